@@ -1,0 +1,104 @@
+//! The registers of configuration space that the service watches, found once at attach.
+//!
+//! Source: PCI Express Base Specification, "PCI-Compatible Configuration Registers" and the capability structures.
+
+use std::ops::Range;
+
+use thiserror::Error;
+
+use crate::function::PciFunction;
+
+/// Command register.
+pub(crate) const COMMAND: Range<u64> = 0x04..0x06;
+/// Memory Space Enable.
+pub(crate) const COMMAND_MEMORY: u16 = 1 << 1;
+/// The six base address registers.
+pub(crate) const BARS: Range<u64> = 0x10..0x28;
+const CAPABILITIES_POINTER: u64 = 0x34;
+
+const POWER_MANAGEMENT: u8 = 0x01;
+const MSI: u8 = 0x05;
+const PCI_EXPRESS: u8 = 0x10;
+const MSIX: u8 = 0x11;
+const ADVANCED_FEATURES: u8 = 0x13;
+/// A list longer than this does not fit 256 bytes: it is circular.
+const CAPABILITIES_MAX: usize = 48;
+
+/// MSI-X Enable, in the upper byte of Message Control.
+pub(crate) const MSIX_ENABLE: u8 = 1 << 7;
+/// Function Mask, in the upper byte of Message Control.
+pub(crate) const MSIX_FUNCTION_MASK: u8 = 1 << 6;
+
+/// The function cannot be served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("the function has no MSI-X capability; PV-MSI has nothing to do for it")]
+pub struct NoMsix;
+
+/// Where the watched registers are.
+#[derive(Clone, Debug)]
+pub(crate) struct Registers {
+    /// Upper byte of MSI-X Message Control: the only one with writable bits.
+    pub(crate) msix_control: u64,
+    /// Power Management Control/Status.
+    pub(crate) power: Option<Range<u64>>,
+    /// Upper byte of PCI Express Device Control: Initiate Function Level Reset is bit 7.
+    pub(crate) device_control: Option<u64>,
+    /// Advanced Features Control: Initiate FLR is bit 0.
+    pub(crate) advanced_control: Option<u64>,
+    /// The byte that links to the MSI capability, and what it shall read as instead: MSI is not offered.
+    pub(crate) msi_unlinked: Option<(u64, u8)>,
+}
+
+impl Registers {
+    pub(crate) fn find(function: &mut dyn PciFunction) -> Result<Self, NoMsix> {
+        let mut found = Self {
+            msix_control: 0,
+            power: None,
+            device_control: None,
+            advanced_control: None,
+            msi_unlinked: None,
+        };
+        let mut link = CAPABILITIES_POINTER;
+        for _ in 0..CAPABILITIES_MAX {
+            let at = u64::from(byte(function, link) & !3);
+            if at == 0 {
+                break;
+            }
+            let next = at.saturating_add(1);
+            match byte(function, at) {
+                POWER_MANAGEMENT => {
+                    let start = at.saturating_add(4);
+                    found.power = Some(start..start.saturating_add(2));
+                }
+                PCI_EXPRESS => found.device_control = Some(at.saturating_add(9)),
+                ADVANCED_FEATURES => found.advanced_control = Some(at.saturating_add(4)),
+                MSIX => found.msix_control = at.saturating_add(3),
+                MSI => {
+                    found.msi_unlinked = Some((link, byte(function, next)));
+                }
+                _ => {}
+            }
+            link = next;
+        }
+        if found.msix_control == 0 { Err(NoMsix) } else { Ok(found) }
+    }
+}
+
+pub(crate) fn byte(function: &mut dyn PciFunction, offset: u64) -> u8 {
+    let mut data = [0xff];
+    function.config_read(offset, &mut data);
+    let [byte] = data;
+    byte
+}
+
+pub(crate) fn word(function: &mut dyn PciFunction, offset: u64) -> u16 {
+    let mut data = [0xff; 2];
+    function.config_read(offset, &mut data);
+    u16::from_le_bytes(data)
+}
+
+pub(crate) fn double_word(function: &mut dyn PciFunction, offset: u64) -> u32 {
+    let mut data = [0xff; 4];
+    function.config_read(offset, &mut data);
+    u32::from_le_bytes(data)
+}

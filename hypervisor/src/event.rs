@@ -1,0 +1,23 @@
+//! What an eventfd holds.
+//!
+//! An event that nobody is attached to keeps its signals: that is where events
+//! of masked vectors wait.
+
+use std::io;
+
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+/// A new event, for one vector.
+pub(crate) fn new() -> io::Result<EventFd> {
+    EventFd::new(EFD_NONBLOCK)
+}
+
+/// Takes what the event holds; whether it held anything.
+pub(crate) fn drain(event: &EventFd) -> bool {
+    event.read().is_ok()
+}
+
+/// Whether the event holds a signal, which it keeps. Only for events that nobody is attached to.
+pub(crate) fn is_signalled(event: &EventFd) -> bool {
+    drain(event) && event.write(1).is_ok()
+}

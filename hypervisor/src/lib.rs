@@ -1,0 +1,62 @@
+//! The host service of PV-MSI, to embed in a VMM.
+//!
+//! A guest asks with one call for the interrupts of a passed-through PCI
+//! function; the service programs the hypervisor's routes and the function's
+//! interrupts in one go, and then takes the trap off the function's vector
+//! table. From then on masking a vector, and touching the registers beside the
+//! table, cost no exit.
+//!
+//! ```text
+//!              trapped                              direct
+//!   guest ──exit──▶ Service ─┐            guest ──────────────┐ no exit
+//!                            ▼                                ▼
+//!   function's table ◀── host kernel      function's table ◀──┘
+//! ```
+//!
+//! A VMM creates a [`Service`] with its [`Routes`], adds functions, each a
+//! [`PciFunction`] with a [`Window`] into the guest's memory map, and calls the
+//! service from five places: the doorbell, an access to a function's BAR that
+//! exited, a configuration space write, a function reset, a machine reset.
+//! The service has no threads, no global state, and no opinion on event loops.
+//!
+//! | seam | what it is for | implementations |
+//! |---|---|---|
+//! | [`Routes`] | the hypervisor's interrupt routes | [`KvmRoutes`] |
+//! | [`PciFunction`] | the function | [`VfioFunction`], [`SoftwareFunction`] |
+//! | [`Window`] | the guest's memory map | [`KvmWindow`] |
+
+mod calls;
+mod capability;
+mod config;
+mod counters;
+mod event;
+mod function;
+mod isolation;
+mod kvm_routes;
+mod kvm_window;
+mod layout;
+mod platform;
+mod policy;
+mod rate_limit;
+mod routes;
+mod service;
+mod software;
+mod state;
+mod table;
+mod vfio;
+mod window;
+
+pub use capability::NoMsix;
+pub use counters::Counters;
+pub use function::{BarMapping, Isolation, PciFunction};
+pub use isolation::{UnsafeInterrupts, host_isolation};
+pub use kvm_routes::KvmRoutes;
+pub use kvm_window::{KvmWindow, MemorySlot, MemorySlots};
+pub use layout::{Bar, BarIndex, ENTRY_BYTES, Layout, LayoutError, Target};
+pub use platform::Platform;
+pub use policy::{FunctionPolicy, Policy};
+pub use routes::{Gsi, Route, RouteChange, Routes, RoutesError};
+pub use service::{AddFunctionError, DoorbellError, FunctionStatus, Service, ServiceConfig};
+pub use software::{SoftwareDevice, SoftwareFunction, SoftwareOptions};
+pub use vfio::{VfioBackend, VfioError, VfioFunction, VfioHost};
+pub use window::{View, Window};

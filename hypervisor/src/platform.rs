@@ -1,0 +1,87 @@
+//! Which guest messages a platform can deliver, and what a route needs besides.
+//!
+//! Everything else in this crate is the same on all architectures.
+
+use pvmsi_protocol::{FunctionId, GuestMessage};
+
+use crate::routes::Route;
+
+/// The guest's platform, as far as messages are concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Platform {
+    /// Local APICs: Intel SDM volume 3, "Message Signalled Interrupts", with the extended destination ids of KVM (`KVM_FEATURE_MSI_EXT_DEST_ID`) and the upper address bits of its x2APIC format.
+    X86_64,
+    /// An interrupt translation service: GICv3 architecture specification, `GITS_TRANSLATER`.
+    Aarch64 {
+        /// Guest physical address of the ITS's doorbell register.
+        its_doorbell: u64,
+    },
+}
+
+impl Platform {
+    /// The route for a message of a function; `None` when the platform cannot deliver the message.
+    pub fn route(self, function: FunctionId, message: GuestMessage) -> Option<Route> {
+        match self {
+            Self::X86_64 => {
+                is_local_apic_message(message).then_some(Route { message, device_id: None })
+            }
+            Self::Aarch64 { its_doorbell } => (message.address == its_doorbell)
+                .then_some(Route { message, device_id: Some(u32::from(function.requester_id())) }),
+        }
+    }
+}
+
+/// Fixed, lowest priority or NMI; edge triggered; a vector that a processor accepts.
+fn is_local_apic_message(GuestMessage { address, data }: GuestMessage) -> bool {
+    const ADDRESS_RANGE: u64 = 0xfee0_0000;
+    // Bits 31:20 are the interrupt range, 39:32 are reserved, 63:40 are bits 31:8 of an x2APIC id.
+    let address_valid = address & 0x0000_00ff_fff0_0000 == ADDRESS_RANGE;
+    let level_triggered = data & (1 << 15) != 0;
+    let vector = data & 0xff;
+    let delivery_valid = match (data >> 8) & 0b111 {
+        0b000 | 0b001 => vector >= 16,
+        0b100 => true,
+        _ => false,
+    };
+    address_valid && delivery_valid && !level_triggered && data >> 16 == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FUNCTION: FunctionId = FunctionId(8);
+
+    fn valid(address: u64, data: u32) -> bool {
+        Platform::X86_64.route(FUNCTION, GuestMessage { address, data }).is_some()
+    }
+
+    #[test]
+    fn x86_accepts_what_a_local_apic_accepts() {
+        assert!(valid(0xfee0_1000, 0x31), "physical destination 1");
+        assert!(valid(0xfee0_1004, 0x131), "logical destination, lowest priority");
+        assert!(valid(0xfeef_fff8, 0x31), "extended destination id and redirection hint");
+        assert!(valid(0x0000_0100_fee0_1000, 0x31), "x2APIC id above 255");
+        assert!(valid(0xfee0_0000, 0x400), "NMI");
+    }
+
+    #[test]
+    fn x86_refuses_the_rest() {
+        assert!(!valid(0xfed0_0000, 0x31), "outside the interrupt range");
+        assert!(!valid(0x1_fee0_0000, 0x31), "reserved address bits");
+        assert!(!valid(0xfee0_0000, 0x0f), "vector below 16");
+        assert!(!valid(0xfee0_0000, 0x8031), "level triggered");
+        assert!(!valid(0xfee0_0000, 0x231), "SMI");
+        assert!(!valid(0xfee0_0000, 0x531), "INIT");
+        assert!(!valid(0xfee0_0000, 0x1_0031), "reserved data bits");
+    }
+
+    #[test]
+    fn arm64_accepts_the_doorbell_and_implies_the_device_id() {
+        let platform = Platform::Aarch64 { its_doorbell: 0x0809_0040 };
+        let message = GuestMessage { address: 0x0809_0040, data: 7 };
+        let route = platform.route(FUNCTION, message).unwrap();
+        assert_eq!(route.device_id, Some(8));
+        assert!(platform.route(FUNCTION, GuestMessage { address: 0x0809_0044, data: 7 }).is_none());
+    }
+}

@@ -1,0 +1,27 @@
+//! What the operator allows.
+
+use serde::{Deserialize, Serialize};
+
+/// How far PV-MSI goes, for a VM or for one function.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Policy {
+    /// The service does not exist: no discovery, no calls.
+    Off,
+    /// Calls are answered, the table is never mapped.
+    Trapped,
+    /// The table is mapped where that is safe.
+    #[default]
+    Direct,
+}
+
+/// What the operator allows one function.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FunctionPolicy {
+    /// At most the VM's policy; the lower one counts.
+    pub policy: Policy,
+    /// Map the table even though the host does not confine the function to its own interrupts. The guest can then raise any interrupt of the host.
+    pub allow_unisolated: bool,
+    /// The most vectors that may be assigned to the function; `None` is no limit but the VM's.
+    pub vectors: Option<u16>,
+}

@@ -1,0 +1,489 @@
+//! The service: all functions of one VM, and the five places from which a VMM calls.
+//!
+//! Doorbell, trapped access, configuration space write, function reset, machine
+//! reset. Calls for different functions run at the same time, calls for one are
+//! serialised by its lock. There are no threads here and no global state.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use pvmsi_protocol::{
+    BUFFER_ALIGNMENT, BUFFER_MAX, BufferPage, CallError, ConfigureAnswer, CpuidBlock, Encode,
+    Features, FunctionId, Generation, Header, Limits, MAGIC, NegotiateAnswer, Parameter,
+    QueryVectorsAnswer, Reasons, ReleaseAnswer, Request, RestoreAnswer, Status, TableMode,
+    UpdateAnswer, VECTORS_MAX, VectorState, Version,
+};
+use thiserror::Error;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+
+use crate::capability::NoMsix;
+use crate::counters::Counters;
+use crate::function::{Isolation, PciFunction};
+use crate::layout::BarIndex;
+use crate::platform::Platform;
+use crate::policy::{FunctionPolicy, Policy};
+use crate::routes::Routes;
+use crate::state::FunctionState;
+use crate::window::Window;
+
+/// What a service is created with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServiceConfig {
+    /// The VM's policy; a function can have a lower one.
+    pub policy: Policy,
+    /// Which guest messages are valid.
+    pub platform: Platform,
+    /// The most vectors that one `configure` prepares before it answers *busy*: bounds how long a call holds a vCPU.
+    pub vectors_per_call: u16,
+}
+
+impl ServiceConfig {
+    /// Policy direct, and no `configure` is ever busy.
+    pub const fn new(platform: Platform) -> Self {
+        Self { policy: Policy::Direct, platform, vectors_per_call: VECTORS_MAX }
+    }
+}
+
+/// A function could not be added.
+#[derive(Debug, Error)]
+pub enum AddFunctionError {
+    /// The address is taken.
+    #[error("there is already a function at {0}")]
+    Exists(FunctionId),
+    /// The function has no MSI-X.
+    #[error(transparent)]
+    NoMsix(#[from] NoMsix),
+}
+
+/// A doorbell that could not be answered: the guest finds its sentinel, which means *not supported*.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum DoorbellError {
+    /// Policy off.
+    #[error("PV-MSI is switched off for this VM")]
+    Off,
+    /// Not even the header lies in the guest's RAM.
+    #[error("the call buffer at {0:#x} is not in the guest's RAM")]
+    BufferOutsideMemory(u64),
+    /// There is no call buffer at that address.
+    #[error("the page at {0:#x} does not start as a call buffer does")]
+    NotACallBuffer(u64),
+    /// The declared buffer is shorter than a header, so nothing may be written to it.
+    #[error("the call buffer declares {0} bytes; a header alone takes 32")]
+    BufferTooShort(u32),
+}
+
+/// How a function stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FunctionStatus {
+    /// Vectors that are assigned.
+    pub assigned: u16,
+    /// Vectors of the table.
+    pub vectors: u16,
+    /// Who answers the table.
+    pub mode: TableMode,
+    /// Why the table is not direct.
+    pub reasons: Reasons,
+    /// Whether the host confines the function.
+    pub isolation: Isolation,
+    /// What happened so far.
+    pub counters: Counters,
+    /// The number of the state.
+    pub generation: Generation,
+}
+
+/// The PV-MSI service of one VM. Share it in an [`Arc`] between vCPU threads.
+pub struct Service {
+    config: ServiceConfig,
+    routes: Arc<dyn Routes>,
+    functions: RwLock<BTreeMap<FunctionId, Arc<Entry>>>,
+}
+
+/// A function: where it is decoded, to be looked up on each exit, and its state.
+struct Entry {
+    ranges: RwLock<[Option<(u64, u64)>; BarIndex::COUNT]>,
+    state: Mutex<FunctionState>,
+}
+
+impl Service {
+    /// A service without functions.
+    pub fn new(config: ServiceConfig, routes: Arc<dyn Routes>) -> Self {
+        Self { config, routes, functions: RwLock::new(BTreeMap::new()) }
+    }
+
+    /// The VM's policy.
+    pub fn policy(&self) -> Policy {
+        self.config.policy
+    }
+
+    /// Adds a function under the address that the guest sees.
+    ///
+    /// # Errors
+    /// See [`AddFunctionError`].
+    pub fn add_function(
+        &self,
+        id: FunctionId,
+        function: Box<dyn PciFunction>,
+        window: Box<dyn Window>,
+        policy: FunctionPolicy,
+    ) -> Result<(), AddFunctionError> {
+        let policy = FunctionPolicy { policy: policy.policy.min(self.config.policy), ..policy };
+        let mut functions = self.functions.write().unwrap_or_else(PoisonError::into_inner);
+        if functions.contains_key(&id) {
+            return Err(AddFunctionError::Exists(id));
+        }
+        let routes = Arc::clone(&self.routes);
+        let state = FunctionState::new(id, self.config.platform, policy, function, window, routes)?;
+        let entry = Entry { ranges: RwLock::default(), state: Mutex::new(state) };
+        drop(entry.lock());
+        functions.insert(id, Arc::new(entry));
+        Ok(())
+    }
+
+    /// Takes a function out: its pages, its routes, its interrupts. `false` when there is none.
+    pub fn remove_function(&self, id: FunctionId) -> bool {
+        let removed = self.functions.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        let Some(entry) = removed else { return false };
+        // A vCPU in the middle of an access may still hold the entry: do not wait for it.
+        let mut state = entry.lock();
+        state.revoked = true;
+        state.become_default();
+        let _ = state.show(&crate::window::View::NOTHING);
+        state.placement.decoding = false;
+        true
+    }
+
+    /// The addresses of all functions, in order.
+    pub fn functions(&self) -> Vec<FunctionId> {
+        self.functions.read().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+    }
+
+    /// What the guest's CPUID shall show; `None` when the policy is off. `port` and `mmio` are the doorbells that the VMM has.
+    pub fn cpuid_block(&self, port: Option<u16>, mmio: Option<u64>) -> Option<CpuidBlock> {
+        (self.config.policy != Policy::Off).then(|| CpuidBlock {
+            version: Version::CURRENT,
+            features: self.features(),
+            doorbell_port: port,
+            doorbell_address: mmio,
+            limits: LIMITS,
+        })
+    }
+
+    /// A guest has rung: reads the call buffer at this page, once, acts, and overwrites it with the answer.
+    ///
+    /// # Errors
+    /// Only where the buffer itself cannot take an answer. Nothing has changed then; a VMM ignores it, or logs it at a bounded rate.
+    pub fn doorbell<M: GuestMemoryBackend>(
+        &self,
+        memory: &M,
+        page: u32,
+    ) -> Result<(), DoorbellError> {
+        if self.config.policy == Policy::Off {
+            return Err(DoorbellError::Off);
+        }
+        let address = GuestAddress(BufferPage(page).address());
+        let mut bytes = [0; Header::SIZE];
+        memory
+            .read_slice(&mut bytes, address)
+            .map_err(|_| DoorbellError::BufferOutsideMemory(address.0))?;
+        let header = Header::from_bytes(&bytes);
+        if header.magic != MAGIC {
+            return Err(DoorbellError::NotACallBuffer(address.0));
+        }
+        let length = usize::try_from(header.buffer_length).unwrap_or(usize::MAX);
+        let Some(room) = length.checked_sub(Header::SIZE) else {
+            return Err(DoorbellError::BufferTooShort(header.buffer_length));
+        };
+        // A buffer that is not all in RAM still gets its error, in its first page.
+        let inside = length <= BUFFER_MAX && memory.check_range(address, length);
+        let room = if inside { room } else { room.min(FIRST_PAGE_ROOM) };
+        let result = header.check_request().and_then(|()| {
+            if inside {
+                self.call(memory, address, &header, room)
+            } else {
+                Err(CallError::parameter(Parameter::BufferLength))
+            }
+        });
+        let (status, body) = match result {
+            Ok(body) => (Status::SUCCESS, body),
+            Err(error) => {
+                self.count_failure(header.function);
+                let mut body = vec![0; room.min(64)];
+                let used = error.encode(&mut body).unwrap_or(0);
+                body.truncate(used);
+                (error.status(), body)
+            }
+        };
+        let used = u32::try_from(body.len()).unwrap_or(0);
+        let written = address
+            .0
+            .checked_add(Header::SIZE as u64)
+            .is_some_and(|start| memory.write_slice(&body, GuestAddress(start)).is_ok());
+        let answer = header.answered(status, if written { used } else { 0 }).to_bytes();
+        memory
+            .write_slice(&answer, address)
+            .map_err(|_| DoorbellError::BufferOutsideMemory(address.0))
+    }
+
+    /// A read that exited. `true` when it is a function's, and `data` is filled.
+    pub fn mmio_read(&self, address: u64, data: &mut [u8]) -> bool {
+        let Some((entry, bar, offset)) = self.find(address) else { return false };
+        entry.lock().bar_read(bar, offset, data);
+        true
+    }
+
+    /// A write that exited. `true` when it is a function's.
+    pub fn mmio_write(&self, address: u64, data: &[u8]) -> bool {
+        let Some((entry, bar, offset)) = self.find(address) else { return false };
+        entry.lock().bar_write(bar, offset, data);
+        true
+    }
+
+    /// A read of configuration space. `false` when there is no such function.
+    pub fn config_read(&self, id: FunctionId, offset: u64, data: &mut [u8]) -> bool {
+        self.with(id, |state| state.config_read(offset, data)).is_some()
+    }
+
+    /// A write of configuration space: MSI-X control, decoding, BARs, power state and resets take effect before it returns. `false` when there is no such function.
+    pub fn config_write(&self, id: FunctionId, offset: u64, data: &[u8]) -> bool {
+        self.with(id, |state| state.config_write(offset, data)).is_some()
+    }
+
+    /// Resets one function, as a function level reset does: what is assigned survives. `false` when there is no such function.
+    pub fn reset_function(&self, id: FunctionId) -> bool {
+        self.with(id, FunctionState::reset_function).is_some()
+    }
+
+    /// Machine reset: all functions as at power-on.
+    pub fn reset(&self) {
+        for id in self.functions() {
+            self.with(id, FunctionState::reset_machine);
+        }
+    }
+
+    /// Takes a function's table back, until [`allow`](Self::allow). `false` when there is no such function.
+    pub fn revoke(&self, id: FunctionId) -> bool {
+        self.with(id, |state| {
+            state.revoked = true;
+            state.evaluate();
+        })
+        .is_some()
+    }
+
+    /// Gives a table back that was revoked, if all else allows it. `false` when there is no such function.
+    pub fn allow(&self, id: FunctionId) -> bool {
+        self.with(id, |state| {
+            state.revoked = false;
+            state.evaluate();
+        })
+        .is_some()
+    }
+
+    /// How a function stands; `None` when there is no such function.
+    pub fn status(&self, id: FunctionId) -> Option<FunctionStatus> {
+        self.with(id, |state| FunctionStatus {
+            assigned: state.assigned(),
+            vectors: state.layout.vectors(),
+            mode: state.mode,
+            reasons: state.reasons(),
+            isolation: state.isolation.clone(),
+            counters: state.counters,
+            generation: state.generation,
+        })
+    }
+
+    fn features(&self) -> Features {
+        let mut features = Features::empty();
+        features.set(Features::DIRECT, self.config.policy == Policy::Direct);
+        features.set(Features::EXTENDED_DESTINATION_ID, self.config.platform == Platform::X86_64);
+        features
+    }
+
+    fn with<T>(&self, id: FunctionId, act: impl FnOnce(&mut FunctionState) -> T) -> Option<T> {
+        let entry = self
+            .functions
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&id)
+            .map(Arc::clone)?;
+        Some(act(&mut entry.lock()))
+    }
+
+    fn find(&self, address: u64) -> Option<(Arc<Entry>, BarIndex, u64)> {
+        let functions = self.functions.read().unwrap_or_else(PoisonError::into_inner);
+        functions.values().find_map(|entry| {
+            let (bar, offset) = entry.decode(address)?;
+            Some((Arc::clone(entry), bar, offset))
+        })
+    }
+
+    fn count_failure(&self, id: FunctionId) {
+        self.with(id, |state| {
+            state.counters.failed_calls = state.counters.failed_calls.saturating_add(1);
+        });
+    }
+
+    /// Reads the body, acts, and returns the answer's body, at most `room` bytes.
+    fn call<M: GuestMemoryBackend>(
+        &self,
+        memory: &M,
+        address: GuestAddress,
+        header: &Header,
+        room: usize,
+    ) -> Result<Vec<u8>, CallError> {
+        let mut body = vec![0; usize::try_from(header.body_length).unwrap_or(0)];
+        let start = address.0.checked_add(Header::SIZE as u64).map(GuestAddress);
+        let read = start.is_some_and(|start| memory.read_slice(&mut body, start).is_ok());
+        if !read {
+            return Err(CallError::parameter(Parameter::BufferLength));
+        }
+        let request = Request::parse(header.call, &body)?;
+        let span =
+            tracing::debug_span!("call", name = request.call().name(), function = %header.function);
+        let _entered = span.enter();
+        if let Request::Negotiate(request) = request {
+            let version =
+                request.version.common(Version::CURRENT).ok_or(CallError::NotSupported)?;
+            let features = self.features().intersection(request.features);
+            let answer = NegotiateAnswer { version, features, limits: LIMITS };
+            return encode(room, |buffer| answer.encode(buffer));
+        }
+        self.with(header.function, |state| {
+            state.counters.calls = state.counters.calls.saturating_add(1);
+            dispatch(state, request, room, self.config.vectors_per_call)
+        })
+        .unwrap_or(Err(CallError::NoSuchFunction))
+    }
+}
+
+/// Bytes after the header in the first page of a buffer.
+const FIRST_PAGE_ROOM: usize = BUFFER_ALIGNMENT.saturating_sub(Header::SIZE);
+
+const LIMITS: Limits = Limits { buffer_bytes: 65536, vectors: VECTORS_MAX };
+
+/// Bytes of an answer beside its list, at most.
+const ANSWER_HEAD_MAX: usize = 32;
+/// Bytes of one vector in the answer of `configure`, at most: two flags, a 64-bit and a 32-bit varint.
+const VECTOR_ANSWER_MAX: usize = 17;
+
+/// A call on a function whose lock is held.
+fn dispatch(
+    state: &mut FunctionState,
+    request: Request<'_>,
+    room: usize,
+    bound: u16,
+) -> Result<Vec<u8>, CallError> {
+    let list_room = room.saturating_sub(ANSWER_HEAD_MAX);
+    match request {
+        Request::Configure(request) => {
+            let needed = usize::from(request.requested).saturating_mul(VECTOR_ANSWER_MAX);
+            if needed > list_room {
+                return Err(CallError::parameter(Parameter::AnswerRoom));
+            }
+            let vectors = state.configure(&request, bound)?;
+            let (mode, reasons, generation) = (state.mode, state.reasons(), state.generation);
+            encode(room, |buffer| {
+                ConfigureAnswer::encode(mode, reasons, generation, vectors.into_iter(), buffer)
+            })
+        }
+        Request::QueryVectors(request) => {
+            let fit = list_room.checked_div(VectorState::ENCODED_MAX).unwrap_or(0);
+            let vectors = state.query_vectors(request, fit)?;
+            let generation = state.generation;
+            encode(room, |buffer| {
+                QueryVectorsAnswer::encode(generation, vectors.into_iter(), buffer)
+            })
+        }
+        // The rest have short answers.
+        _ if room < ANSWER_HEAD_MAX => Err(CallError::parameter(Parameter::AnswerRoom)),
+        Request::QueryFunction => {
+            let answer = state.query_function();
+            encode(room, |buffer| answer.encode(buffer))
+        }
+        Request::Update(request) => {
+            state.update(&request)?;
+            let answer = UpdateAnswer { generation: state.generation };
+            encode(room, |buffer| answer.encode(buffer))
+        }
+        Request::Release => {
+            state.release();
+            let answer = ReleaseAnswer { generation: state.generation };
+            encode(room, |buffer| answer.encode(buffer))
+        }
+        Request::Restore => {
+            state.restore();
+            let answer = RestoreAnswer {
+                mode: state.mode,
+                reasons: state.reasons(),
+                generation: state.generation,
+            };
+            encode(room, |buffer| answer.encode(buffer))
+        }
+        // Answered before a function is looked up.
+        Request::Negotiate(_) => Err(CallError::NotSupported),
+    }
+}
+
+fn encode(
+    room: usize,
+    write: impl FnOnce(&mut [u8]) -> Result<usize, pvmsi_protocol::EncodeError>,
+) -> Result<Vec<u8>, CallError> {
+    let mut body = vec![0; room];
+    let used = write(&mut body).map_err(|_| CallError::parameter(Parameter::AnswerRoom))?;
+    body.truncate(used);
+    Ok(body)
+}
+
+impl Entry {
+    fn lock(&self) -> StateGuard<'_> {
+        StateGuard {
+            entry: self,
+            // A panic in another call cannot be undone, but the state is still the best there is.
+            state: self.state.lock().unwrap_or_else(PoisonError::into_inner),
+        }
+    }
+
+    fn decode(&self, address: u64) -> Option<(BarIndex, u64)> {
+        let ranges = self.ranges.read().unwrap_or_else(PoisonError::into_inner);
+        (0_u8..).zip(ranges.iter()).find_map(|(index, range)| {
+            let (start, size) = (*range)?;
+            let offset = address.checked_sub(start)?;
+            (offset < size).then_some((BarIndex(index), offset))
+        })
+    }
+}
+
+/// A function's state under its lock; where it is decoded is published at the end.
+struct StateGuard<'a> {
+    entry: &'a Entry,
+    state: MutexGuard<'a, FunctionState>,
+}
+
+impl std::ops::Deref for StateGuard<'_> {
+    type Target = FunctionState;
+
+    fn deref(&self) -> &FunctionState {
+        &self.state
+    }
+}
+
+impl std::ops::DerefMut for StateGuard<'_> {
+    fn deref_mut(&mut self) -> &mut FunctionState {
+        &mut self.state
+    }
+}
+
+impl Drop for StateGuard<'_> {
+    fn drop(&mut self) {
+        let mut now = [None; BarIndex::COUNT];
+        if self.state.accessible() {
+            let placed = self.state.placement.bars.iter().zip(self.state.layout.bars());
+            for (range, (address, bar)) in now.iter_mut().zip(placed) {
+                *range = address.zip(*bar).map(|(address, bar)| (address.0, bar.size));
+            }
+        }
+        let published = *self.entry.ranges.read().unwrap_or_else(PoisonError::into_inner);
+        if published != now {
+            *self.entry.ranges.write().unwrap_or_else(PoisonError::into_inner) = now;
+        }
+    }
+}

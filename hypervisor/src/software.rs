@@ -1,0 +1,170 @@
+//! A PCI function in software: the embedded default and the test double that behaves like hardware.
+//!
+//! Its vector table and pending bits lie in memory that it shares with the
+//! guest. It raises an interrupt only where the mask bit found there is clear,
+//! keeps the event in the pending bit array otherwise, and emits whatever
+//! message the table holds. Registers beside the table share its page on
+//! purpose. The reference machine's MACHINE.md is its data sheet.
+//!
+//! Two views of one function: [`SoftwareFunction`] is what a driver of the host
+//! sees (configuration space, BAR, interrupt set-up), [`SoftwareDevice`] is the
+//! device itself, to be run by a thread that the VMM owns.
+
+mod config;
+mod device;
+
+use std::io;
+use std::sync::Arc;
+
+use pvmsi_protocol::{Delivery, TableMessage, VECTORS_MAX, VectorIndex};
+use vmm_sys_util::eventfd::EventFd;
+
+pub use device::SoftwareDevice;
+
+use crate::function::{BarMapping, Isolation, PciFunction};
+use crate::layout::{Bar, BarIndex, Layout};
+use config::{ConfigEffect, ConfigSpace};
+
+/// Bytes of BAR 0.
+pub(crate) const BAR_BYTES: u64 = 0x2_0000;
+/// Where the vector table starts in BAR 0.
+pub(crate) const TABLE_OFFSET: u64 = 0x40;
+/// Where the pending bit array starts in BAR 0.
+pub(crate) const PENDING_OFFSET: u64 = 0x8800;
+const BAR: BarIndex = BarIndex(0);
+
+/// How a software function shall be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SoftwareOptions {
+    /// Entries of the vector table, 1 to 2048.
+    pub vectors: u16,
+    /// What the function says of its isolation. It always blocks foreign messages; `false` is for tests of the refusal.
+    pub isolated: bool,
+}
+
+impl Default for SoftwareOptions {
+    fn default() -> Self {
+        Self { vectors: 64, isolated: true }
+    }
+}
+
+/// The host's side of a software function.
+#[derive(Debug)]
+pub struct SoftwareFunction {
+    layout: Layout,
+    options: SoftwareOptions,
+    config: ConfigSpace,
+    device: Arc<SoftwareDevice>,
+}
+
+impl SoftwareFunction {
+    /// A function after power-on. `page_size` is the host's, in bytes.
+    ///
+    /// # Errors
+    /// When `vectors` is not 1 to 2048, the pages are larger than 64 KiB, or there is no memory for the BAR.
+    pub fn new(options: SoftwareOptions, page_size: u64) -> io::Result<Self> {
+        if options.vectors == 0 || options.vectors > VECTORS_MAX {
+            return Err(io::Error::other("a software function has 1 to 2048 vectors"));
+        }
+        if page_size > 0x1_0000 {
+            return Err(io::Error::other("a software function needs host pages of at most 64 KiB"));
+        }
+        let mut bars = [None; BarIndex::COUNT];
+        if let Some(bar) = bars.get_mut(BAR.as_usize()) {
+            *bar = Some(Bar { size: BAR_BYTES, is_64bit: false, prefetchable: false });
+        }
+        let layout = Layout::new(
+            bars,
+            options.vectors,
+            (BAR, TABLE_OFFSET),
+            (BAR, PENDING_OFFSET),
+            page_size,
+        )
+        .map_err(io::Error::other)?;
+        let device = Arc::new(SoftwareDevice::new(options.vectors)?);
+        Ok(Self { layout, options, config: ConfigSpace::new(options.vectors), device })
+    }
+
+    /// The device side.
+    pub fn device(&self) -> Arc<SoftwareDevice> {
+        Arc::clone(&self.device)
+    }
+}
+
+impl PciFunction for SoftwareFunction {
+    fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    fn isolation(&self) -> Isolation {
+        if self.options.isolated {
+            Isolation::Isolated
+        } else {
+            Isolation::NotIsolated("the software function was created with isolated=no".into())
+        }
+    }
+
+    fn mappings(&self) -> io::Result<Vec<BarMapping>> {
+        Ok(vec![BarMapping { bar: BAR, offset: 0, memory: self.device.memory() }])
+    }
+
+    fn delivery(&self) -> Delivery {
+        Delivery::Host
+    }
+
+    fn set_up_interrupts(&mut self, events: &[&EventFd]) -> io::Result<()> {
+        self.device.set_up_interrupts(events)
+    }
+
+    fn table_message(&mut self, vector: VectorIndex) -> io::Result<TableMessage> {
+        self.device.table_message(vector)
+    }
+
+    fn set_table_message(&mut self, vector: VectorIndex, message: TableMessage) -> io::Result<()> {
+        self.device.set_table_message(vector, message)
+    }
+
+    fn masked(&mut self, vector: VectorIndex) -> io::Result<bool> {
+        self.device.masked(vector)
+    }
+
+    fn set_masked(&mut self, vector: VectorIndex, masked: bool) -> io::Result<()> {
+        self.device.set_masked(vector, masked)
+    }
+
+    fn pending(&mut self, vector: VectorIndex) -> io::Result<bool> {
+        self.device.pending(vector)
+    }
+
+    fn settle(&mut self) {
+        self.device.settle();
+    }
+
+    fn config_read(&mut self, offset: u64, data: &mut [u8]) {
+        self.config.read(offset, data);
+    }
+
+    fn config_write(&mut self, offset: u64, data: &[u8]) {
+        if self.config.write(offset, data) == ConfigEffect::FunctionLevelReset {
+            self.device.reset();
+        }
+    }
+
+    fn bar_read(&mut self, bar: BarIndex, offset: u64, data: &mut [u8]) {
+        data.fill(0xff);
+        if bar == BAR {
+            self.device.read(offset, data);
+        }
+    }
+
+    fn bar_write(&mut self, bar: BarIndex, offset: u64, data: &[u8]) {
+        if bar == BAR {
+            self.device.write(offset, data);
+        }
+    }
+
+    fn reset(&mut self) -> io::Result<()> {
+        self.device.reset();
+        Ok(())
+    }
+}

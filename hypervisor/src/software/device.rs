@@ -1,0 +1,344 @@
+//! The device itself: registers, vector table and pending bits in shared memory.
+
+use std::io;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use pvmsi_protocol::{TableMessage, VectorIndex};
+use vm_memory::{Bytes, MmapRegion, VolatileMemory};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::{BAR_BYTES, PENDING_OFFSET, TABLE_OFFSET};
+use crate::layout::ENTRY_BYTES;
+
+const ID: u64 = 0x00;
+const VECTORS: u64 = 0x04;
+const DOORBELL: u64 = 0x08;
+const FIRST: u64 = 0x0c;
+const ROTATION: u64 = 0x10;
+const PACE: u64 = 0x14;
+const RESET: u64 = 0x18;
+const DONE: u64 = 0x1c;
+const REGISTERS_END: u64 = 0x20;
+const EVENTS: u64 = 0x1_0000;
+const SENT: u64 = 0x1_2000;
+const SENDING: u64 = 0x1_4000;
+
+const ID_VALUE: u32 = 0x5650_0001;
+/// Address of the messages that the host gives to software functions: an address that no guest
+/// would choose, so that a guest message in the table is noticed.
+const HOST_DOORBELL: u64 = 0x5650_0000_0000;
+/// Events raised in one round at most, so that a round stays short.
+const EVENTS_PER_ROUND: u32 = 64;
+/// Counts up in place of an address of its own for each function.
+static INSTANCES: AtomicU64 = AtomicU64::new(0);
+
+/// The device side of a software function. All methods may be called from any thread.
+#[derive(Debug)]
+pub struct SoftwareDevice {
+    memory: Arc<MmapRegion>,
+    vectors: u16,
+    address: u64,
+    raised: AtomicU64,
+    blocked: AtomicU64,
+    core: Mutex<Core>,
+}
+
+/// What the device keeps to itself. Its lock is the order in which messages leave.
+#[derive(Debug, Default)]
+struct Core {
+    /// Where a message with data `i` arrives: the function's own interrupts, as the interrupt remapping unit knows them.
+    events: Vec<EventFd>,
+    /// Total of DOORBELL that has been served.
+    done: u32,
+    next_event: Option<Instant>,
+}
+
+impl SoftwareDevice {
+    pub(super) fn new(vectors: u16) -> io::Result<Self> {
+        let size = usize::try_from(BAR_BYTES).map_err(io::Error::other)?;
+        let memory = MmapRegion::new(size).map_err(io::Error::other)?;
+        let instance = INSTANCES.fetch_add(1, Ordering::Relaxed);
+        let device = Self {
+            memory: Arc::new(memory),
+            vectors,
+            address: HOST_DOORBELL.wrapping_add((instance & 0xffff) << 12),
+            raised: AtomicU64::new(0),
+            blocked: AtomicU64::new(0),
+            core: Mutex::new(Core::default()),
+        };
+        device.reset();
+        Ok(device)
+    }
+
+    /// Raises an event of a vector: counts it, then emits the vector's message or, where the mask bit is set, sets its pending bit. `false` when the function has no such vector.
+    pub fn raise(&self, vector: VectorIndex) -> bool {
+        let core = self.lock();
+        self.raise_locked(&core, vector)
+    }
+
+    /// One round of the device's work: serves DOORBELL and RESET, and emits the messages of pending vectors that are unmasked by now. `false` when there was nothing to do; the caller may then sleep a little.
+    pub fn run(&self) -> bool {
+        let mut core = self.lock();
+        if self.load(RESET) == 1 {
+            self.reset_locked(&mut core);
+            return true;
+        }
+        self.serve_doorbell(&mut core) | self.serve_pending(&core)
+    }
+
+    /// Events that were raised since the function was created.
+    pub fn raised(&self) -> u64 {
+        self.raised.load(Ordering::Relaxed)
+    }
+
+    /// Messages that matched none of the function's own interrupts, and went nowhere.
+    pub fn blocked(&self) -> u64 {
+        self.blocked.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn memory(&self) -> Arc<MmapRegion> {
+        Arc::clone(&self.memory)
+    }
+
+    pub(super) fn set_up_interrupts(&self, events: &[&EventFd]) -> io::Result<()> {
+        let mut core = self.lock();
+        let clones: io::Result<Vec<_>> = events.iter().map(|event| event.try_clone()).collect();
+        core.events = clones?;
+        for number in 0..self.vectors {
+            let vector = VectorIndex(number);
+            let set_up = usize::from(number) < events.len();
+            if set_up {
+                let message = TableMessage { address: self.address, data: u32::from(number) };
+                self.set_table_message(vector, message)?;
+            }
+            self.store_entry(vector, 3, u32::from(!set_up));
+        }
+        Ok(())
+    }
+
+    pub(super) fn table_message(&self, vector: VectorIndex) -> io::Result<TableMessage> {
+        let [low, high, data] = [0, 1, 2].map(|word| self.load_entry(vector, word));
+        let (Some(low), Some(high), Some(data)) = (low, high, data) else {
+            return Err(no_such_vector());
+        };
+        Ok(TableMessage { address: u64::from(high) << 32 | u64::from(low), data })
+    }
+
+    pub(super) fn set_table_message(
+        &self,
+        vector: VectorIndex,
+        TableMessage { address, data }: TableMessage,
+    ) -> io::Result<()> {
+        let [a0, a1, a2, a3, a4, a5, a6, a7] = address.to_le_bytes();
+        let words =
+            [u32::from_le_bytes([a0, a1, a2, a3]), u32::from_le_bytes([a4, a5, a6, a7]), data];
+        for (word, value) in (0..).zip(words) {
+            if !self.store_entry(vector, word, value) {
+                return Err(no_such_vector());
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn masked(&self, vector: VectorIndex) -> io::Result<bool> {
+        self.load_entry(vector, 3).map(|control| control & 1 != 0).ok_or_else(no_such_vector)
+    }
+
+    pub(super) fn set_masked(&self, vector: VectorIndex, masked: bool) -> io::Result<()> {
+        if !self.store_entry(vector, 3, u32::from(masked)) {
+            return Err(no_such_vector());
+        }
+        Ok(())
+    }
+
+    pub(super) fn pending(&self, vector: VectorIndex) -> io::Result<bool> {
+        let (offset, bit) = self.pending_bit(vector).ok_or_else(no_such_vector)?;
+        Ok(self.load(offset) & bit != 0)
+    }
+
+    /// Waits for the message that is under way.
+    pub(super) fn settle(&self) {
+        drop(self.lock());
+    }
+
+    /// Reads registers. What the guest may have scribbled there in direct mode is what it gets.
+    pub(super) fn read(&self, offset: u64, data: &mut [u8]) {
+        if let Ok(at) = usize::try_from(offset) {
+            // Out of range leaves the ones that the caller has put there.
+            let _ = self.memory.as_volatile_slice().read_slice(data, at);
+        }
+    }
+
+    pub(super) fn write(&self, offset: u64, data: &[u8]) {
+        let read_only = |start: u64| offset >= start && offset < start.saturating_add(4);
+        if read_only(ID) || read_only(VECTORS) || read_only(DONE) || offset >= EVENTS {
+            return;
+        }
+        if let Ok(at) = usize::try_from(offset) {
+            let _ = self.memory.as_volatile_slice().write_slice(data, at);
+        }
+    }
+
+    /// Function level reset: everything but the interrupt set-up and the counters for tests.
+    pub(super) fn reset(&self) {
+        self.reset_locked(&mut self.lock());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Core> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn reset_locked(&self, core: &mut Core) {
+        for number in 0..self.vectors {
+            let vector = VectorIndex(number);
+            self.store_entry(vector, 3, 1);
+            for word in 0..3 {
+                self.store_entry(vector, word, 0);
+            }
+            if let Some((offset, bit)) = self.pending_bit(vector) {
+                self.word(offset, |pending| pending.fetch_and(!bit, Ordering::SeqCst));
+            }
+        }
+        core.done = 0;
+        core.next_event = None;
+        for offset in (0..REGISTERS_END).step_by(4) {
+            self.store(offset, 0);
+        }
+        self.store(ID, ID_VALUE);
+        self.store(VECTORS, u32::from(self.vectors));
+    }
+
+    fn serve_doorbell(&self, core: &mut Core) -> bool {
+        let mut worked = false;
+        let pace = Duration::from_nanos(u64::from(self.load(PACE)));
+        for _ in 0..EVENTS_PER_ROUND {
+            if core.done == self.load(DOORBELL) {
+                core.next_event = None;
+                break;
+            }
+            let now = Instant::now();
+            if core.next_event.is_some_and(|next| now < next) {
+                // Busy until the next event is due.
+                return true;
+            }
+            core.next_event = now.checked_add(pace);
+            let step = core.done.checked_rem(self.load(ROTATION)).unwrap_or(0);
+            let vector = self.load(FIRST).wrapping_add(step);
+            if let Ok(number) = u16::try_from(vector) {
+                self.raise_locked(core, VectorIndex(number));
+            }
+            core.done = core.done.wrapping_add(1);
+            self.store(DONE, core.done);
+            worked = true;
+        }
+        worked
+    }
+
+    fn serve_pending(&self, core: &Core) -> bool {
+        let mut any = false;
+        for word in 0..self.vectors.div_ceil(32) {
+            let offset = PENDING_OFFSET.saturating_add(u64::from(word).saturating_mul(4));
+            let mut bits = self.load(offset);
+            any |= bits != 0;
+            while bits != 0 {
+                let bit = u16::try_from(bits.trailing_zeros()).unwrap_or(0);
+                bits &= bits.wrapping_sub(1);
+                self.emit_if_unmasked(
+                    core,
+                    VectorIndex(word.saturating_mul(32).saturating_add(bit)),
+                );
+            }
+        }
+        any
+    }
+
+    fn raise_locked(&self, core: &Core, vector: VectorIndex) -> bool {
+        let Some((offset, bit)) = self.pending_bit(vector) else {
+            return false;
+        };
+        self.raised.fetch_add(1, Ordering::Relaxed);
+        self.count(EVENTS, vector);
+        self.word(offset, |pending| pending.fetch_or(bit, Ordering::SeqCst));
+        self.emit_if_unmasked(core, vector);
+        true
+    }
+
+    /// The only place that emits messages. SENDING is set before the mask bit is looked at: a
+    /// driver that has set the bit and then finds SENDING clear knows that nothing is under way.
+    fn emit_if_unmasked(&self, core: &Core, vector: VectorIndex) {
+        let Some((offset, bit)) = self.pending_bit(vector) else {
+            return;
+        };
+        let sending = SENDING.saturating_add(u64::from(vector.0).saturating_mul(4));
+        self.store(sending, 1);
+        let unmasked = self.masked(vector).is_ok_and(|masked| !masked);
+        let has_interrupts = !core.events.is_empty();
+        if unmasked && has_interrupts {
+            let pending = self.word(offset, |word| word.fetch_and(!bit, Ordering::SeqCst));
+            if pending.unwrap_or(0) & bit != 0 {
+                self.count(SENT, vector);
+                self.emit(core, vector);
+            }
+        }
+        self.store(sending, 0);
+    }
+
+    fn emit(&self, core: &Core, vector: VectorIndex) {
+        let own = self
+            .table_message(vector)
+            .ok()
+            .filter(|message| message.address == self.address)
+            .and_then(|message| usize::try_from(message.data).ok())
+            .and_then(|number| core.events.get(number));
+        match own {
+            // An eventfd's counter that is full still wakes whoever waits for it.
+            Some(event) => drop(event.write(1)),
+            None => drop(self.blocked.fetch_add(1, Ordering::Relaxed)),
+        }
+    }
+
+    fn count(&self, counters: u64, vector: VectorIndex) {
+        let offset = counters.saturating_add(u64::from(vector.0).saturating_mul(4));
+        self.word(offset, |counter| counter.fetch_add(1, Ordering::SeqCst));
+    }
+
+    fn pending_bit(&self, vector: VectorIndex) -> Option<(u64, u32)> {
+        let (word, bit) = (vector.0 / 32, vector.0 % 32);
+        let offset = PENDING_OFFSET.checked_add(u64::from(word).checked_mul(4)?)?;
+        (vector.0 < self.vectors).then_some((offset, 1 << bit))
+    }
+
+    fn entry_word(&self, vector: VectorIndex, word: u64) -> Option<u64> {
+        let entry = u64::from(vector.0).checked_mul(ENTRY_BYTES)?;
+        let offset = TABLE_OFFSET.checked_add(entry)?.checked_add(word.checked_mul(4)?)?;
+        (vector.0 < self.vectors).then_some(offset)
+    }
+
+    fn load_entry(&self, vector: VectorIndex, word: u64) -> Option<u32> {
+        self.entry_word(vector, word).map(|offset| self.load(offset))
+    }
+
+    fn store_entry(&self, vector: VectorIndex, word: u64, value: u32) -> bool {
+        self.entry_word(vector, word).map(|offset| self.store(offset, value)).is_some()
+    }
+
+    fn load(&self, offset: u64) -> u32 {
+        self.word(offset, |word| word.load(Ordering::SeqCst)).unwrap_or(u32::MAX)
+    }
+
+    fn store(&self, offset: u64, value: u32) {
+        self.word(offset, |word| word.store(value, Ordering::SeqCst));
+    }
+
+    /// A 32-bit word of the shared memory; offsets come from the layout, so they are inside and aligned.
+    fn word<T>(&self, offset: u64, act: impl FnOnce(&AtomicU32) -> T) -> Option<T> {
+        let offset = usize::try_from(offset).ok()?;
+        self.memory.as_volatile_slice().get_atomic_ref(offset).ok().map(act)
+    }
+}
+
+fn no_such_vector() -> io::Error {
+    io::Error::other("the function has no such vector")
+}

@@ -1,0 +1,638 @@
+//! The switch: one function's vectors, routes and table mode.
+//!
+//! Two owners. In *legacy* the routes follow the trapped, emulated table, as
+//! without PV-MSI. Once the guest has configured, they are *assigned*: routes
+//! follow the protocol, and the table is direct if and only if
+//! [`FunctionState::reasons`] is empty. Each event changes a part of this state
+//! and then calls [`FunctionState::converge`] (routes and events) and
+//! [`FunctionState::evaluate`] (table mode), which make the world match.
+//!
+//! Where an event of a vector waits:
+//!
+//! | | masked by | waits in |
+//! |---|---|---|
+//! | legacy, or assigned and trapped | the emulated mask bit, Function Mask, no message yet | its eventfd, to which KVM is not attached; the function's own mask bit is clear |
+//! | assigned and direct | the mask bit in the function's table | the function's pending bit |
+//! | | Function Mask, no message yet | its eventfd |
+//!
+//! Invariants, numbered as in the design: (1) no interrupt is lost, doubled or
+//! delivered while masked: KVM is attached to an event only while the vector
+//! may fire, and a vector whose function-side mask takes over is masked there,
+//! settled and found empty before KVM is attached. (2) Pages of a function that
+//! would not answer are not mapped: they are taken out before the cause.
+//! (4) Direct only with isolation: `reasons` is the one place that decides.
+
+use std::io;
+use std::sync::Arc;
+
+use pvmsi_protocol::{
+    FunctionId, Generation, GuestMessage, Reasons, TableMessage, TableMode, VectorIndex,
+};
+use vm_memory::GuestAddress;
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::calls::Preparation;
+use crate::capability::{NoMsix, Registers};
+use crate::counters::Counters;
+use crate::event;
+use crate::function::{Isolation, PciFunction};
+use crate::layout::{BarIndex, Layout};
+use crate::platform::Platform;
+use crate::policy::{FunctionPolicy, Policy};
+use crate::rate_limit::RateLimit;
+use crate::routes::{Gsi, Route, RouteChange, Routes, RoutesError};
+use crate::window::{View, Window};
+
+/// An entry of the emulated table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LegacyEntry {
+    pub(crate) message: GuestMessage,
+    pub(crate) masked: bool,
+}
+
+impl LegacyEntry {
+    /// After power-on or reset.
+    pub(crate) const RESET: Self =
+        Self { message: GuestMessage { address: 0, data: 0 }, masked: true };
+}
+
+/// A vector whose route the protocol owns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct AssignedVector {
+    pub(crate) message: Option<GuestMessage>,
+    /// The guest's mask bit; in direct mode the table's own counts, and this is out of date.
+    pub(crate) masked: bool,
+}
+
+/// Whom the routes follow.
+#[derive(Clone, Debug)]
+pub(crate) enum Owner {
+    /// The emulated table, an entry for each vector of the function.
+    Legacy(Vec<LegacyEntry>),
+    /// The protocol: the granted vectors.
+    Assigned(Vec<AssignedVector>),
+}
+
+/// A vector whose interrupt is set up in the function.
+#[derive(Debug)]
+pub(crate) struct Vector {
+    pub(crate) event: EventFd,
+    /// Absent for vectors that are set up only because set-up cannot grow later.
+    pub(crate) gsi: Option<Gsi>,
+    pub(crate) installed: Option<Route>,
+    pub(crate) attached: bool,
+    /// What the table holds; absent until it could be read.
+    pub(crate) table_message: Option<TableMessage>,
+}
+
+impl Vector {
+    pub(crate) fn new(event: EventFd, gsi: Option<Gsi>) -> Self {
+        Self { event, gsi, installed: None, attached: false, table_message: None }
+    }
+}
+
+/// The guest's view of MSI-X Message Control. It never reaches the function.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct MsixControl {
+    pub(crate) enable: bool,
+    pub(crate) function_mask: bool,
+}
+
+/// What configuration space says of memory decoding, read after each write that can change it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Placement {
+    pub(crate) decoding: bool,
+    pub(crate) full_power: bool,
+    pub(crate) bars: [Option<GuestAddress>; BarIndex::COUNT],
+}
+
+/// Everything about one function. It lives behind one lock.
+pub(crate) struct FunctionState {
+    pub(crate) id: FunctionId,
+    pub(crate) platform: Platform,
+    pub(crate) policy: FunctionPolicy,
+    pub(crate) isolation: Isolation,
+    pub(crate) layout: Layout,
+    pub(crate) registers: Registers,
+    pub(crate) function: Box<dyn PciFunction>,
+    pub(crate) window: Box<dyn Window>,
+    pub(crate) routes: Arc<dyn Routes>,
+
+    pub(crate) control: MsixControl,
+    pub(crate) placement: Placement,
+    pub(crate) owner: Owner,
+    pub(crate) vectors: Vec<Vector>,
+    /// How many vectors the function was last told to set up.
+    pub(crate) set_up: usize,
+    pub(crate) mode: TableMode,
+    pub(crate) preparation: Option<Preparation>,
+    /// The host has taken the table back.
+    pub(crate) revoked: bool,
+    /// An event of a masked vector waits in its eventfd, so the table must stay trapped.
+    pub(crate) held: bool,
+    /// Mapping was tried and failed; tried again when the BARs move.
+    pub(crate) unmappable: bool,
+    /// The table has lost its messages while it could not be written.
+    pub(crate) stale: bool,
+    pub(crate) generation: Generation,
+    pub(crate) counters: Counters,
+    pub(crate) log: RateLimit,
+}
+
+impl FunctionState {
+    pub(crate) fn new(
+        id: FunctionId,
+        platform: Platform,
+        policy: FunctionPolicy,
+        mut function: Box<dyn PciFunction>,
+        window: Box<dyn Window>,
+        routes: Arc<dyn Routes>,
+    ) -> Result<Self, NoMsix> {
+        let registers = Registers::find(function.as_mut())?;
+        let layout = function.layout().clone();
+        let isolation = function.isolation();
+        let mut state = Self {
+            id,
+            platform,
+            policy,
+            isolation,
+            registers,
+            owner: Owner::Legacy(vec![LegacyEntry::RESET; usize::from(layout.vectors())]),
+            layout,
+            function,
+            window,
+            routes,
+            control: MsixControl::default(),
+            placement: Placement {
+                decoding: false,
+                full_power: true,
+                bars: [None; BarIndex::COUNT],
+            },
+            vectors: Vec::new(),
+            set_up: 0,
+            mode: TableMode::Trapped,
+            preparation: None,
+            revoked: false,
+            held: false,
+            unmappable: false,
+            stale: false,
+            generation: Generation::default(),
+            counters: Counters::default(),
+            log: RateLimit::default(),
+        };
+        state.refresh();
+        Ok(state)
+    }
+
+    /// Why the table is not direct. Empty is the one condition for direct mode.
+    pub(crate) fn reasons(&self) -> Reasons {
+        let mut reasons = Reasons::empty();
+        let isolated = self.isolation == Isolation::Isolated || self.policy.allow_unisolated;
+        let mappable = self.window.table_can_be_direct() && !self.unmappable;
+        reasons.set(Reasons::NOT_ASSIGNED, matches!(self.owner, Owner::Legacy(_)));
+        reasons.set(Reasons::POLICY, self.policy.policy != Policy::Direct);
+        reasons.set(Reasons::NO_ISOLATION, !isolated);
+        reasons.set(Reasons::NOT_MAPPABLE, !mappable);
+        reasons.set(Reasons::MSIX_DISABLED, !self.control.enable);
+        reasons.set(Reasons::DECODING_OFF, !self.placement.decoding);
+        reasons.set(Reasons::POWER_STATE, !self.placement.full_power);
+        reasons.set(Reasons::HOST_REVOKED, self.revoked);
+        reasons.set(Reasons::HELD_EVENT, self.held);
+        reasons
+    }
+
+    /// Vectors that are assigned.
+    pub(crate) fn assigned(&self) -> u16 {
+        match &self.owner {
+            Owner::Legacy(_) => 0,
+            // At most 2048, by construction.
+            Owner::Assigned(vectors) => u16::try_from(vectors.len()).unwrap_or(u16::MAX),
+        }
+    }
+
+    /// Whether the host may touch the table.
+    pub(crate) fn accessible(&self) -> bool {
+        self.placement.decoding && self.placement.full_power
+    }
+
+    /// What the guest's memory map shall show now.
+    pub(crate) fn view(&self) -> View {
+        if self.accessible() {
+            View { bars: self.placement.bars, table: self.mode }
+        } else {
+            View::NOTHING
+        }
+    }
+
+    /// Makes the memory map match the state.
+    pub(crate) fn show(&mut self, view: &View) -> io::Result<()> {
+        let shown = self.window.show(view);
+        if let Err(error) = &shown {
+            self.complain("the guest's memory map could not be changed", error);
+        }
+        shown
+    }
+
+    /// Says what went wrong on a path that goes on all the same, at a bounded rate: a guest can cause it.
+    pub(crate) fn complain(
+        &mut self,
+        what: &'static str,
+        error: &(dyn std::error::Error + 'static),
+    ) {
+        if self.log.allow() {
+            tracing::error!(function = %self.id, error, "{what}");
+        }
+    }
+
+    /// The mask bit that the guest would read.
+    pub(crate) fn masked(&mut self, vector: VectorIndex) -> bool {
+        match (&self.owner, self.mode) {
+            (Owner::Assigned(_), TableMode::Direct) => self.function.masked(vector).unwrap_or(true),
+            (Owner::Assigned(vectors), TableMode::Trapped) => {
+                vectors.get(vector.as_usize()).is_none_or(|vector| vector.masked)
+            }
+            (Owner::Legacy(entries), _) => {
+                entries.get(vector.as_usize()).is_none_or(|entry| entry.masked)
+            }
+        }
+    }
+
+    /// The pending bit that the guest would read.
+    pub(crate) fn pending(&mut self, vector: VectorIndex) -> bool {
+        let held = self
+            .vectors
+            .get(vector.as_usize())
+            .is_some_and(|vector| !vector.attached && event::is_signalled(&vector.event));
+        held || self.accessible() && self.function.pending(vector).unwrap_or(false)
+    }
+
+    /// Where the vector's GSI shall lead. Legacy vectors keep their last route while they are masked: it costs an update to change it, and nothing is attached.
+    fn wanted_route(&self, index: usize) -> Option<Route> {
+        let vector = self.vectors.get(index)?;
+        vector.gsi?;
+        match &self.owner {
+            Owner::Legacy(entries) => match entries.get(index) {
+                Some(entry) if self.control.enable && !entry.masked => {
+                    self.platform.route(self.id, entry.message)
+                }
+                _ => vector.installed,
+            },
+            Owner::Assigned(vectors) => self.platform.route(self.id, vectors.get(index)?.message?),
+        }
+    }
+
+    /// Whether an event of the vector may reach the guest now.
+    fn wanted_attached(&self, index: usize) -> bool {
+        if !self.control.enable || self.control.function_mask {
+            return false;
+        }
+        let unmasked = match &self.owner {
+            Owner::Legacy(entries) => entries.get(index).is_some_and(|entry| !entry.masked),
+            Owner::Assigned(vectors) => vectors
+                .get(index)
+                .is_some_and(|vector| self.mode == TableMode::Direct || !vector.masked),
+        };
+        unmasked && self.wanted_route(index).is_some()
+    }
+
+    /// Detaches, routes and attaches until all vectors are as the state wants them.
+    pub(crate) fn converge(&mut self) -> Result<(), RoutesError> {
+        self.detach_unwanted()?;
+        self.install_routes(0..self.vectors.len())?;
+        self.attach_wanted(0..self.vectors.len())
+    }
+
+    /// The same for one vector.
+    pub(crate) fn converge_vector(&mut self, vector: VectorIndex) -> Result<(), RoutesError> {
+        let index = vector.as_usize();
+        if !self.wanted_attached(index) {
+            self.detach(index)?;
+        }
+        let end = index.saturating_add(1).min(self.vectors.len());
+        self.install_routes(index..end)?;
+        self.attach_wanted(index..end)
+    }
+
+    /// For paths that cannot fail: says what went wrong, once in a while.
+    pub(crate) fn converge_or_log(&mut self) {
+        if let Err(error) = self.converge() {
+            self.log_routes(&error);
+        }
+    }
+
+    pub(crate) fn log_routes(&mut self, error: &RoutesError) {
+        self.complain("interrupts of the function may not arrive", error);
+    }
+
+    pub(crate) fn detach_unwanted(&mut self) -> Result<(), RoutesError> {
+        for index in 0..self.vectors.len() {
+            if !self.wanted_attached(index) {
+                self.detach(index)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn detach(&mut self, index: usize) -> Result<(), RoutesError> {
+        let Some(vector) = self.vectors.get_mut(index).filter(|vector| vector.attached) else {
+            return Ok(());
+        };
+        if let Some(gsi) = vector.gsi {
+            self.routes.detach(&vector.event, gsi)?;
+            self.counters.detaches = self.counters.detaches.saturating_add(1);
+        }
+        vector.attached = false;
+        Ok(())
+    }
+
+    /// One routing update for all vectors of the range whose route changes; none when none does.
+    pub(crate) fn install_routes(
+        &mut self,
+        range: std::ops::Range<usize>,
+    ) -> Result<(), RoutesError> {
+        let changes: Vec<_> = range
+            .filter_map(|index| {
+                let vector = self.vectors.get(index)?;
+                let route = self.wanted_route(index);
+                (route != vector.installed)
+                    .then_some(vector.gsi)
+                    .flatten()
+                    .map(|gsi| (index, RouteChange { gsi, route }))
+            })
+            .collect();
+        self.install(&changes)
+    }
+
+    fn install(&mut self, changes: &[(usize, RouteChange)]) -> Result<(), RoutesError> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let table: Vec<_> = changes.iter().map(|(_, change)| *change).collect();
+        self.counters.routing_updates = self.counters.routing_updates.saturating_add(1);
+        self.routes.install(&table)?;
+        for (index, change) in changes {
+            if let Some(vector) = self.vectors.get_mut(*index) {
+                vector.installed = change.route;
+            }
+        }
+        Ok(())
+    }
+
+    /// Attaches what may fire. In direct mode an event that waits for a vector which the guest has masked in the table meanwhile must not fire: the table goes back to trapped, where its unmasking is seen.
+    fn attach_wanted(&mut self, range: std::ops::Range<usize>) -> Result<(), RoutesError> {
+        if self.mode == TableMode::Direct && range.clone().any(|index| self.must_stay_held(index)) {
+            self.held = true;
+            self.leave_direct();
+        }
+        for index in range {
+            if self.wanted_attached(index) {
+                self.attach(index)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn must_stay_held(&mut self, index: usize) -> bool {
+        let waits = self
+            .vectors
+            .get(index)
+            .is_some_and(|vector| !vector.attached && event::is_signalled(&vector.event));
+        waits
+            && self.wanted_attached(index)
+            && u16::try_from(index)
+                .is_ok_and(|index| self.function.masked(VectorIndex(index)).unwrap_or(true))
+    }
+
+    fn attach(&mut self, index: usize) -> Result<(), RoutesError> {
+        let Some(vector) = self.vectors.get_mut(index).filter(|vector| !vector.attached) else {
+            return Ok(());
+        };
+        if let Some(gsi) = vector.gsi {
+            self.routes.attach(&vector.event, gsi)?;
+            self.counters.attaches = self.counters.attaches.saturating_add(1);
+            vector.attached = true;
+        }
+        Ok(())
+    }
+
+    /// One interrupt set-up for the first `count` vectors.
+    pub(crate) fn set_up_interrupts(&mut self, count: usize) -> io::Result<()> {
+        let events: Vec<_> = self.vectors.iter().take(count).map(|vector| &vector.event).collect();
+        self.counters.interrupt_setups = self.counters.interrupt_setups.saturating_add(1);
+        self.function.set_up_interrupts(&events)?;
+        self.set_up = count;
+        for vector in &mut self.vectors {
+            vector.table_message = None;
+        }
+        self.read_table_messages();
+        Ok(())
+    }
+
+    /// Learns what the host has put into the table, as soon as it can be read.
+    pub(crate) fn read_table_messages(&mut self) {
+        if !self.accessible() || self.mode == TableMode::Direct {
+            return;
+        }
+        for (index, vector) in (0..).zip(self.vectors.iter_mut().take(self.set_up)) {
+            if vector.table_message.is_none() {
+                vector.table_message = self.function.table_message(VectorIndex(index)).ok();
+            }
+        }
+    }
+
+    /// Puts the table messages back after a reset; the mask bits too while the table is trapped, where they are the host's.
+    pub(crate) fn rewrite_table(&mut self) {
+        if !self.accessible() {
+            self.stale = true;
+            return;
+        }
+        self.stale = false;
+        let trapped = self.mode == TableMode::Trapped;
+        let function = &mut self.function;
+        let written =
+            (0..).zip(self.vectors.iter().take(self.set_up)).try_for_each(|(index, vector)| {
+                let index = VectorIndex(index);
+                if let Some(message) = vector.table_message {
+                    function.set_table_message(index, message)?;
+                }
+                if trapped { function.set_masked(index, false) } else { Ok(()) }
+            });
+        if let Err(error) = written {
+            self.complain("the vector table could not be written", &error);
+        }
+    }
+
+    /// Takes all interrupts down: no route, no event, no GSI, no set-up. Goes on where a step fails.
+    pub(crate) fn tear_down(&mut self) {
+        self.unroute(0);
+        if self.set_up > 0
+            && let Err(error) = self.set_up_interrupts(0)
+        {
+            self.complain("interrupts could not be taken down", &error);
+        }
+        self.retire(0);
+    }
+
+    /// Detaches the events of the vectors from `first` on and takes their routes out, in this order.
+    fn unroute(&mut self, first: usize) {
+        for index in first..self.vectors.len() {
+            if let Err(error) = self.detach(index) {
+                self.log_routes(&error);
+            }
+        }
+        let changes: Vec<_> = (0..)
+            .zip(&self.vectors)
+            .skip(first)
+            .filter(|(_, vector)| vector.installed.is_some())
+            .filter_map(|(index, vector)| {
+                Some((index, RouteChange { gsi: vector.gsi?, route: None }))
+            })
+            .collect();
+        if let Err(error) = self.install(&changes) {
+            self.log_routes(&error);
+        }
+    }
+
+    /// Drops all vectors but the first `keep`, and gives their GSIs back.
+    pub(crate) fn retire(&mut self, keep: usize) {
+        if keep < self.vectors.len() {
+            self.unroute(keep);
+            let retired = self.vectors.split_off(keep);
+            let gsis: Vec<_> = retired.into_iter().filter_map(|vector| vector.gsi).collect();
+            self.routes.free(&gsis);
+        }
+    }
+
+    /// Back to the default: no vector assigned, table trapped, every entry as after power-on.
+    pub(crate) fn become_default(&mut self) {
+        self.preparation = None;
+        self.leave_direct();
+        self.tear_down();
+        let vectors = usize::from(self.layout.vectors());
+        self.owner = Owner::Legacy(vec![LegacyEntry::RESET; vectors]);
+        self.held = false;
+        self.stale = false;
+        self.generation = self.generation.next();
+    }
+
+    /// Brings the mode in line with the reasons.
+    pub(crate) fn evaluate(&mut self) {
+        self.held &= self.mode == TableMode::Trapped && matches!(self.owner, Owner::Assigned(_));
+        let others = self.reasons().difference(Reasons::HELD_EVENT);
+        match self.mode {
+            TableMode::Trapped if others.is_empty() => {
+                self.held = false;
+                self.enter_direct(None);
+            }
+            TableMode::Direct if !others.is_empty() => self.leave_direct(),
+            _ => {}
+        }
+    }
+
+    /// Hands the table to the guest. Stays trapped where an event waits for a masked vector, unless `report` takes it, or where mapping fails.
+    pub(crate) fn enter_direct(&mut self, mut report: Option<&mut [bool]>) {
+        let Owner::Assigned(assigned) = &self.owner else { return };
+        // From here on the function's own mask bits hold events back. Vectors that are set up but
+        // not granted are nobody's: they stay masked.
+        let masked: Vec<_> = (0..self.set_up)
+            .filter(|&index| assigned.get(index).is_none_or(|vector| vector.masked))
+            .collect();
+        let granted = assigned.len();
+        let mut given = self.write_masks(&masked, true);
+        self.function.settle();
+        for &index in masked.iter().filter(|&&index| index < granted) {
+            let Some(vector) = self.vectors.get(index) else { continue };
+            match report.as_mut().and_then(|report| report.get_mut(index)) {
+                Some(pending) => *pending |= event::drain(&vector.event),
+                None => self.held |= event::is_signalled(&vector.event),
+            }
+        }
+        given &= !self.held;
+        if given {
+            self.mode = TableMode::Direct;
+            let attached = self.attach_wanted(0..self.vectors.len());
+            given = match attached {
+                Ok(()) => self.show(&self.view()).is_ok(),
+                Err(error) => {
+                    self.log_routes(&error);
+                    false
+                }
+            };
+            self.unmappable |= !given;
+        }
+        if given {
+            self.counters.switches_to_direct = self.counters.switches_to_direct.saturating_add(1);
+            self.mode_changed();
+            return;
+        }
+        self.mode = TableMode::Trapped;
+        if let Err(error) = self.detach_unwanted() {
+            self.log_routes(&error);
+        }
+        self.write_masks(&masked, false);
+    }
+
+    /// Takes the table back. What the guest has masked is masked by the host from now on, and its events wait in eventfds.
+    pub(crate) fn leave_direct(&mut self) {
+        if self.mode == TableMode::Trapped {
+            return;
+        }
+        self.mode = TableMode::Trapped;
+        // No vCPU can touch the table after this, so the bits read below are the last ones.
+        let _ = self.show(&self.view());
+        let count = usize::from(self.assigned());
+        let bits: Vec<_> = (0..self.assigned())
+            .map(|index| self.function.masked(VectorIndex(index)).unwrap_or(true))
+            .collect();
+        if let Owner::Assigned(assigned) = &mut self.owner {
+            for (vector, masked) in assigned.iter_mut().zip(&bits) {
+                vector.masked = *masked;
+            }
+        }
+        if let Err(error) = self.detach_unwanted() {
+            self.log_routes(&error);
+        }
+        let masked: Vec<_> = (0..self.set_up)
+            .filter(|&index| index >= count || bits.get(index) == Some(&true))
+            .collect();
+        // The guest may have written other messages; the host's belong there.
+        for (index, vector) in (0..).zip(self.vectors.iter().take(self.set_up)) {
+            let index = VectorIndex(index);
+            if let Some(message) = vector.table_message
+                && self.function.table_message(index).ok() != Some(message)
+            {
+                let _ = self.function.set_table_message(index, message);
+            }
+        }
+        self.write_masks(&masked, false);
+        self.counters.switches_to_trapped = self.counters.switches_to_trapped.saturating_add(1);
+        self.mode_changed();
+    }
+
+    fn write_masks(&mut self, vectors: &[usize], masked: bool) -> bool {
+        let function = &mut self.function;
+        let result = vectors
+            .iter()
+            .filter_map(|&index| u16::try_from(index).ok())
+            .try_for_each(|index| function.set_masked(VectorIndex(index), masked));
+        if let Err(error) = &result {
+            self.complain("mask bits could not be written", error);
+        }
+        result.is_ok()
+    }
+
+    fn mode_changed(&mut self) {
+        self.generation = self.generation.next();
+        if self.log.allow() {
+            tracing::info!(function = %self.id, mode = ?self.mode, "vector table");
+        }
+    }
+}
+
+impl Drop for FunctionState {
+    fn drop(&mut self) {
+        let _ = self.show(&View::NOTHING);
+        self.mode = TableMode::Trapped;
+        self.tear_down();
+    }
+}

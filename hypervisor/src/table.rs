@@ -1,0 +1,194 @@
+//! Accesses to a function's BARs that exit: the trapped table, the pending bit array, and what lies beside them.
+
+use pvmsi_protocol::{GuestMessage, TableMessage, TableMode, VectorIndex};
+
+use crate::layout::{BarIndex, Target};
+use crate::state::{FunctionState, LegacyEntry, Owner};
+
+/// Vector control: only bit 0 is defined.
+const MASK_BIT: u32 = 1;
+
+/// An entry of the table as the guest sees it: address low, address high, data, vector control.
+type Words = [u32; 4];
+
+impl FunctionState {
+    /// A read of a BAR. What no register answers reads as ones.
+    pub(crate) fn bar_read(&mut self, bar: BarIndex, offset: u64, data: &mut [u8]) {
+        data.fill(0xff);
+        let Some(last) = access_end(offset, data.len()) else { return };
+        match (self.layout.target(bar, offset), self.layout.target(bar, last)) {
+            (Target::Neighbour, Target::Neighbour) => {
+                self.counters.neighbour_reads = self.counters.neighbour_reads.saturating_add(1);
+                if self.accessible() {
+                    self.function.bar_read(bar, offset, data);
+                }
+            }
+            (Target::Table { vector, offset }, Target::Table { vector: end, .. })
+                if vector == end =>
+            {
+                self.counters.table_reads = self.counters.table_reads.saturating_add(1);
+                let words = self.read_entry(vector);
+                let bytes = words.into_iter().flat_map(u32::to_le_bytes);
+                let skip = usize::try_from(offset).unwrap_or(usize::MAX);
+                for (target, byte) in data.iter_mut().zip(bytes.skip(skip)) {
+                    *target = byte;
+                }
+            }
+            (Target::Pending { offset }, Target::Pending { .. }) => {
+                self.counters.pending_accesses = self.counters.pending_accesses.saturating_add(1);
+                for (at, byte) in (offset..).zip(data) {
+                    *byte = self.read_pending(at);
+                }
+            }
+            // An access that is not aligned can reach into two structures; no hardware answers it.
+            _ => self.counters.table_reads = self.counters.table_reads.saturating_add(1),
+        }
+    }
+
+    /// A write of a BAR.
+    pub(crate) fn bar_write(&mut self, bar: BarIndex, offset: u64, data: &[u8]) {
+        let Some(last) = access_end(offset, data.len()) else { return };
+        match (self.layout.target(bar, offset), self.layout.target(bar, last)) {
+            (Target::Neighbour, Target::Neighbour) => {
+                self.counters.neighbour_writes = self.counters.neighbour_writes.saturating_add(1);
+                if self.accessible() {
+                    self.function.bar_write(bar, offset, data);
+                }
+            }
+            (Target::Table { vector, offset }, Target::Table { .. }) => {
+                self.counters.table_writes = self.counters.table_writes.saturating_add(1);
+                self.write_entry(vector, offset, data);
+            }
+            (Target::Pending { .. }, Target::Pending { .. }) => {
+                // Read-only.
+                self.counters.pending_accesses = self.counters.pending_accesses.saturating_add(1);
+            }
+            _ => self.counters.table_writes = self.counters.table_writes.saturating_add(1),
+        }
+    }
+
+    fn read_entry(&mut self, vector: VectorIndex) -> Words {
+        let index = vector.as_usize();
+        let (address, data) = match &self.owner {
+            Owner::Legacy(entries) => {
+                let entry = entries.get(index).copied().unwrap_or(LegacyEntry::RESET);
+                (entry.message.address, entry.message.data)
+            }
+            Owner::Assigned(vectors) if index < vectors.len() => {
+                let own = self.vectors.get(index).and_then(|vector| vector.table_message);
+                let now = match self.mode {
+                    TableMode::Direct => self.function.table_message(vector).ok(),
+                    TableMode::Trapped => own,
+                };
+                now.map_or((0, 0), |TableMessage { address, data }| (address, data))
+            }
+            Owner::Assigned(_) => (0, 0),
+        };
+        let [a0, a1, a2, a3, a4, a5, a6, a7] = address.to_le_bytes();
+        let control = if self.masked(vector) { MASK_BIT } else { 0 };
+        [u32::from_le_bytes([a0, a1, a2, a3]), u32::from_le_bytes([a4, a5, a6, a7]), data, control]
+    }
+
+    fn read_pending(&mut self, byte: u64) -> u8 {
+        let mut bits = 0;
+        for bit in 0..8_u8 {
+            let number = byte.saturating_mul(8).saturating_add(u64::from(bit));
+            let vector = u16::try_from(number).map(VectorIndex).ok();
+            let vector = vector.filter(|&vector| self.layout.has(vector));
+            if vector.is_some_and(|vector| self.pending(vector)) {
+                bits |= 1 << bit;
+            }
+        }
+        bits
+    }
+
+    /// Aligned accesses of 4 or 8 bytes are writes of the table; the specification leaves others undefined, and here they do nothing.
+    fn write_entry(&mut self, vector: VectorIndex, offset: u64, data: &[u8]) {
+        let aligned = match data.len() {
+            4 => offset.is_multiple_of(4),
+            8 => offset.is_multiple_of(8),
+            _ => false,
+        };
+        if !aligned {
+            return;
+        }
+        let before = self.read_entry(vector);
+        let mut words = before;
+        let first = usize::try_from(offset / 4).unwrap_or(usize::MAX);
+        for (word, chunk) in words.iter_mut().skip(first).zip(data.chunks_exact(4)) {
+            if let Ok(chunk) = chunk.try_into() {
+                *word = u32::from_le_bytes(chunk);
+            }
+        }
+        let [low, high, data, control] = words;
+        let address = u64::from(high) << 32 | u64::from(low);
+        let masked = control & MASK_BIT != 0;
+        let index = vector.as_usize();
+        match (&mut self.owner, self.mode) {
+            (Owner::Legacy(entries), _) => {
+                let new = LegacyEntry { message: GuestMessage { address, data }, masked };
+                let Some(entry) = entries.get_mut(index).filter(|entry| **entry != new) else {
+                    return;
+                };
+                *entry = new;
+                self.legacy_entry_changed(vector);
+            }
+            (Owner::Assigned(vectors), TableMode::Trapped) => {
+                // Address and data are the host's.
+                let Some(entry) = vectors.get_mut(index).filter(|entry| entry.masked != masked)
+                else {
+                    return;
+                };
+                entry.masked = masked;
+                if let Err(error) = self.converge_vector(vector) {
+                    self.log_routes(&error);
+                }
+                if self.held {
+                    self.evaluate();
+                }
+            }
+            // The access exited before the page was mapped: done on the guest's behalf.
+            (Owner::Assigned(_), TableMode::Direct) => {
+                let message = TableMessage { address, data };
+                let _ = self.function.set_table_message(vector, message);
+                let _ = self.function.set_masked(vector, masked);
+            }
+        }
+    }
+
+    fn legacy_entry_changed(&mut self, vector: VectorIndex) {
+        if self.vectors.is_empty() {
+            self.set_up_legacy();
+        }
+        if let Err(error) = self.converge_vector(vector) {
+            self.log_routes(&error);
+        }
+    }
+
+    /// Sets all vectors up when the first one is unmasked: the set-up of vectors one by one takes a request each, and a guest that configures needs none of it.
+    pub(crate) fn set_up_legacy(&mut self) {
+        let Owner::Legacy(entries) = &self.owner else { return };
+        let used = self.control.enable && entries.iter().any(|entry| !entry.masked);
+        if !used || !self.vectors.is_empty() {
+            return;
+        }
+        let count = self.layout.vectors();
+        let vectors = match self.new_vectors(count) {
+            Ok(vectors) => vectors,
+            Err(error) => {
+                self.complain("no interrupts for the function", &error);
+                return;
+            }
+        };
+        self.vectors = vectors;
+        if let Err(error) = self.set_up_interrupts(self.vectors.len()) {
+            self.complain("interrupts could not be set up", &error);
+            self.tear_down();
+        }
+    }
+}
+
+/// The offset of the last byte of an access; `None` for an empty one.
+fn access_end(offset: u64, length: usize) -> Option<u64> {
+    offset.checked_add(u64::try_from(length).ok()?.checked_sub(1)?)
+}
