@@ -1,5 +1,8 @@
 //! Bad input: each its own error, and nothing has changed.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+#![allow(clippy::cast_possible_truncation)]
+
 mod fixture;
 
 use fixture::*;

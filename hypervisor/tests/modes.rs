@@ -1,5 +1,8 @@
 //! The switch: who answers the table, and that no event is lost, doubled or let through while masked.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+#![allow(clippy::cast_possible_truncation)]
+
 mod fixture;
 
 use fixture::*;

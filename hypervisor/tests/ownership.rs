@@ -1,5 +1,8 @@
 //! Where ownership ends, what survives a reset, and that pages go before the function stops to answer.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+#![allow(clippy::cast_possible_truncation)]
+
 mod fixture;
 
 use fixture::*;

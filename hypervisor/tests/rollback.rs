@@ -1,5 +1,7 @@
 //! A failed step rolls back: for every call into the routes that an operation makes, that call fails once.
 
+#![allow(clippy::unwrap_used, clippy::arithmetic_side_effects)]
+
 mod fixture;
 
 use std::sync::atomic::Ordering;

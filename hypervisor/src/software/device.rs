@@ -78,7 +78,7 @@ impl SoftwareDevice {
         self.raise_locked(&core, vector)
     }
 
-    /// One round of the device's work: serves DOORBELL and RESET, and emits the messages of pending vectors that are unmasked by now. `false` when there was nothing to do; the caller may then sleep a little.
+    /// One round of the device's work: serves DOORBELL and RESET, and emits the messages of pending vectors that are unmasked by now. `false` when there was nothing to do, as when all pending vectors are masked; the caller may then sleep a little.
     pub fn run(&self) -> bool {
         let mut core = self.lock();
         if self.load(RESET) == 1 {
@@ -237,21 +237,18 @@ impl SoftwareDevice {
     }
 
     fn serve_pending(&self, core: &Core) -> bool {
-        let mut any = false;
+        let mut emitted = false;
         for word in 0..self.vectors.div_ceil(32) {
             let offset = PENDING_OFFSET.saturating_add(u64::from(word).saturating_mul(4));
             let mut bits = self.load(offset);
-            any |= bits != 0;
             while bits != 0 {
                 let bit = u16::try_from(bits.trailing_zeros()).unwrap_or(0);
                 bits &= bits.wrapping_sub(1);
-                self.emit_if_unmasked(
-                    core,
-                    VectorIndex(word.saturating_mul(32).saturating_add(bit)),
-                );
+                let vector = VectorIndex(word.saturating_mul(32).saturating_add(bit));
+                emitted |= self.emit_if_unmasked(core, vector);
             }
         }
-        any
+        emitted
     }
 
     fn raise_locked(&self, core: &Core, vector: VectorIndex) -> bool {
@@ -267,10 +264,11 @@ impl SoftwareDevice {
 
     /// The only place that emits messages. SENDING is set before the mask bit is looked at: a
     /// driver that has set the bit and then finds SENDING clear knows that nothing is under way.
-    fn emit_if_unmasked(&self, core: &Core, vector: VectorIndex) {
+    fn emit_if_unmasked(&self, core: &Core, vector: VectorIndex) -> bool {
         let Some((offset, bit)) = self.pending_bit(vector) else {
-            return;
+            return false;
         };
+        let mut emitted = false;
         let sending = SENDING.saturating_add(u64::from(vector.0).saturating_mul(4));
         self.store(sending, 1);
         let unmasked = self.masked(vector).is_ok_and(|masked| !masked);
@@ -280,9 +278,11 @@ impl SoftwareDevice {
             if pending.unwrap_or(0) & bit != 0 {
                 self.count(SENT, vector);
                 self.emit(core, vector);
+                emitted = true;
             }
         }
         self.store(sending, 0);
+        emitted
     }
 
     fn emit(&self, core: &Core, vector: VectorIndex) {
