@@ -550,15 +550,16 @@ impl FunctionState {
         given &= !self.held;
         if given {
             self.mode = TableMode::Direct;
-            let attached = self.attach_wanted(0..self.vectors.len());
-            given = match attached {
-                Ok(()) => self.show(&self.view()).is_ok(),
-                Err(error) => {
-                    self.log_routes(&error);
-                    false
-                }
-            };
-            self.unmappable |= !given;
+            if let Err(error) = self.attach_wanted(0..self.vectors.len()) {
+                self.log_routes(&error);
+                self.unmappable = true;
+            } else if self.mode == TableMode::Trapped {
+                // An event came for a vector that is masked: the table was taken back already.
+                return;
+            } else {
+                self.unmappable = self.show(&self.view()).is_err();
+            }
+            given = !self.unmappable;
         }
         if given {
             self.counters.switches_to_direct = self.counters.switches_to_direct.saturating_add(1);

@@ -1,0 +1,78 @@
+//! All that a VMM adds to offer PV-MSI: set-up, and five places from which it calls the service.
+//!
+//! Needs `/dev/kvm`. The guest here is missing on purpose: everything else is what a VMM has anyway.
+
+use std::error::Error;
+use std::sync::Arc;
+
+use kvm_bindings::{CpuId, kvm_cpuid_entry2};
+use kvm_ioctls::{Kvm, VcpuExit};
+use pvmsi_hypervisor::{
+    FunctionPolicy, KvmRoutes, KvmWindow, MemorySlots, PciFunction, Platform, Service,
+    ServiceConfig, SoftwareFunction, SoftwareOptions,
+};
+use pvmsi_protocol::FunctionId;
+use vm_memory::{ByteValued, GuestAddress, GuestMemoryMmap};
+
+/// An I/O port that the VMM has free.
+const DOORBELL: u16 = 0x5650;
+
+/// Set-up, once for the VM and once for each function.
+fn set_up(vm: Arc<kvm_ioctls::VmFd>) -> Result<Service, Box<dyn Error>> {
+    // GSIs 24 and up are ours; the VMM's own routes would go into the base table.
+    let routes = Arc::new(KvmRoutes::new(Arc::clone(&vm), Vec::new(), 24..4096));
+    let service = Service::new(ServiceConfig::new(Platform::X86_64), routes);
+    // Memory slots from 100 on are ours.
+    let slots = Arc::new(MemorySlots::new(vm, 100..200));
+    // Or VfioFunction::open(&host, Path::new("/sys/bus/pci/devices/0000:01:00.0"))?
+    let function = SoftwareFunction::new(SoftwareOptions::default(), 4096)?;
+    let window = KvmWindow::new(slots, function.layout(), function.mappings()?);
+    let id = FunctionId::new(0, 0, 1, 0).ok_or("no such address")?;
+    service.add_function(id, Box::new(function), Box::new(window), FunctionPolicy::default())?;
+    Ok(service)
+}
+
+/// The guest finds the service by CPUID.
+fn advertise(service: &Service, cpuid: &mut CpuId) -> Result<(), Box<dyn Error>> {
+    for (function, leaf) in
+        service.cpuid_block(Some(DOORBELL), None).into_iter().flat_map(|b| b.leaves(0x4000_0100))
+    {
+        let (eax, ebx, ecx, edx) = (leaf.eax, leaf.ebx, leaf.ecx, leaf.edx);
+        cpuid.push(kvm_cpuid_entry2 { function, eax, ebx, ecx, edx, ..Default::default() })?;
+    }
+    Ok(())
+}
+
+/// In the vCPU loop: the doorbell, and accesses to BARs that exit. `false` when the exit is somebody else's.
+fn handle_exit(service: &Service, memory: &GuestMemoryMmap, exit: VcpuExit<'_>) -> bool {
+    match exit {
+        VcpuExit::IoOut(DOORBELL, data) => {
+            if let Some(page) = u32::from_slice(data) {
+                service.doorbell(memory, *page).ok();
+            }
+            true
+        }
+        VcpuExit::MmioRead(address, data) => service.mmio_read(address, data),
+        VcpuExit::MmioWrite(address, data) => service.mmio_write(address, data),
+        _ => false,
+    }
+}
+
+// The VMM's PCI bus forwards configuration space to `service.config_read` and
+// `service.config_write`; its reset button calls `service.reset`, and its own
+// way of resetting a function `service.reset_function`.
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let kvm = Kvm::new()?;
+    let vm = Arc::new(kvm.create_vm()?);
+    vm.create_irq_chip()?;
+    let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)])?;
+    let service = set_up(vm)?;
+    let mut cpuid = kvm.get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)?;
+    advertise(&service, &mut cpuid)?;
+    handle_exit(&service, &memory, VcpuExit::MmioRead(0xc000_0000, &mut [0; 4]));
+    for id in service.functions() {
+        println!("{id}: {:?}", service.status(id));
+    }
+    Ok(())
+}
