@@ -11,6 +11,9 @@ use thiserror::Error;
 /// Bytes of one entry of the vector table.
 pub const ENTRY_BYTES: u64 = 16;
 
+/// Where the base address registers start in configuration space.
+const FIRST_BAR: u64 = 0x10;
+
 /// The number of a base address register, 0 to 5.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BarIndex(pub u8);
@@ -39,6 +42,9 @@ pub struct Bar {
 /// Why a layout is not one that can be served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum LayoutError {
+    /// The function has no MSI-X capability.
+    #[error("the function has no MSI-X capability; PV-MSI has nothing to do for it")]
+    NoMsix,
     /// 0 or more than 2048 vectors.
     #[error("the function claims {0} MSI-X vectors; 1 to 2048 are possible")]
     Vectors(u16),
@@ -133,6 +139,42 @@ impl Layout {
         if overlap { Err(LayoutError::Overlap) } else { Ok(layout) }
     }
 
+    /// Reads a layout from configuration space. `read` returns the 32-bit word at an offset, `bar_size` the size of a BAR in bytes, 0 for none.
+    ///
+    /// # Errors
+    /// See [`LayoutError`].
+    pub fn read(
+        read: impl Fn(u64) -> u32,
+        bar_size: impl Fn(BarIndex) -> u64,
+        page_size: u64,
+    ) -> Result<Self, LayoutError> {
+        let mut bars = [None; BarIndex::COUNT];
+        let mut upper_half = false;
+        for (index, slot) in (0_u8..).zip(bars.iter_mut()) {
+            if std::mem::take(&mut upper_half) {
+                continue;
+            }
+            let register = read(u64::from(index).saturating_mul(4).saturating_add(FIRST_BAR));
+            let size = bar_size(BarIndex(index));
+            let is_64bit = register & 0b111 == 0b100;
+            // Bit 0 is set for I/O ports.
+            if size >= 16 && size.is_power_of_two() && register & 1 == 0 {
+                *slot = Some(Bar { size, is_64bit, prefetchable: register & 0b1000 != 0 });
+                upper_half = is_64bit;
+            }
+        }
+        let capability = find_msix(&read).ok_or(LayoutError::NoMsix)?;
+        let [_, _, control_low, control_high] = read(capability).to_le_bytes();
+        let control = u16::from_le_bytes([control_low, control_high]);
+        let vectors = (control & 0x7ff).saturating_add(1);
+        let structure = |offset: u64| {
+            let value = read(capability.saturating_add(offset));
+            let [bar, ..] = (value & 0b111).to_le_bytes();
+            (BarIndex(bar), u64::from(value & !0b111))
+        };
+        Self::new(bars, vectors, structure(4), structure(8), page_size)
+    }
+
     /// The function's memory BARs.
     pub fn bars(&self) -> &[Option<Bar>; BarIndex::COUNT] {
         &self.bars
@@ -216,5 +258,93 @@ impl Layout {
             return Target::Pending { offset };
         }
         Target::Neighbour
+    }
+}
+
+/// Walks the capability list, which may be circular.
+fn find_msix(read: impl Fn(u64) -> u32) -> Option<u64> {
+    const CAPABILITIES_POINTER: u64 = 0x34;
+    const CAPABILITIES_MAX: usize = 48;
+    const MSIX: u8 = 0x11;
+    let [first, ..] = read(CAPABILITIES_POINTER).to_le_bytes();
+    let mut at = first & !3;
+    for _ in 0..CAPABILITIES_MAX {
+        if at == 0 {
+            break;
+        }
+        let [id, next, ..] = read(u64::from(at)).to_le_bytes();
+        if id == MSIX {
+            return Some(u64::from(at));
+        }
+        at = next & !3;
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BAR: Bar = Bar { size: 0x4000, is_64bit: false, prefetchable: false };
+
+    fn layout(
+        vectors: u16,
+        table: u64,
+        pending: u64,
+        page_size: u64,
+    ) -> Result<Layout, LayoutError> {
+        let bars = [Some(BAR), None, None, None, None, None];
+        Layout::new(bars, vectors, (BarIndex(0), table), (BarIndex(0), pending), page_size)
+    }
+
+    #[test]
+    #[allow(clippy::single_range_in_vec_init)]
+    fn pages_of_table_and_pending_bits_are_switched_as_a_whole() {
+        let pages = |table, pending, page_size| {
+            layout(65, table, pending, page_size).unwrap().switched_pages(BarIndex(0))
+        };
+        assert_eq!(pages(0x2000, 0x3000, 4096), [0x2000..0x4000], "adjacent pages are one range");
+        assert_eq!(pages(0x0040, 0x3000, 4096), [0..0x1000, 0x3000..0x4000]);
+        assert_eq!(
+            pages(0x0c00, 0x3ff0, 4096),
+            [0xc00 & !0xfff..0x2000, 0x3000..0x4000],
+            "a table that straddles"
+        );
+        assert_eq!(
+            pages(0x2000, 0x3000, 0x1_0000),
+            [0..0x1_0000],
+            "one page is larger than the BAR"
+        );
+        assert!(layout(65, 0, 0x3000, 4096).unwrap().switched_pages(BarIndex(1)).is_empty());
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        assert_eq!(layout(0, 0, 0x1000, 4096), Err(LayoutError::Vectors(0)));
+        assert_eq!(layout(2049, 0, 0x1000, 4096), Err(LayoutError::Vectors(2049)));
+        assert_eq!(layout(64, 0, 0x3ff, 4096), Err(LayoutError::Overlap));
+        assert!(matches!(layout(64, 0x3c10, 0, 4096), Err(LayoutError::OutsideBar { .. })));
+        assert!(matches!(layout(64, u64::MAX - 8, 0, 4096), Err(LayoutError::OutsideBar { .. })));
+        assert_eq!(layout(64, 0, 0x1000, 6000), Err(LayoutError::PageSize(6000)));
+        let bars = [None; BarIndex::COUNT];
+        let nowhere = Layout::new(bars, 1, (BarIndex(7), 0), (BarIndex(0), 0), 4096);
+        assert!(matches!(nowhere, Err(LayoutError::NoSuchBar { bar: 7, .. })));
+    }
+
+    #[test]
+    fn accesses_are_bounded_by_entries() {
+        let layout = layout(3, 0x1000, 0x2000, 4096).unwrap();
+        let target = |offset| layout.target(BarIndex(0), offset);
+        assert_eq!(target(0x102f), Target::Table { vector: VectorIndex(2), offset: 15 });
+        assert_eq!(target(0x1030), Target::Neighbour);
+        assert_eq!(target(0x2007), Target::Pending { offset: 7 });
+        assert_eq!(target(0x2008), Target::Neighbour);
+        assert_eq!(layout.target(BarIndex(1), 0x1000), Target::Neighbour);
+    }
+
+    #[test]
+    fn a_circular_capability_list_ends() {
+        let read = |offset| if offset == 0x34 { 0x40 } else { 0x4001 };
+        assert_eq!(Layout::read(read, |_| 0x4000, 4096), Err(LayoutError::NoMsix));
     }
 }

@@ -32,7 +32,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::function::{BarMapping, Isolation, PciFunction};
 use crate::isolation::host_isolation;
-use crate::layout::{Bar, BarIndex, Layout, LayoutError};
+use crate::layout::{BarIndex, Layout, LayoutError};
 
 /// How functions are attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,9 +63,6 @@ pub enum VfioError {
         #[source]
         source: vfio_ioctls::VfioError,
     },
-    /// The function has no MSI-X capability.
-    #[error("the function has no MSI-X capability; PV-MSI has nothing to do for it")]
-    NoMsix,
     /// The function's layout makes no sense.
     #[error(transparent)]
     Layout(#[from] LayoutError),
@@ -300,54 +297,14 @@ impl PciFunction for VfioFunction {
 }
 
 /// Reads BARs and MSI-X capability, once.
-fn read_layout(device: &VfioDevice) -> Result<Layout, VfioError> {
-    let read = |offset: u64| {
+fn read_layout(device: &VfioDevice) -> Result<Layout, LayoutError> {
+    let read = |offset| {
         let mut data = [0xff; 4];
         device.region_read(VFIO_PCI_CONFIG_REGION_INDEX, &mut data, offset);
         u32::from_le_bytes(data)
     };
-    let mut bars = [None; BarIndex::COUNT];
-    let mut upper_half = false;
-    for (index, slot) in (0_u32..).zip(bars.iter_mut()) {
-        if std::mem::take(&mut upper_half) {
-            continue;
-        }
-        let register = read(u64::from(index).saturating_mul(4).saturating_add(0x10));
-        let size = device.get_region_size(index);
-        let is_64bit = register & 0b111 == 0b100;
-        // Bit 0 is set for I/O ports.
-        if size >= 16 && size.is_power_of_two() && register & 1 == 0 {
-            *slot = Some(Bar { size, is_64bit, prefetchable: register & 0b1000 != 0 });
-            upper_half = is_64bit;
-        }
-    }
-    let capability = find_msix(read).ok_or(VfioError::NoMsix)?;
-    let [_, _, control_low, control_high] = read(capability).to_le_bytes();
-    let control = u16::from_le_bytes([control_low, control_high]);
-    let vectors = (control & 0x7ff).saturating_add(1);
-    let structure = |offset: u64| {
-        let value = read(capability.saturating_add(offset));
-        let [bar, ..] = (value & 0b111).to_le_bytes();
-        (BarIndex(bar), u64::from(value & !0b111))
-    };
-    Ok(Layout::new(bars, vectors, structure(4), structure(8), page_size())?)
-}
-
-fn find_msix(read: impl Fn(u64) -> u32) -> Option<u64> {
-    const MSIX: u8 = 0x11;
-    let [first, ..] = read(0x34).to_le_bytes();
-    let mut at = first & !3;
-    for _ in 0..48 {
-        if at == 0 {
-            break;
-        }
-        let [id, next, ..] = read(u64::from(at)).to_le_bytes();
-        if id == MSIX {
-            return Some(u64::from(at));
-        }
-        at = next & !3;
-    }
-    None
+    let size = |bar: BarIndex| device.get_region_size(u32::from(bar.0));
+    Layout::read(read, size, page_size())
 }
 
 fn map_bars(device: &VfioDevice, layout: &Layout) -> io::Result<Vec<BarMapping>> {

@@ -1,0 +1,280 @@
+//! The command line of `pvmsi`.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use pvmsi_hypervisor::Policy;
+use pvmsi_protocol::FunctionId;
+
+use crate::config::{Doorbell, FunctionConfig};
+use crate::{probe, run};
+
+/// Exit statuses of `pvmsi`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Status {
+    /// All is well.
+    Success = 0,
+    /// A check failed, or direct mode is not possible.
+    Failed = 1,
+    /// What was asked for makes no sense.
+    Usage = 2,
+    /// The host cannot do it.
+    Host = 3,
+}
+
+impl From<Status> for ExitCode {
+    fn from(status: Status) -> Self {
+        Self::from(status as u8)
+    }
+}
+
+/// Paravirtual MSI-X for KVM guests: the reference machine, and a check of hosts and functions.
+#[derive(Debug, Parser)]
+#[command(name = "pvmsi", version, arg_required_else_help = true, after_help = EXAMPLES)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  pvmsi probe                                    is this host ready, and which functions are eligible?
+  pvmsi probe 0000:01:00.0                       can this function's vector table be mapped directly?
+  pvmsi run --cpus 2 --function software:vectors=2048
+                                                 the demo guest, with a function in software
+  pvmsi run --function vfio:0000:01:00.0         the same with a function of this host
+  pvmsi run --pv-msi off --report json GUEST     a guest of your own, the standard way, JSON on stdout";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a bare-metal guest with PCI functions, and report what it measured
+    Run(RunArguments),
+    /// Say whether this host and its functions can do direct mode, and what to change if not
+    Probe(ProbeArguments),
+}
+
+const RUN_HELP: &str = "\
+Functions:
+  software[:vectors=N][,isolated=no]             a function in software (64 vectors)
+  vfio:BDF                                       a function of this host, bound to vfio-pci
+  each with [,pv-msi=off|trapped|direct]         a lower policy for this function alone
+       and  [,allow-unisolated=yes]              map its table although the host does not confine its
+                                                 interrupts: the guest can raise any interrupt of the host
+
+Exit status:
+  0  the guest finished; no interrupt was lost, spurious or delivered while masked
+  1  a check failed, or the guest says that something is wrong
+  2  the arguments make no sense
+  3  this host cannot run it
+
+Examples:
+  pvmsi run --cpus 2 --function software:vectors=2048 --function software:isolated=no
+  pvmsi run --function vfio:0000:01:00.0 --pv-msi trapped --report json > report.json
+  pvmsi run --append 'pairs=200 writes=200' ./my-guest";
+
+/// Arguments of `pvmsi run`.
+#[derive(Debug, Args)]
+#[command(after_help = RUN_HELP)]
+pub(crate) struct RunArguments {
+    /// A PCI function of the machine; any number of them, at 00:01.0, 00:02.0 and so on
+    #[arg(long = "function", value_name = "KIND[:OPTIONS]")]
+    pub(crate) functions: Vec<FunctionConfig>,
+    /// How far PV-MSI goes: off (the guest finds nothing), trapped (calls, but no mapping), direct
+    #[arg(long = "pv-msi", value_name = "POLICY", default_value = "direct", value_parser = parse_policy)]
+    pub(crate) policy: Policy,
+    /// vCPUs
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=254))]
+    pub(crate) cpus: u8,
+    /// RAM, with K, M or G
+    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = parse_size)]
+    pub(crate) memory: u64,
+    /// What is printed on stdout: a table, one JSON object (schema pvmsi.report/1), or nothing
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = ReportFormat::Text)]
+    pub(crate) report: ReportFormat,
+    /// How the guest rings: I/O port 0x5650, or a register at 0xFEBFF000
+    #[arg(long, value_name = "KIND", value_enum, default_value_t = DoorbellArgument::Port)]
+    pub(crate) doorbell: DoorbellArgument,
+    /// End the run, as failed, after this many seconds
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) timeout: Option<u64>,
+    /// Command line for the guest
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub(crate) append: String,
+    /// The guest, an ELF program; the same as the argument without a name
+    #[arg(long, value_name = "PATH", conflicts_with = "elf")]
+    guest: Option<PathBuf>,
+    /// The guest, an ELF program [default: pvmsi-demo-guest beside pvmsi]
+    #[arg(value_name = "GUEST")]
+    elf: Option<PathBuf>,
+    /// What to log on stderr, as off, warn, debug or pvmsi_hypervisor=trace
+    #[arg(long, value_name = "FILTER", default_value = "warn")]
+    pub(crate) log: String,
+}
+
+impl RunArguments {
+    /// The guest, if one was named.
+    pub(crate) fn guest(&self) -> Option<PathBuf> {
+        self.guest.clone().or_else(|| self.elf.clone())
+    }
+}
+
+/// `--report`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ReportFormat {
+    Text,
+    Json,
+    None,
+}
+
+/// `--doorbell`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DoorbellArgument {
+    Port,
+    Mmio,
+}
+
+impl From<DoorbellArgument> for Doorbell {
+    fn from(argument: DoorbellArgument) -> Self {
+        match argument {
+            DoorbellArgument::Port => Self::Port,
+            DoorbellArgument::Mmio => Self::Mmio,
+        }
+    }
+}
+
+const PROBE_HELP: &str = "\
+Exit status:
+  0  direct mode is possible for every function asked about; without one, the host is ready
+  1  it is not; each problem comes with its remedy
+  2  the arguments make no sense
+
+Run it as root, or as the user that will run the guests: what it may not read, it cannot judge.";
+
+/// Arguments of `pvmsi probe`.
+#[derive(Debug, Args)]
+#[command(after_help = PROBE_HELP)]
+pub(crate) struct ProbeArguments {
+    /// Functions of this host, as lspci -D names them; without one, the host and all functions with MSI-X
+    #[arg(value_name = "BDF", value_parser = parse_address)]
+    pub(crate) functions: Vec<FunctionId>,
+    /// One JSON object (schema pvmsi.probe/1)
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Where sysfs is mounted
+    #[arg(long, value_name = "ROOT", default_value = "/sys", hide = true)]
+    pub(crate) sysfs: PathBuf,
+    /// Where devices are
+    #[arg(long, value_name = "ROOT", default_value = "/dev", hide = true)]
+    pub(crate) dev: PathBuf,
+}
+
+/// Runs `pvmsi` with these arguments, the program's name first.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    match CommandLine::try_parse_from(arguments) {
+        Ok(CommandLine { command: Command::Run(arguments) }) => run::command(&arguments).into(),
+        Ok(CommandLine { command: Command::Probe(arguments) }) => probe::command(&arguments).into(),
+        Err(error) => {
+            // Nobody reads what cannot be printed.
+            let _ = error.print();
+            match error.kind() {
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Status::Success.into(),
+                _ => Status::Usage.into(),
+            }
+        }
+    }
+}
+
+fn parse_policy(text: &str) -> Result<Policy, String> {
+    crate::function_argument::policy(text).ok_or_else(|| "write off, trapped or direct".to_owned())
+}
+
+fn parse_address(text: &str) -> Result<FunctionId, String> {
+    text.parse().map_err(|error: pvmsi_protocol::ParseFunctionIdError| error.to_string())
+}
+
+fn parse_size(text: &str) -> Result<u64, String> {
+    let explain = || format!("'{text}' is no size; write 64M or 1G");
+    let (digits, shift) = match text.char_indices().last() {
+        Some((at, 'K' | 'k')) => (text.get(..at), 10),
+        Some((at, 'M' | 'm')) => (text.get(..at), 20),
+        Some((at, 'G' | 'g')) => (text.get(..at), 30),
+        _ => (Some(text), 0),
+    };
+    let number: u64 = digits.and_then(|digits| digits.parse().ok()).ok_or_else(explain)?;
+    number.checked_mul(1 << shift).ok_or_else(explain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn run(arguments: &[&str]) -> Result<RunArguments, String> {
+        let all = ["pvmsi", "run"].iter().chain(arguments);
+        match CommandLine::try_parse_from(all) {
+            Ok(CommandLine { command: Command::Run(arguments) }) => Ok(arguments),
+            Ok(_) => Err("not run".to_owned()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn arguments_of_run() {
+        let arguments = run(&[
+            "--function",
+            "software:vectors=2048",
+            "--function",
+            "vfio:0000:01:00.0,pv-msi=trapped",
+            "--pv-msi",
+            "trapped",
+            "--cpus",
+            "2",
+            "--memory",
+            "64M",
+            "--report",
+            "json",
+            "--doorbell",
+            "mmio",
+            "--timeout",
+            "5",
+            "--append",
+            "pairs=2 writes=3",
+            "guest.elf",
+        ])
+        .unwrap();
+        assert_eq!(arguments.functions.len(), 2);
+        assert_eq!(arguments.policy, Policy::Trapped);
+        assert_eq!((arguments.cpus, arguments.memory), (2, 64 << 20));
+        assert_eq!(arguments.report, ReportFormat::Json);
+        assert_eq!(Doorbell::from(arguments.doorbell), Doorbell::Mmio);
+        assert_eq!(arguments.timeout, Some(5));
+        assert_eq!(arguments.append, "pairs=2 writes=3");
+        assert_eq!(arguments.guest(), Some(PathBuf::from("guest.elf")));
+        assert_eq!(run(&["--guest", "g"]).unwrap().guest(), Some(PathBuf::from("g")));
+        assert_eq!(run(&[]).unwrap().guest(), None);
+    }
+
+    #[test]
+    fn wrong_arguments_are_explained() {
+        for (arguments, part) in [
+            (&["--function", "nvme"] as &[_], "write software:vectors=64"),
+            (&["--pv-msi", "on"], "off, trapped or direct"),
+            (&["--memory", "lots"], "write 64M or 1G"),
+            (&["--memory", "99999999999G"], "write 64M or 1G"),
+            (&["--cpus", "0"], "1..=254"),
+            (&["--report", "xml"], "possible values: text, json, none"),
+            (&["--guest", "a", "b"], "cannot be used with"),
+        ] {
+            let error = run(arguments).unwrap_err();
+            assert!(error.contains(part), "{arguments:?}: {error}");
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! The reference VMM of PV-MSI, and the operator's tool `pvmsi`.
+//!
+//! The machine is small on purpose: no firmware, no ACPI, no legacy devices
+//! that nobody asks for. MACHINE.md describes what a guest finds. It shows how
+//! a VMM embeds `pvmsi-hypervisor`, runs the demo guest, and is the bench of
+//! the tests, which run machines in process:
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use pvmsi::{End, FunctionConfig, Machine, MachineConfig};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut config = MachineConfig::new(std::fs::read("pvmsi-demo-guest")?);
+//! config.cpus = 2;
+//! config.functions.push(FunctionConfig::software(64));
+//! let machine = Machine::new(config)?;
+//! machine.resume();
+//! assert_eq!(machine.wait(Some(Duration::from_secs(60))), Some(End::Finished));
+//! assert!(machine.report().passed());
+//! # Ok(())
+//! # }
+//! ```
+
+#[cfg(not(target_arch = "x86_64"))]
+compile_error!("the reference machine exists for x86_64 only, so far");
+
+mod bars;
+mod bus;
+pub mod command_line;
+mod config;
+mod control;
+mod device_threads;
+mod error;
+mod exits;
+mod file_limit;
+mod function_argument;
+mod host;
+mod machine;
+mod memory;
+mod pci;
+mod probe;
+mod recorder;
+mod report;
+mod report_text;
+mod run;
+mod serial;
+#[cfg(test)]
+mod test_guest;
+#[cfg(test)]
+mod test_machine;
+mod vcpu;
+mod x86_64;
+
+pub use config::{Backend, CPUS_MAX, Doorbell, FunctionConfig, MachineConfig};
+pub use control::End;
+pub use error::MachineError;
+pub use exits::ExitCounts;
+pub use file_limit::raise as raise_file_limit;
+pub use function_argument::FunctionArgumentError;
+pub use machine::{Machine, MachineFunction};
+pub use report::{
+    Configure, FunctionReport, Host, Interrupts, Io, MaskUnmask, Neighbour, PhaseMode, PhaseReport,
+    REPORT_SCHEMA, Report,
+};

@@ -1,0 +1,116 @@
+//! Probes of made-up hosts.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+
+use super::*;
+
+/// A host that exists as a folder; removed in the end.
+struct MadeUp(PathBuf);
+
+impl Drop for MadeUp {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+impl MadeUp {
+    fn new(name: &str) -> Self {
+        let root = std::env::temp_dir().join(format!("pvmsi-probe-{name}-{}", std::process::id()));
+        let host = Self(root);
+        host.write("dev/vfio/vfio", b"");
+        host.write("sys/class/iommu/dmar0/name", b"");
+        host.write("sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts", b"N\n");
+        host.add_function("0000:01:00.0", "vfio-pci", "7");
+        host
+    }
+
+    fn write(&self, path: &str, content: &[u8]) {
+        let path = self.0.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+
+    /// An NVMe drive: 65 vectors, BAR 0 of 16 KiB with the table at 0x2000.
+    fn add_function(&self, id: &str, driver: &str, group: &str) {
+        let mut config = [0_u8; 256];
+        config[0x10] = 0x04;
+        config[0x34] = 0x40;
+        config[0x40..0x4c].copy_from_slice(&[0x11, 0, 64, 0, 0, 0x20, 0, 0, 0, 0x30, 0, 0]);
+        let folder = format!("sys/bus/pci/devices/{id}");
+        self.write(&format!("{folder}/config"), &config);
+        self.write(&format!("{folder}/resource"), b"0xfe000000 0xfe003fff 0x140204\n0 0 0\n");
+        let members = self.0.join(format!("sys/kernel/iommu_groups/{group}/devices"));
+        fs::create_dir_all(&members).unwrap();
+        symlink(self.0.join(&folder), members.join(id)).unwrap();
+        symlink(members.parent().unwrap(), self.0.join(&folder).join("iommu_group")).unwrap();
+        let drivers = self.0.join("sys/bus/pci/drivers").join(driver);
+        fs::create_dir_all(&drivers).unwrap();
+        symlink(drivers, self.0.join(&folder).join("driver")).unwrap();
+    }
+
+    fn probe(&self, functions: &[&str]) -> Probe {
+        probe(&ProbeArguments {
+            functions: functions.iter().map(|id| id.parse().unwrap()).collect(),
+            json: false,
+            sysfs: self.0.join("sys"),
+            dev: self.0.join("dev"),
+        })
+    }
+
+    /// The problems that the probe names, but for KVM's: a made-up host has none.
+    fn problems(&self, functions: &[&str]) -> Vec<&'static str> {
+        let probe = self.probe(functions);
+        let checks = probe.host.iter().chain(probe.functions.iter().flat_map(|f| &f.checks));
+        let mut problems: Vec<_> = checks
+            .filter_map(|check| check.problem)
+            .filter(|problem| *problem != "no-kvm")
+            .collect();
+        problems.dedup();
+        problems
+    }
+}
+
+const DRIVE: &str = "0000:01:00.0";
+
+#[test]
+fn a_host_that_is_ready_has_no_problem() {
+    let host = MadeUp::new("ready");
+    assert!(host.problems(&[DRIVE]).is_empty());
+    let probe = host.probe(&[]);
+    assert_eq!(probe.functions.len(), 1, "without an address, all functions with MSI-X");
+    let found = &probe.functions[0].checks[0].found;
+    assert!(found.contains("65 vectors, table in BAR 0 at 0x2000"), "{found}");
+    assert!(!probe.ready, "a made-up host has no KVM");
+}
+
+#[test]
+fn each_problem_has_its_name_and_a_remedy() {
+    let host = MadeUp::new("unsafe");
+    host.write("sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts", b"Y\n");
+    assert_eq!(host.problems(&[DRIVE]), ["no-isolation"]);
+
+    let host = MadeUp::new("driver");
+    host.add_function("0000:02:00.0", "nvme", "8");
+    assert_eq!(host.problems(&["0000:02:00.0"]), ["driver"]);
+
+    let host = MadeUp::new("group");
+    host.add_function("0000:01:00.1", "igb", "7");
+    assert_eq!(host.problems(&[DRIVE]), ["group-not-viable"]);
+
+    let host = MadeUp::new("iommu");
+    fs::remove_dir_all(host.0.join("sys/class/iommu")).unwrap();
+    fs::remove_dir_all(host.0.join("dev/vfio")).unwrap();
+    assert_eq!(host.problems(&[DRIVE]), ["no-vfio", "no-iommu"]);
+
+    let host = MadeUp::new("absent");
+    assert_eq!(host.problems(&["0000:09:00.0"]), ["no-function"]);
+    host.write("sys/bus/pci/devices/0000:03:00.0/config", &[0; 64]);
+    assert_eq!(host.problems(&["0000:03:00.0"]), ["no-msix"]);
+    let probe = host.probe(&["0000:09:00.0"]);
+    let bad = probe.host.iter().chain(&probe.functions[0].checks).filter(|check| !check.ok);
+    assert!(bad.into_iter().all(|check| check.remedy.is_some()));
+    let text = text(&probe, false);
+    assert!(text.contains("->") && !text.contains('\x1b'), "{text}");
+}

@@ -1,0 +1,449 @@
+//! From the events of the report channel to the report: the guest says what it did, the recorder what it cost.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pvmsi_guest_report::{Event, Outcome, Section, World};
+use pvmsi_hypervisor::{Counters, Service, SoftwareDevice};
+use pvmsi_protocol::{FunctionId, Reasons, TableMode};
+
+use crate::exits::{ExitCounters, ExitCounts};
+use crate::report::{
+    Configure, FunctionReport, Interrupts, Io, MaskUnmask, Neighbour, PhaseMode, PhaseReport,
+};
+
+/// A guest can make the report no longer than this.
+const PHASES_MAX: usize = 64;
+const FAILURES_MAX: usize = 100;
+
+/// A function that phases can be about.
+pub(crate) struct RecordedFunction {
+    pub(crate) id: FunctionId,
+    pub(crate) report: FunctionReport,
+    /// The device side of a software function: the truth on what was raised.
+    pub(crate) device: Option<Arc<SoftwareDevice>>,
+}
+
+/// What the recorder reads when an event comes.
+pub(crate) struct Recorder {
+    service: Arc<Service>,
+    exits: Arc<ExitCounters>,
+    functions: Vec<RecordedFunction>,
+    current: Option<Current>,
+    failures: Vec<String>,
+}
+
+/// The phase that is running.
+struct Current {
+    function: usize,
+    phase: PhaseReport,
+    world: World,
+    section: Option<Started>,
+    /// Exits on the table's pages when the mode was told.
+    table_exits: Option<u64>,
+}
+
+/// The section that is running.
+struct Started {
+    section: Section,
+    exits: ExitCounts,
+    counters: Counters,
+    raised: u64,
+    at: Instant,
+}
+
+/// What happened in a section.
+struct Cost {
+    exits: u64,
+    doorbell: u64,
+    counters: Counters,
+    raised: Option<u64>,
+    time: Duration,
+}
+
+impl Recorder {
+    pub(crate) fn new(
+        service: Arc<Service>,
+        exits: Arc<ExitCounters>,
+        functions: Vec<RecordedFunction>,
+    ) -> Self {
+        Self { service, exits, functions, current: None, failures: Vec::new() }
+    }
+
+    /// Takes an event that arrived at `now`; `true` when it was the last.
+    pub(crate) fn take(&mut self, event: Event<'_>, now: Instant) -> bool {
+        match event {
+            Event::PhaseStart { function, world } => self.phase_start(function, world),
+            Event::SectionStart(section) => self.section_start(section),
+            Event::SectionEnd(outcome) => self.section_end(outcome, now),
+            Event::Mode { mode, reasons } => self.mode(mode, reasons),
+            Event::PhaseEnd => self.phase_end(),
+            Event::Failure(text) => {
+                let at = self.place();
+                self.fail(format!("the guest says: {at}{text}"));
+            }
+            Event::Done => {
+                if self.current.is_some() {
+                    let at = self.place();
+                    self.fail(format!("{at}the guest finished before the phase did"));
+                    self.phase_end();
+                }
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Notes something wrong.
+    pub(crate) fn fail(&mut self, text: String) {
+        tracing::debug!(failure = text);
+        if self.failures.len() < FAILURES_MAX {
+            self.failures.push(text);
+        }
+    }
+
+    /// The functions and failures so far, a phase that is running included.
+    pub(crate) fn results(&self) -> (Vec<FunctionReport>, Vec<String>) {
+        let mut functions: Vec<FunctionReport> =
+            self.functions.iter().map(|function| function.report.clone()).collect();
+        if let Some(current) = &self.current
+            && let Some(function) = functions.get_mut(current.function)
+        {
+            function.phases.push(current.phase.clone());
+        }
+        let checks = functions.iter().flat_map(|function| {
+            function.phases.iter().flat_map(move |phase| {
+                let at = format!("{}, {}", function.id, phase.mode.name());
+                phase.check().into_iter().map(move |wrong| format!("{at}: {wrong}"))
+            })
+        });
+        let failures = self.failures.iter().cloned().chain(checks).collect();
+        (functions, failures)
+    }
+
+    fn phase_start(&mut self, id: FunctionId, world: World) {
+        if self.current.is_some() {
+            let at = self.place();
+            self.fail(format!("{at}another phase began before the end of this one"));
+            self.phase_end();
+        }
+        let found = self.functions.iter().position(|function| function.id == id);
+        let Some(function) = found else {
+            return self.fail(format!("a phase of {id}, which the machine does not have"));
+        };
+        let phases =
+            self.functions.get(function).map_or(0, |function| function.report.phases.len());
+        if phases >= PHASES_MAX {
+            return self.fail(format!("{id}: more than {PHASES_MAX} phases"));
+        }
+        let phase = PhaseReport {
+            mode: if world == World::Legacy { PhaseMode::Legacy } else { PhaseMode::Trapped },
+            reasons: Vec::new(),
+            configure: None,
+            mask_unmask: None,
+            neighbour: None,
+            interrupts: None,
+            table_exits_after_switch: None,
+            io: None,
+        };
+        self.current = Some(Current { function, phase, world, section: None, table_exits: None });
+    }
+
+    fn section_start(&mut self, section: Section) {
+        let Some(current) = &self.current else {
+            return self.fail(format!("section {section:?} outside of a phase"));
+        };
+        let counters = self.counters(current.function);
+        let raised = self.raised(current.function).unwrap_or(0);
+        if let Some(current) = &mut self.current {
+            let exits = self.exits.read();
+            // Last of all: what came before is not part of the section.
+            current.section =
+                Some(Started { section, exits, counters, raised, at: Instant::now() });
+        }
+    }
+
+    fn section_end(&mut self, outcome: Outcome, now: Instant) {
+        let exits = self.exits.read();
+        let Some((function, started)) = self
+            .current
+            .as_mut()
+            .and_then(|current| Some((current.function, current.section.take()?)))
+        else {
+            return self.fail("the end of a section that has not begun".to_owned());
+        };
+        let expected = match outcome {
+            Outcome::Configure { .. } => Section::Configure,
+            Outcome::MaskUnmask { .. } => Section::MaskUnmask,
+            Outcome::Neighbour { .. } => Section::Neighbour,
+            Outcome::Interrupts { .. } => Section::Interrupts,
+            Outcome::Io { .. } => Section::Io,
+        };
+        if started.section != expected {
+            let began = started.section;
+            return self.fail(format!("section {began:?} ended as {expected:?}"));
+        }
+        let cost = Cost {
+            // The event that ends the section is an exit, too.
+            exits: exits.total().saturating_sub(started.exits.total()).saturating_sub(1),
+            doorbell: exits.doorbell.saturating_sub(started.exits.doorbell),
+            counters: self.counters(function).since(&started.counters),
+            raised: self.raised(function).map(|raised| raised.saturating_sub(started.raised)),
+            time: now.saturating_duration_since(started.at),
+        };
+        if let Some(current) = &mut self.current {
+            current.phase.add(outcome, &cost);
+        }
+    }
+
+    fn mode(&mut self, mode: TableMode, reasons: Reasons) {
+        let Some(current) = &self.current else {
+            return self.fail("a table mode outside of a phase".to_owned());
+        };
+        let function = current.function;
+        let truth = self.functions.get(function).and_then(|f| self.service.status(f.id));
+        let table_exits = self.counters(function).table_page_exits();
+        let Some(current) = &mut self.current else { return };
+        current.table_exits = Some(table_exits);
+        if current.world == World::Paravirtual {
+            current.phase.mode = match mode {
+                TableMode::Trapped => PhaseMode::Trapped,
+                TableMode::Direct => PhaseMode::Direct,
+            };
+            current.phase.reasons = reasons.names().collect();
+        }
+        if truth.is_some_and(|truth| truth.mode != mode) {
+            let at = self.place();
+            self.fail(format!("{at}the guest takes the table for {mode:?}, which it is not"));
+        }
+    }
+
+    fn phase_end(&mut self) {
+        let Some(Current { function, mut phase, section, table_exits, .. }) = self.current.take()
+        else {
+            return self.fail("the end of a phase that has not begun".to_owned());
+        };
+        phase.table_exits_after_switch =
+            table_exits.map(|then| self.counters(function).table_page_exits().saturating_sub(then));
+        if let Some(function) = self.functions.get_mut(function) {
+            function.report.phases.push(phase);
+        }
+        if let Some(Started { section, .. }) = section {
+            self.fail(format!("section {section:?} has not ended"));
+        }
+    }
+
+    fn counters(&self, function: usize) -> Counters {
+        self.functions
+            .get(function)
+            .and_then(|function| self.service.status(function.id))
+            .map(|status| status.counters)
+            .unwrap_or_default()
+    }
+
+    fn raised(&self, function: usize) -> Option<u64> {
+        Some(self.functions.get(function)?.device.as_ref()?.raised())
+    }
+
+    /// Where the guest is, for messages.
+    fn place(&self) -> String {
+        let name = |current: &Current| {
+            let function = self.functions.get(current.function)?;
+            Some(format!("{}, {}: ", function.report.id, current.phase.mode.name()))
+        };
+        self.current.as_ref().and_then(name).unwrap_or_default()
+    }
+}
+
+impl PhaseReport {
+    fn add(&mut self, outcome: Outcome, cost: &Cost) {
+        match outcome {
+            Outcome::Configure { requested, granted } => {
+                self.configure = Some(Configure {
+                    doorbell_exits: cost.doorbell,
+                    routing_updates: cost.counters.routing_updates,
+                    interrupt_setups: cost.counters.interrupt_setups,
+                    granted,
+                    requested,
+                    exits: cost.exits,
+                    ns: cost.nanoseconds(),
+                });
+            }
+            Outcome::MaskUnmask { pairs } => {
+                self.mask_unmask = Some(MaskUnmask {
+                    pairs: u64::from(pairs),
+                    exits: cost.exits,
+                    ns_per_pair: cost.nanoseconds_per(pairs),
+                });
+            }
+            Outcome::Neighbour { writes } => {
+                self.neighbour = Some(Neighbour {
+                    writes: u64::from(writes),
+                    exits: cost.exits,
+                    ns_per_write: cost.nanoseconds_per(writes),
+                });
+            }
+            Outcome::Interrupts { requested, observed, spurious, while_masked, mask_cycles } => {
+                let raised = cost.raised.unwrap_or(requested);
+                self.interrupts = Some(Interrupts {
+                    raised,
+                    observed,
+                    lost: raised.saturating_sub(observed),
+                    spurious,
+                    while_masked,
+                    mask_cycles,
+                });
+            }
+            Outcome::Io { blocks, bytes_verified, bytes_wrong, interrupts, queues } => {
+                self.io = Some(Io {
+                    blocks,
+                    bytes_verified,
+                    bytes_wrong,
+                    interrupts,
+                    queues,
+                    exits: cost.exits,
+                    ns: cost.nanoseconds(),
+                });
+            }
+        }
+    }
+}
+
+impl Cost {
+    fn nanoseconds(&self) -> u64 {
+        u64::try_from(self.time.as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// To a tenth of a nanosecond.
+    fn nanoseconds_per(&self, operations: u32) -> f64 {
+        let each = self.time.as_secs_f64() * 1e9 / f64::from(operations.max(1));
+        (each * 10.0).round() / 10.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exits::ExitKind;
+    use crate::pci;
+    use crate::test_machine::{NoRoutes, NoWindow};
+    use pvmsi_hypervisor::{
+        FunctionPolicy, Platform, ServiceConfig, SoftwareFunction, SoftwareOptions,
+    };
+    use pvmsi_protocol::VectorIndex;
+
+    struct Setting {
+        recorder: Recorder,
+        exits: Arc<ExitCounters>,
+        device: Arc<SoftwareDevice>,
+        id: FunctionId,
+    }
+
+    fn setting() -> Setting {
+        let service =
+            Arc::new(Service::new(ServiceConfig::new(Platform::X86_64), Arc::new(NoRoutes)));
+        let id = pci::address(0).unwrap();
+        let function = SoftwareFunction::new(SoftwareOptions::default(), 4096).unwrap();
+        let device = function.device();
+        service
+            .add_function(id, Box::new(function), Box::new(NoWindow), FunctionPolicy::default())
+            .unwrap();
+        let exits = Arc::new(ExitCounters::default());
+        let report = FunctionReport {
+            id: id.to_string(),
+            guest_address: id.to_string(),
+            backend: "software",
+            vectors: 64,
+            phases: Vec::new(),
+        };
+        let functions = vec![RecordedFunction { id, report, device: Some(Arc::clone(&device)) }];
+        let recorder = Recorder::new(service, Arc::clone(&exits), functions);
+        Setting { recorder, exits, device, id }
+    }
+
+    impl Setting {
+        /// The event, with the exit that brings it.
+        fn send(&mut self, event: Event<'_>) -> bool {
+            self.exits.count(ExitKind::Report);
+            self.recorder.take(event, Instant::now())
+        }
+    }
+
+    #[test]
+    fn sections_carry_what_happened_between_their_events() {
+        let mut s = setting();
+        s.send(Event::PhaseStart { function: s.id, world: World::Legacy });
+        s.exits.count(ExitKind::Other);
+        s.send(Event::SectionStart(Section::MaskUnmask));
+        for _ in 0..4 {
+            s.exits.count(ExitKind::FunctionMmio);
+        }
+        std::thread::sleep(Duration::from_millis(2));
+        s.send(Event::SectionEnd(Outcome::MaskUnmask { pairs: 2 }));
+        s.send(Event::SectionStart(Section::Neighbour));
+        s.send(Event::SectionEnd(Outcome::Neighbour { writes: 10 }));
+        s.send(Event::SectionStart(Section::Interrupts));
+        for _ in 0..5 {
+            s.device.raise(VectorIndex(0));
+        }
+        s.send(Event::SectionEnd(Outcome::Interrupts {
+            requested: 5,
+            observed: 3,
+            spurious: 0,
+            while_masked: 1,
+            mask_cycles: 9,
+        }));
+        s.send(Event::PhaseEnd);
+        assert!(s.send(Event::Done));
+        let (functions, failures) = s.recorder.results();
+        let phase = &functions[0].phases[0];
+        assert_eq!(phase.mode, PhaseMode::Legacy);
+        let mask = phase.mask_unmask.as_ref().unwrap();
+        assert_eq!((mask.pairs, mask.exits), (2, 4));
+        assert!(mask.ns_per_pair >= 1e6, "{}", mask.ns_per_pair);
+        assert_eq!(phase.neighbour.as_ref().unwrap().exits, 0);
+        let interrupts = phase.interrupts.as_ref().unwrap();
+        assert_eq!((interrupts.raised, interrupts.observed, interrupts.lost), (5, 3, 2));
+        assert!(phase.io.is_none() && phase.configure.is_none());
+        assert_eq!(
+            failures,
+            [
+                "0000:00:01.0, legacy: 2 interrupts lost",
+                "0000:00:01.0, legacy: 1 interrupts of masked vectors"
+            ]
+        );
+    }
+
+    #[test]
+    fn the_mode_is_checked_against_the_service() {
+        let mut s = setting();
+        s.send(Event::PhaseStart { function: s.id, world: World::Paravirtual });
+        s.send(Event::Mode { mode: TableMode::Trapped, reasons: Reasons::POLICY });
+        s.send(Event::PhaseEnd);
+        s.send(Event::PhaseStart { function: s.id, world: World::Paravirtual });
+        s.send(Event::Mode { mode: TableMode::Direct, reasons: Reasons::empty() });
+        s.send(Event::PhaseEnd);
+        let (functions, failures) = s.recorder.results();
+        assert_eq!(functions[0].phases[0].mode, PhaseMode::Trapped);
+        assert_eq!(functions[0].phases[0].reasons, ["policy"]);
+        assert_eq!(functions[0].phases[0].table_exits_after_switch, Some(0));
+        assert_eq!(failures.len(), 1, "{failures:?}");
+    }
+
+    #[test]
+    fn events_out_of_order_are_failures_and_bounded() {
+        let mut s = setting();
+        for _ in 0..200 {
+            s.send(Event::PhaseEnd);
+            s.send(Event::SectionStart(Section::Io));
+            s.send(Event::SectionEnd(Outcome::MaskUnmask { pairs: 1 }));
+            s.send(Event::PhaseStart { function: FunctionId(0x700), world: World::Legacy });
+            s.send(Event::PhaseStart { function: s.id, world: World::Legacy });
+            s.send(Event::SectionStart(Section::Io));
+            s.send(Event::SectionEnd(Outcome::MaskUnmask { pairs: 1 }));
+        }
+        let (functions, failures) = s.recorder.results();
+        assert_eq!(failures.len(), FAILURES_MAX);
+        assert!(functions[0].phases.len() <= PHASES_MAX + 1);
+    }
+}

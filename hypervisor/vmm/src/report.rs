@@ -1,0 +1,211 @@
+//! The report of a run, schema `pvmsi.report/1`.
+//!
+//! Fields are added in later minor versions, never renamed or removed. A
+//! section that a function does not have is absent from its phase.
+
+use serde::Serialize;
+
+use crate::exits::ExitCounts;
+
+/// The schema of [`Report`].
+pub const REPORT_SCHEMA: &str = "pvmsi.report/1";
+
+/// What a run has shown.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// [`REPORT_SCHEMA`].
+    pub schema: &'static str,
+    /// Where it ran.
+    pub host: Host,
+    /// `off`, `trapped` or `direct`: what the operator allows the machine.
+    pub policy: pvmsi_hypervisor::Policy,
+    /// In the order of the command line.
+    pub functions: Vec<FunctionReport>,
+    /// What is wrong; empty when the run has passed. The checks on figures are among them.
+    pub failures: Vec<String>,
+    /// All exits of the run.
+    pub exits: ExitCounts,
+}
+
+/// Where a machine ran.
+#[derive(Clone, Debug, Serialize)]
+pub struct Host {
+    /// Kernel release.
+    pub kernel: String,
+    /// In bytes.
+    pub page_size: u64,
+    /// The module behind `/dev/kvm`, `kvm` where it cannot be told.
+    pub kvm: String,
+}
+
+/// What was measured on a function.
+#[derive(Clone, Debug, Serialize)]
+pub struct FunctionReport {
+    /// A software function: its address in the guest. A function of the host: its address there.
+    pub id: String,
+    /// Its address in the guest.
+    pub guest_address: String,
+    /// `software` or `vfio`.
+    pub backend: &'static str,
+    /// Entries of its vector table.
+    pub vectors: u16,
+    /// In the order in which the guest went through them.
+    pub phases: Vec<PhaseReport>,
+}
+
+/// The measurements of a function in one mode of its table.
+#[derive(Clone, Debug, Serialize)]
+pub struct PhaseReport {
+    /// What the phase measures.
+    pub mode: PhaseMode,
+    /// Why the table is not direct, as the specification spells it. Empty in `direct` and in `legacy`.
+    pub reasons: Vec<&'static str>,
+    /// Set-up of all vectors.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub configure: Option<Configure>,
+    /// Masking and unmasking one vector.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mask_unmask: Option<MaskUnmask>,
+    /// Writing the register beside the table.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub neighbour: Option<Neighbour>,
+    /// Interrupts under load.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interrupts: Option<Interrupts>,
+    /// Exits on the pages of table and pending bit array, from the set-up to the end of the phase.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub table_exits_after_switch: Option<u64>,
+    /// Reading a disk by interrupts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub io: Option<Io>,
+}
+
+/// Who answers the vector table in a phase.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PhaseMode {
+    /// The host, for a guest that does not call PV-MSI.
+    Legacy,
+    /// The host, with vectors set up by PV-MSI.
+    Trapped,
+    /// The function itself.
+    Direct,
+}
+
+impl PhaseMode {
+    /// As in the report.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Legacy => "legacy",
+            Self::Trapped => "trapped",
+            Self::Direct => "direct",
+        }
+    }
+}
+
+/// What the set-up of all vectors cost.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Configure {
+    /// Exits on the doorbell.
+    pub doorbell_exits: u64,
+    /// Updates of KVM's routing table.
+    pub routing_updates: u64,
+    /// Requests to set the function's interrupts up.
+    pub interrupt_setups: u64,
+    /// Vectors that can be used.
+    pub granted: u16,
+    /// Vectors that were asked for.
+    pub requested: u16,
+    /// All exits meanwhile.
+    pub exits: u64,
+    /// Time of the whole set-up in nanoseconds.
+    pub ns: u64,
+}
+
+/// What masking and unmasking cost.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct MaskUnmask {
+    /// Pairs of a mask and an unmask.
+    pub pairs: u64,
+    /// All exits meanwhile, of all vCPUs.
+    pub exits: u64,
+    /// Time of a pair in nanoseconds.
+    pub ns_per_pair: f64,
+}
+
+/// What writes beside the table cost.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Neighbour {
+    /// Writes.
+    pub writes: u64,
+    /// All exits meanwhile, of all vCPUs.
+    pub exits: u64,
+    /// Time of a write in nanoseconds.
+    pub ns_per_write: f64,
+}
+
+/// Interrupts under load, while another vCPU masks and unmasks.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Interrupts {
+    /// Events of the device: as the software function counted them; with a function of the host, as the guest asked for them.
+    pub raised: u64,
+    /// Events that the guest's handlers have seen.
+    pub observed: u64,
+    /// Events that they have not.
+    pub lost: u64,
+    /// Interrupts without a message of the device behind them.
+    pub spurious: u64,
+    /// Interrupts of a vector that was masked and quiet.
+    pub while_masked: u64,
+    /// Times a vector was masked and unmasked meanwhile.
+    pub mask_cycles: u64,
+}
+
+/// Reading a disk by interrupts only.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Io {
+    /// Blocks read.
+    pub blocks: u64,
+    /// Bytes that were as they must be.
+    pub bytes_verified: u64,
+    /// Bytes that were not.
+    pub bytes_wrong: u64,
+    /// Interrupts taken.
+    pub interrupts: u64,
+    /// I/O queues used.
+    pub queues: u16,
+    /// All exits meanwhile, of all vCPUs.
+    pub exits: u64,
+    /// Time in nanoseconds.
+    pub ns: u64,
+}
+
+impl Report {
+    /// Whether the guest finished and nothing is wrong.
+    pub fn passed(&self) -> bool {
+        self.failures.is_empty()
+    }
+}
+
+impl PhaseReport {
+    /// What is wrong in the figures.
+    pub(crate) fn check(&self) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let mut check = |figure: u64, what: &str| {
+            if figure != 0 {
+                wrong.push(format!("{figure} {what}"));
+            }
+        };
+        if let Some(interrupts) = &self.interrupts {
+            check(interrupts.lost, "interrupts lost");
+            check(interrupts.spurious, "spurious interrupts");
+            check(interrupts.while_masked, "interrupts of masked vectors");
+            let doubled = interrupts.observed.saturating_sub(interrupts.raised);
+            check(doubled, "events observed that nobody raised");
+        }
+        if let Some(io) = &self.io {
+            check(io.bytes_wrong, "bytes of the disk are wrong");
+        }
+        wrong
+    }
+}

@@ -1,0 +1,153 @@
+//! `pvmsi run`.
+
+use std::io::{self, IsTerminal, Write};
+use std::os::raw::{c_int, c_void};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use tracing_subscriber::EnvFilter;
+use vmm_sys_util::signal::register_signal_handler;
+
+use crate::command_line::{ReportFormat, RunArguments, Status};
+use crate::config::MachineConfig;
+use crate::control::End;
+use crate::machine::Machine;
+use crate::report_text;
+
+/// The guest that runs when none is named, beside this program.
+const DEMO_GUEST: &str = "pvmsi-demo-guest";
+/// How often the main thread looks for signals.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Set by SIGINT and SIGTERM.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Runs a guest to its end.
+pub(crate) fn command(arguments: &RunArguments) -> Status {
+    match run(arguments) {
+        Ok(status) => status,
+        Err((status, error)) => {
+            eprintln!("error: {error}");
+            status
+        }
+    }
+}
+
+fn run(arguments: &RunArguments) -> Result<Status, (Status, String)> {
+    log(&arguments.log).map_err(|error| (Status::Usage, error))?;
+    let path = guest(arguments.guest()).map_err(|error| (Status::Usage, error))?;
+    let elf = std::fs::read(&path).map_err(|error| {
+        (Status::Usage, format!("the guest {} cannot be read: {error}", path.display()))
+    })?;
+    let console: Box<dyn Write + Send> = match arguments.report {
+        ReportFormat::Json => Box::new(io::stderr()),
+        ReportFormat::Text | ReportFormat::None => Box::new(io::stdout()),
+    };
+    let config = MachineConfig {
+        command_line: arguments.append.clone(),
+        memory_bytes: arguments.memory,
+        cpus: arguments.cpus,
+        policy: arguments.policy,
+        doorbell: arguments.doorbell.into(),
+        functions: arguments.functions.clone(),
+        console: Some(console),
+        ..MachineConfig::new(elf)
+    };
+    let machine = Machine::new(config).map_err(|error| {
+        let status = if error.is_usage() { Status::Usage } else { Status::Host };
+        (status, error.to_string())
+    })?;
+    for note in machine.notes() {
+        eprintln!("warning: {note}");
+    }
+    end_on_signals();
+    machine.resume();
+    wait(&machine, arguments.timeout.map(Duration::from_secs));
+
+    let report = machine.report();
+    let printed = match arguments.report {
+        ReportFormat::Json => serde_json::to_string_pretty(&report)
+            .map_err(io::Error::other)
+            .and_then(|text| writeln!(io::stdout(), "{text}")),
+        ReportFormat::Text => {
+            let text = report_text::table(&report, io::stdout().is_terminal());
+            write!(io::stdout(), "{text}")
+        }
+        ReportFormat::None => Ok(()),
+    };
+    printed.map_err(|error| (Status::Host, format!("the report cannot be printed: {error}")))?;
+    if arguments.report != ReportFormat::Text {
+        for failure in &report.failures {
+            eprintln!("error: {failure}");
+        }
+    }
+    Ok(if report.passed() { Status::Success } else { Status::Failed })
+}
+
+/// Waits for the guest, a signal or the time limit.
+fn wait(machine: &Machine, limit: Option<Duration>) {
+    let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
+    while machine.wait(Some(LOOK)).is_none() {
+        if INTERRUPTED.load(Ordering::Relaxed) {
+            machine.stop();
+            machine.wait(None);
+            return;
+        }
+        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            machine.pause();
+            if machine.ended().is_none() {
+                let seconds = limit.unwrap_or_default().as_secs();
+                machine.note_failure(format!("the guest has not finished within {seconds} s"));
+                for line in machine.describe_vcpus() {
+                    machine.note_failure(line);
+                }
+            }
+            machine.stop();
+            machine.wait(None);
+            return;
+        }
+    }
+    if let Some(End::Failed(_)) = machine.ended() {
+        tracing::debug!("the run has failed");
+    }
+}
+
+/// The guest to run.
+fn guest(named: Option<PathBuf>) -> Result<PathBuf, String> {
+    if let Some(path) = named {
+        return Ok(path);
+    }
+    let this = std::env::current_exe().map_err(|error| format!("where is pvmsi? {error}"))?;
+    let path = this.parent().unwrap_or(Path::new(".")).join(DEMO_GUEST);
+    if path.exists() {
+        return Ok(path);
+    }
+    Err(format!(
+        "no guest was named, and the demo guest is not at {}: `cargo xtask demo` builds it and puts it there",
+        path.display()
+    ))
+}
+
+fn log(filter: &str) -> Result<(), String> {
+    let filter = EnvFilter::try_new(filter)
+        .map_err(|error| format!("--log {filter}: {error}; write warn, debug, or pvmsi=debug"))?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .try_init()
+        .map_err(|error| error.to_string())
+}
+
+/// SIGINT and SIGTERM end the run as if the host had stopped it.
+fn end_on_signals() {
+    extern "C" fn interrupted(_: c_int, _: *mut libc::siginfo_t, _: *mut c_void) {
+        INTERRUPTED.store(true, Ordering::Relaxed);
+    }
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        if let Err(error) = register_signal_handler(signal, interrupted) {
+            tracing::warn!(%error, signal, "the signal will end the program at once");
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! COM1: a 16550A whose output is kept, and shown.
+
+use std::convert::Infallible;
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use vm_superio::serial::NoEvents;
+use vm_superio::{Serial, Trigger};
+use vmm_sys_util::eventfd::EventFd;
+
+/// Its first I/O port.
+pub(crate) const PORT: u16 = 0x3f8;
+/// Its registers.
+pub(crate) const PORTS: u16 = 8;
+/// Its GSI.
+pub(crate) const GSI: u32 = 4;
+/// Output beyond this many bytes is shown but no longer kept: a guest cannot make the host grow.
+const KEPT_MAX: usize = 1 << 20;
+
+/// The UART of COM1.
+pub(crate) struct Com1 {
+    uart: Mutex<Option<Uart>>,
+    interrupt: EventFd,
+    output: Output,
+}
+
+type Uart = Serial<Interrupt, NoEvents, Output>;
+
+impl Com1 {
+    /// A UART whose interrupt is `interrupt`.
+    pub(crate) fn new(
+        interrupt: EventFd,
+        console: Option<Box<dyn Write + Send>>,
+    ) -> io::Result<Self> {
+        let output = Output(Arc::new(Mutex::new(Kept { bytes: Vec::new(), console })));
+        let com1 = Self { uart: Mutex::new(None), interrupt, output };
+        com1.reset()?;
+        Ok(com1)
+    }
+
+    /// Back to power-on. What was written stays.
+    pub(crate) fn reset(&self) -> io::Result<()> {
+        let interrupt = Interrupt(self.interrupt.try_clone()?);
+        *self.uart() = Some(Serial::new(interrupt, self.output.clone()));
+        Ok(())
+    }
+
+    /// Reads a register.
+    pub(crate) fn read(&self, register: u8) -> u8 {
+        self.uart().as_mut().map_or(0xff, |uart| uart.read(register))
+    }
+
+    /// Writes a register.
+    pub(crate) fn write(&self, register: u8, value: u8) {
+        if let Some(uart) = self.uart().as_mut() {
+            // An output that takes no bytes is not the guest's business.
+            let _ = uart.write(register, value);
+        }
+    }
+
+    /// What the guest has written so far, at most the first MiB.
+    pub(crate) fn output(&self) -> Vec<u8> {
+        self.output.kept().bytes.clone()
+    }
+
+    fn uart(&self) -> MutexGuard<'_, Option<Uart>> {
+        self.uart.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The UART's interrupt line.
+struct Interrupt(EventFd);
+
+impl Trigger for Interrupt {
+    type E = Infallible;
+
+    fn trigger(&self) -> Result<(), Infallible> {
+        // A full counter still interrupts.
+        let _ = self.0.write(1);
+        Ok(())
+    }
+}
+
+struct Kept {
+    bytes: Vec<u8>,
+    console: Option<Box<dyn Write + Send>>,
+}
+
+#[derive(Clone)]
+struct Output(Arc<Mutex<Kept>>);
+
+impl Output {
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut kept = self.kept();
+        let room = KEPT_MAX.saturating_sub(kept.bytes.len());
+        kept.bytes.extend(bytes.iter().take(room));
+        if let Some(console) = &mut kept.console {
+            console.write_all(bytes)?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.kept().console.as_mut().map_or(Ok(()), |console| console.flush())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn output_is_kept_and_bounded() {
+        let com1 = Com1::new(EventFd::new(0).unwrap(), None).unwrap();
+        for byte in b"hello" {
+            com1.write(0, *byte);
+        }
+        com1.reset().unwrap();
+        com1.write(0, b'!');
+        assert_eq!(com1.output(), b"hello!");
+        for _ in 0..KEPT_MAX {
+            com1.write(0, b'x');
+        }
+        assert_eq!(com1.output().len(), KEPT_MAX);
+        assert_eq!(com1.read(5) & 0x60, 0x60, "the transmitter is empty");
+    }
+}

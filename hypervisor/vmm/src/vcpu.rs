@@ -1,0 +1,239 @@
+//! A vCPU: its thread, its exits, and how it is called out of the guest.
+
+use std::io;
+use std::os::raw::{c_int, c_void};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use kvm_ioctls::{VcpuExit, VcpuFd};
+use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
+
+use crate::bus::{Action, Bus};
+use crate::control::{Control, End};
+use crate::error::MachineError;
+use crate::exits::ExitKind;
+use crate::x86_64::registers::{self, PowerOnState};
+
+/// How often a vCPU that was refused memory tries again before the run fails.
+const FAULTS_MAX: u32 = 100;
+/// How long it waits in between.
+const FAULT_PAUSE: Duration = Duration::from_millis(1);
+
+/// One vCPU of a machine.
+pub(crate) struct Vcpu {
+    index: u8,
+    fd: Mutex<VcpuFd>,
+    immediate_exit: ImmediateExit,
+    /// Set while the thread runs, so that nobody signals one that has ended.
+    thread: Mutex<Option<libc::pthread_t>>,
+    power_on: PowerOnState,
+}
+
+impl Vcpu {
+    /// Takes a vCPU that has its CPUID and has not run.
+    ///
+    /// # Errors
+    /// KVM's.
+    pub(crate) fn new(index: u8, mut fd: VcpuFd) -> Result<Self, MachineError> {
+        let power_on =
+            PowerOnState::read(&fd).map_err(MachineError::kvm("reading a vCPU's registers"))?;
+        let immediate_exit = ImmediateExit::of(&mut fd);
+        let thread = Mutex::new(None);
+        Ok(Self { index, fd: Mutex::new(fd), immediate_exit, thread, power_on })
+    }
+
+    /// Brings a vCPU that is at rest to the entry point.
+    ///
+    /// # Errors
+    /// KVM's.
+    pub(crate) fn reset(&self, entry: u64) -> Result<(), MachineError> {
+        self.power_on
+            .restore(&self.fd(), self.index, entry)
+            .map_err(MachineError::kvm("setting a vCPU's registers"))
+    }
+
+    /// The registers of a vCPU that is at rest.
+    pub(crate) fn describe(&self) -> String {
+        format!("vCPU {}: {}", self.index, registers::describe(&self.fd()))
+    }
+
+    /// Calls the vCPU out of the guest, or back before it has entered.
+    pub(crate) fn kick(&self) {
+        self.immediate_exit.set(1);
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(thread) = *thread {
+            // SAFETY: the thread has not ended: it takes its number out, under this lock, before
+            // it does.
+            let result = unsafe { libc::pthread_kill(thread, SIGRTMIN()) };
+            if result != 0 {
+                tracing::error!(vcpu = self.index, result, "a vCPU thread cannot be signalled");
+            }
+        }
+    }
+
+    /// From now on this thread is the vCPU's.
+    pub(crate) fn enter_thread(&self) {
+        // SAFETY: no preconditions.
+        let this = unsafe { libc::pthread_self() };
+        *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(this);
+    }
+
+    /// The thread is about to end.
+    pub(crate) fn leave_thread(&self) {
+        *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Runs the guest until `control` wants attention. `Some` when this vCPU ends the run. On return no access of the guest is half done.
+    pub(crate) fn run(
+        &self,
+        bus: &Bus,
+        control: &Control,
+        ask_for_reset: impl Fn(),
+    ) -> Option<End> {
+        let mut vcpu = self.fd();
+        let mut faults = 0_u32;
+        let mut end = None;
+        self.immediate_exit.set(0);
+        if control.attention() {
+            return None;
+        }
+        loop {
+            let action = match vcpu.run() {
+                Ok(VcpuExit::IoOut(port, data)) => bus.port_out(port, data),
+                Ok(VcpuExit::MmioWrite(address, data)) => {
+                    bus.memory_write(address, data);
+                    Action::Continue
+                }
+                Ok(VcpuExit::MmioRead(address, data)) => {
+                    bus.memory_read(address, data);
+                    Action::Continue
+                }
+                Ok(VcpuExit::IoIn(port, data)) => {
+                    bus.port_in(port, data);
+                    Action::Continue
+                }
+                Ok(VcpuExit::Intr) => Action::Continue,
+                Ok(VcpuExit::MemoryFault { gpa, .. }) => {
+                    if let Some(end) = self.fault(&vcpu, &mut faults, Some(gpa)) {
+                        return Some(end);
+                    }
+                    continue;
+                }
+                Ok(exit) => {
+                    let what = describe_exit(&exit);
+                    bus.exits.count(ExitKind::Other);
+                    return Some(self.failed(&mut vcpu, &what));
+                }
+                Err(error) => match error.errno() {
+                    libc::EINTR => {
+                        self.immediate_exit.set(0);
+                        if control.attention() || end.is_some() {
+                            return end;
+                        }
+                        continue;
+                    }
+                    libc::EAGAIN => {
+                        std::thread::yield_now();
+                        continue;
+                    }
+                    libc::EFAULT => {
+                        if let Some(end) = self.fault(&vcpu, &mut faults, None) {
+                            return Some(end);
+                        }
+                        continue;
+                    }
+                    _ => return Some(self.failed(&mut vcpu, &format!("KVM_RUN: {error}"))),
+                },
+            };
+            faults = 0;
+            match action {
+                Action::Continue => continue,
+                Action::Reset => ask_for_reset(),
+                Action::Exit(status) => end = Some(End::Exited(status)),
+                Action::Finish => end = Some(End::Finished),
+            }
+            // The next entry only completes the access and comes back.
+            self.immediate_exit.set(1);
+        }
+    }
+
+    /// KVM could not reach a page that the guest used. A page that the service has just taken out is answered by an exit the next time.
+    fn fault(&self, vcpu: &VcpuFd, faults: &mut u32, address: Option<u64>) -> Option<End> {
+        *faults = faults.saturating_add(1);
+        if *faults <= FAULTS_MAX {
+            std::thread::sleep(FAULT_PAUSE);
+            return None;
+        }
+        let at = address.map_or_else(String::new, |address| format!(" at {address:#x}"));
+        Some(End::Failed(format!(
+            "vCPU {}: KVM cannot reach guest memory{at} (EFAULT, {FAULTS_MAX} times in a row): a page is mapped into the \
+             guest that does not answer; {}",
+            self.index,
+            registers::describe(vcpu)
+        )))
+    }
+
+    fn failed(&self, vcpu: &mut VcpuFd, what: &str) -> End {
+        End::Failed(format!("vCPU {}: {what}; {}", self.index, registers::describe(vcpu)))
+    }
+
+    fn fd(&self) -> MutexGuard<'_, VcpuFd> {
+        self.fd.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What KVM says when a guest cannot go on.
+fn describe_exit(exit: &VcpuExit<'_>) -> String {
+    match exit {
+        VcpuExit::Shutdown => {
+            "shutdown: a triple fault, most often an exception without a handler \
+                               or a stack that is not there"
+                .to_owned()
+        }
+        VcpuExit::InternalError => {
+            "KVM cannot go on (internal error): most often an instruction that this KVM cannot \
+             emulate; guests must be built without SSE"
+                .to_owned()
+        }
+        VcpuExit::FailEntry(reason, cpu) => {
+            format!("KVM cannot enter the guest (reason {reason:#x}, host CPU {cpu})")
+        }
+        VcpuExit::Hlt => "HLT came out of KVM, which has no interrupt controller".to_owned(),
+        other => format!("an exit that the machine does not know: {other:?}"),
+    }
+}
+
+/// The `immediate_exit` byte of a vCPU's `kvm_run`.
+struct ImmediateExit(NonNull<AtomicU8>);
+
+// SAFETY: the byte is accessed atomically, and it stays mapped as long as the vCPU's descriptor,
+// which lies beside this value in `Vcpu`.
+unsafe impl Send for ImmediateExit {}
+// SAFETY: as above.
+unsafe impl Sync for ImmediateExit {}
+
+impl ImmediateExit {
+    fn of(vcpu: &mut VcpuFd) -> Self {
+        Self(NonNull::from(&mut vcpu.get_kvm_run().immediate_exit).cast())
+    }
+
+    fn set(&self, value: u8) {
+        // SAFETY: mapped (see above), aligned as every byte is; the kernel and this process use
+        // it as a flag.
+        unsafe { self.0.as_ref() }.store(value, Ordering::SeqCst);
+    }
+}
+
+/// Makes the signal that calls vCPU threads out of the guest do nothing else.
+///
+/// # Errors
+/// The system's.
+pub(crate) fn install_kick_signal() -> Result<(), MachineError> {
+    extern "C" fn nothing(_: c_int, _: *mut libc::siginfo_t, _: *mut c_void) {}
+    register_signal_handler(SIGRTMIN(), nothing).map_err(|error| MachineError::Kvm {
+        operation: "installing a signal handler",
+        source: io::Error::from_raw_os_error(error.errno()),
+    })
+}

@@ -1,0 +1,120 @@
+//! What a vCPU's CPUID shows: what KVM supports, the vCPU's own APIC id, and the block of PV-MSI.
+
+use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
+use pvmsi_protocol::{CpuidBlock, CpuidLeaf};
+
+/// Where PV-MSI's block lies. KVM's own stays at 0x40000000.
+pub(crate) const BLOCK_BASE: u32 = 0x4000_0100;
+
+const HYPERVISOR_PRESENT: u32 = 1 << 31;
+
+/// The leaves for the vCPU with this index, which is its APIC id.
+///
+/// # Errors
+/// When there are more leaves than KVM takes.
+pub(crate) fn for_vcpu(
+    supported: &CpuId,
+    index: u8,
+    vcpus: u8,
+    block: Option<&CpuidBlock>,
+) -> Result<CpuId, vmm_sys_util::fam::Error> {
+    let apic_id = u32::from(index);
+    let mut entries: Vec<_> = supported
+        .as_slice()
+        .iter()
+        // Nobody else's leaves where ours go.
+        .filter(|entry| !(BLOCK_BASE..BLOCK_BASE.saturating_add(0x100)).contains(&entry.function))
+        .copied()
+        .collect();
+    for entry in &mut entries {
+        match entry.function {
+            1 => {
+                entry.ebx = entry.ebx & 0x0000_ffff | apic_id << 24 | u32::from(vcpus) << 16;
+                entry.ecx |= HYPERVISOR_PRESENT;
+            }
+            // Extended topology: every vCPU is a package of one core of one thread.
+            0x0b | 0x1f => {
+                entry.eax = 0;
+                entry.ebx = u32::from(entry.index < 2);
+                entry.ecx = topology_level(entry.index);
+                entry.edx = apic_id;
+                entry.flags |= KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
+            }
+            0x8000_001e => entry.eax = apic_id,
+            _ => {}
+        }
+    }
+    if let Some(block) = block {
+        for (function, CpuidLeaf { eax, ebx, ecx, edx }) in block.leaves(BLOCK_BASE) {
+            let leaf = kvm_cpuid_entry2 { function, eax, ebx, ecx, edx, ..Default::default() };
+            entries.push(leaf);
+        }
+    }
+    CpuId::from_entries(&entries)
+}
+
+/// ECX of an extended topology leaf: level number, and its type (1 thread, 2 core, 0 none).
+fn topology_level(index: u32) -> u32 {
+    match index {
+        0 => 1 << 8,
+        1 => 2 << 8 | 1,
+        _ => index & 0xff,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pvmsi_protocol::{Features, Limits, Version};
+
+    use super::*;
+
+    fn supported() -> CpuId {
+        let entry = |function, ebx| kvm_cpuid_entry2 { function, ebx, ..Default::default() };
+        CpuId::from_entries(&[
+            entry(0, 0),
+            entry(1, 0x1234_5678),
+            entry(0x0b, 0),
+            entry(0x4000_0000, u32::from_le_bytes(*b"KVMK")),
+            entry(0x4000_0100, 0xdead),
+        ])
+        .unwrap()
+    }
+
+    fn leaf(id: &CpuId, function: u32) -> CpuidLeaf {
+        let entry = id.as_slice().iter().find(|entry| entry.function == function);
+        entry.map_or_else(CpuidLeaf::default, |entry| CpuidLeaf {
+            eax: entry.eax,
+            ebx: entry.ebx,
+            ecx: entry.ecx,
+            edx: entry.edx,
+        })
+    }
+
+    #[test]
+    fn the_guest_finds_the_block_and_kvm_keeps_its_own() {
+        let block = CpuidBlock {
+            version: Version::CURRENT,
+            features: Features::empty(),
+            doorbell_port: Some(0x5650),
+            doorbell_address: None,
+            limits: Limits { buffer_bytes: 65536, vectors: 2048 },
+        };
+        let id = for_vcpu(&supported(), 0, 1, Some(&block)).unwrap();
+        assert_eq!(CpuidBlock::find(|function| leaf(&id, function)), Some(block));
+        assert_eq!(leaf(&id, 0x4000_0000).ebx, u32::from_le_bytes(*b"KVMK"));
+    }
+
+    #[test]
+    fn without_the_service_there_is_no_block() {
+        let id = for_vcpu(&supported(), 0, 1, None).unwrap();
+        assert_eq!(CpuidBlock::find(|function| leaf(&id, function)), None);
+        assert_eq!(leaf(&id, BLOCK_BASE), CpuidLeaf::default());
+    }
+
+    #[test]
+    fn every_vcpu_has_its_own_apic_id() {
+        let id = for_vcpu(&supported(), 3, 4, None).unwrap();
+        assert_eq!(leaf(&id, 1).ebx, 0x0304_5678);
+        assert_eq!(leaf(&id, 0x0b).edx, 3);
+    }
+}

@@ -1,0 +1,62 @@
+//! Measures the standard vector table against PV-MSI, function by function.
+//!
+//! For each function with MSI-X, first the standard way, then by calls where
+//! the host offers them: set-up, mask and unmask, writes to the register beside
+//! the table, interrupts under load (software function), a disk read by
+//! interrupts (NVMe). What it did goes to the report channel; what it cost, the
+//! machine counts.
+//!
+//! Options on the command line, `key=value`: `pairs` (mask/unmask), `writes`
+//! (neighbour), `events` and `pace` (nanoseconds between two) of the software
+//! function, `io_mib` read from a disk.
+#![no_std]
+#![no_main]
+
+mod accounting;
+mod device;
+mod load;
+mod measure;
+mod nvme;
+mod options;
+mod phase;
+mod service;
+
+use pvmsi_guest_report::{Event, World};
+use pvmsi_guest_runtime::{Start, apic, entry, park, pci, println, report, vcpu};
+
+use device::Device;
+use options::Options;
+
+entry!(main);
+
+fn main(start: &Start, index: usize) -> ! {
+    if index != 0 {
+        vcpu::serve(index);
+    }
+    apic::start_tick();
+    let vcpus = vcpu::settle(vcpu::expected());
+    apic::stop_tick();
+    if vcpus < vcpu::expected() {
+        report::failure(format_args!("only {vcpus} of {} vCPUs have started", vcpu::expected()));
+    }
+    let options = Options::read(start, vcpus);
+    let mut client = service::connect();
+    println!(
+        "guest: {vcpus} vCPUs, PV-MSI {}",
+        if client.is_some() { "offered" } else { "not offered" }
+    );
+    let mut measured = 0u32;
+    for function in pci::functions() {
+        let Some(device) = Device::new(function, vcpus) else { continue };
+        measured = measured.saturating_add(1);
+        phase::run(&device, World::Legacy, None, &options);
+        if client.is_some() {
+            phase::run(&device, World::Paravirtual, client.as_mut(), &options);
+        }
+    }
+    if measured == 0 {
+        report::failure(format_args!("no function with MSI-X on bus 0"));
+    }
+    report::send(&Event::Done);
+    park()
+}

@@ -1,0 +1,65 @@
+//! The sections without interrupts: set-up, mask and unmask, the register beside the table.
+//!
+//! Interrupts are off and nothing prints between start and end of a section.
+
+use core::hint::black_box;
+
+use pvmsi_guest::VectorIndex;
+use pvmsi_guest_report::{Event, Outcome, Section};
+use pvmsi_guest_runtime::mmio::Register;
+use pvmsi_guest_runtime::report;
+
+use crate::device::Device;
+use crate::load::Registers;
+use crate::service::ServiceClient;
+
+/// Sets all vectors up, masked, each with its message. Returns how many there are.
+pub(crate) fn configure(device: &Device, client: Option<&mut ServiceClient>) -> Option<u16> {
+    let msix = device.msix;
+    let requested = msix.capability().table_size;
+    let interrupts = *msix.function();
+    report::send(&Event::SectionStart(Section::Configure));
+    let granted = msix.enable_with(client, requested, |vector| Some(interrupts.message(vector)));
+    report::send(&Event::SectionEnd(Outcome::Configure {
+        requested,
+        granted: granted.unwrap_or(0),
+    }));
+    match granted {
+        Ok(granted) => Some(granted),
+        Err(error) => {
+            report::failure(format_args!("{device}: {requested} vectors: {error}"));
+            None
+        }
+    }
+}
+
+/// Masks and unmasks, vector after vector.
+pub(crate) fn mask_unmask(device: &Device, granted: u16, pairs: u32) {
+    let msix = device.msix;
+    let mut vector = 0;
+    let mut failed = false;
+    report::send(&Event::SectionStart(Section::MaskUnmask));
+    for _ in 0..pairs {
+        failed |= msix.mask(VectorIndex(vector)).is_err();
+        failed |= msix.unmask(VectorIndex(vector)).is_err();
+        vector = vector.wrapping_add(1);
+        if vector == granted {
+            vector = 0;
+        }
+    }
+    report::send(&Event::SectionEnd(Outcome::MaskUnmask { pairs }));
+    if failed {
+        report::failure(format_args!("{device}: a granted vector could not be masked"));
+    }
+}
+
+/// Writes to the software function's DOORBELL, which lies in the table's page, what stands there already.
+pub(crate) fn neighbour(device: &Device, writes: u32) {
+    let register: Register<u32> = Registers::new(device.bar0).doorbell;
+    let value = register.read();
+    report::send(&Event::SectionStart(Section::Neighbour));
+    for _ in 0..writes {
+        register.write(black_box(value));
+    }
+    report::send(&Event::SectionEnd(Outcome::Neighbour { writes }));
+}

@@ -1,0 +1,55 @@
+//! All sections of one function in one world.
+
+use pvmsi_guest::{TableMode, VectorIndex};
+use pvmsi_guest_report::{Event, World};
+use pvmsi_guest_runtime::{println, report};
+
+use crate::device::{Device, Kind};
+use crate::options::Options;
+use crate::service::ServiceClient;
+use crate::{load, measure, nvme};
+
+/// Runs the phase. Whatever goes wrong is reported, and the function is back to its default in the end.
+pub(crate) fn run(
+    device: &Device,
+    world: World,
+    mut client: Option<&mut ServiceClient>,
+    options: &Options,
+) {
+    println!("guest: {device}, {world:?}");
+    report::send(&Event::PhaseStart { function: device.id(), world });
+    if let Some(granted) = measure::configure(device, client.as_deref_mut()) {
+        sections(device, client, options, granted);
+        device.msix.disable();
+    }
+    report::send(&Event::PhaseEnd);
+}
+
+fn sections(device: &Device, client: Option<&mut ServiceClient>, options: &Options, granted: u16) {
+    for vector in (0..granted).map(VectorIndex) {
+        if let Err(error) = device.msix.unmask(vector) {
+            report::failure(format_args!("{device}: unmask of vector {vector}: {error}"));
+        }
+    }
+    if let Err(error) = device.msix.refresh(client) {
+        report::failure(format_args!("{device}: query-function: {error}"));
+    }
+    if let Some(refusal) = device.msix.refusal() {
+        println!("guest: {device}: the host refuses: {refusal}");
+    }
+    let (mode, reasons) = (device.msix.mode(), device.msix.reasons());
+    report::send(&Event::Mode { mode, reasons });
+    match mode {
+        TableMode::Direct => println!("guest: {granted} vectors, the table is direct"),
+        TableMode::Trapped => println!("guest: {granted} vectors, the table is trapped"),
+    }
+    measure::mask_unmask(device, granted, options.pairs);
+    match device.kind {
+        Kind::Software => {
+            measure::neighbour(device, options.writes);
+            load::run(device, granted, options);
+        }
+        Kind::Nvme => nvme::run(device, granted, options),
+        Kind::Other => {}
+    }
+}

@@ -1,0 +1,77 @@
+//! Memory that devices and the host may reach: what follows the image and the stacks, handed out once.
+
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::VCPUS_MAX;
+use crate::entry::STACK_BYTES;
+
+/// Bytes of a page; all areas start at one.
+pub const PAGE: usize = 4096;
+
+static NEXT: AtomicUsize = AtomicUsize::new(0);
+static END: AtomicUsize = AtomicUsize::new(0);
+
+unsafe extern "C" {
+    /// The end of the image; the linker defines it.
+    static _end: u8;
+}
+
+/// A zeroed area of pages. Its address is its guest physical address.
+#[derive(Clone, Copy, Debug)]
+pub struct Area {
+    start: NonNull<u8>,
+    bytes: usize,
+}
+
+impl Area {
+    /// The first byte.
+    pub fn start(self) -> NonNull<u8> {
+        self.start
+    }
+
+    /// Length in bytes.
+    pub fn bytes(self) -> usize {
+        self.bytes
+    }
+
+    /// The guest physical address.
+    pub fn physical(self) -> u64 {
+        self.start.addr().get() as u64
+    }
+}
+
+pub(crate) fn initialise(ram_end: u64) {
+    let image_end = (&raw const _end).expose_provenance();
+    let stacks = STACK_BYTES.saturating_mul(VCPUS_MAX);
+    let next = image_end.next_multiple_of(PAGE).saturating_add(stacks);
+    NEXT.store(next, Ordering::Relaxed);
+    END.store(usize::try_from(ram_end).unwrap_or(0), Ordering::Relaxed);
+}
+
+/// Hands out so many bytes, rounded up to pages and zeroed. They are never taken back. `None` when the RAM is used up.
+pub fn allocate(bytes: usize) -> Option<Area> {
+    let bytes = bytes.checked_next_multiple_of(PAGE)?;
+    let end = END.load(Ordering::Relaxed);
+    let start = NEXT
+        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |next| {
+            next.checked_add(bytes).filter(|&after| after <= end)
+        })
+        .ok()?;
+    let start = NonNull::new(core::ptr::with_exposed_provenance_mut::<u8>(start))?;
+    // SAFETY: RAM behind image and stacks, below the end that the machine gave, and handed out to nobody else.
+    unsafe { start.write_bytes(0, bytes) };
+    Some(Area { start, bytes })
+}
+
+/// Moves a value into memory of its own, where it stays: what several vCPUs share. `None` when the RAM is used up.
+pub fn place<T>(value: T) -> Option<&'static T> {
+    let place = allocate(size_of::<T>())?.start().cast::<T>();
+    if !place.is_aligned() {
+        return None;
+    }
+    // SAFETY: aligned, long enough, and handed out to nobody else.
+    unsafe { place.write(value) };
+    // SAFETY: written above, and never taken back.
+    Some(unsafe { place.as_ref() })
+}

@@ -1,0 +1,101 @@
+//! What must hold in a report, as named checks.
+
+use std::fmt::Debug;
+
+use crate::report::Phase;
+
+/// A named statement and whether it held.
+pub(crate) struct Check {
+    /// Says what was checked.
+    pub name: String,
+    /// Why it did not hold.
+    pub result: Result<(), String>,
+}
+
+impl Check {
+    /// Gives a result its name.
+    pub(crate) fn new(name: &str, result: Result<(), String>) -> Self {
+        Self { name: name.to_owned(), result }
+    }
+}
+
+/// Prints checks on stderr as a test runner does; true when all held.
+pub(crate) fn print(group: &str, checks: &[Check]) -> bool {
+    for check in checks {
+        match &check.result {
+            Ok(()) => eprintln!("test {group}: {} ... ok", check.name),
+            Err(why) => eprintln!("test {group}: {} ... FAILED: {why}", check.name),
+        }
+    }
+    checks.iter().all(|check| check.result.is_ok())
+}
+
+/// Two values that must be the same.
+///
+/// # Errors
+/// When they are not.
+pub(crate) fn equal<T: PartialEq + Debug>(what: &str, found: T, wanted: T) -> Result<(), String> {
+    if found == wanted { Ok(()) } else { Err(format!("{what}: {found:?}, must be {wanted:?}")) }
+}
+
+/// Whatever the number of vectors: one exit, one routing update, one request for interrupts.
+///
+/// # Errors
+/// When it cost more, or vectors are missing.
+pub(crate) fn configured_in_one_go(phase: &Phase) -> Result<(), String> {
+    let configure = phase.configure.as_ref().ok_or("no configure section")?;
+    equal("configure.doorbell_exits", configure.doorbell_exits, 1)?;
+    equal("configure.routing_updates", configure.routing_updates, 1)?;
+    equal("configure.interrupt_setups", configure.interrupt_setups, 1)?;
+    at_least("configure.granted", configure.granted, 1)
+}
+
+/// A direct table costs nothing, and neither does the register beside it.
+///
+/// # Errors
+/// When something was done and cost an exit, or nothing was done.
+pub(crate) fn table_is_free(phase: &Phase) -> Result<(), String> {
+    equal("table_exits_after_switch", phase.table_exits_after_switch.unwrap_or(u64::MAX), 0)?;
+    let mask = phase.mask_unmask.as_ref().ok_or("no mask_unmask section")?;
+    at_least("mask_unmask.pairs", mask.pairs, 1)?;
+    equal("mask_unmask.exits", mask.exits, 0)?;
+    if let Some(neighbour) = &phase.neighbour {
+        at_least("neighbour.writes", neighbour.writes, 1)?;
+        equal("neighbour.exits", neighbour.exits, 0)?;
+    }
+    Ok(())
+}
+
+/// A table that is not mapped costs two exits for each mask and unmask, and one for each write
+/// to a register in its page.
+///
+/// # Errors
+/// When fewer were counted: the count is then wrong, or the table was not trapped.
+pub(crate) fn table_exits(phase: &Phase) -> Result<(), String> {
+    let mask = phase.mask_unmask.as_ref().ok_or("no mask_unmask section")?;
+    at_least("mask_unmask.pairs", mask.pairs, 1)?;
+    at_least("mask_unmask.exits", mask.exits, mask.pairs.saturating_mul(2))
+}
+
+/// No interrupt was lost, doubled or delivered while masked.
+///
+/// # Errors
+/// When one was.
+pub(crate) fn interrupts_arrived(phase: &Phase) -> Result<(), String> {
+    let Some(interrupts) = &phase.interrupts else { return Ok(()) };
+    equal("interrupts.lost", interrupts.lost, 0)?;
+    equal("interrupts.spurious", interrupts.spurious, 0)?;
+    equal("interrupts.while_masked", interrupts.while_masked, 0)
+}
+
+/// A count with a lower bound.
+///
+/// # Errors
+/// When it is below.
+pub(crate) fn at_least(what: &str, found: u64, wanted: u64) -> Result<(), String> {
+    if found >= wanted {
+        Ok(())
+    } else {
+        Err(format!("{what} is {found}, must be at least {wanted}"))
+    }
+}

@@ -1,0 +1,102 @@
+//! The root file system of the emulated host.
+
+use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use super::host::Host;
+use super::machine::Step;
+use crate::guests::GUESTS;
+
+/// Brings the host up and runs the steps.
+const INIT: &str = include_str!("../../../lab/init");
+
+/// Packs init, busybox, modules, `pvmsi` with the libraries that it needs, the guests and the
+/// steps into `archive`. `folder` is scratch space.
+///
+/// # Errors
+/// When a part is missing or cpio fails.
+pub(crate) fn pack(
+    host: &Host,
+    pvmsi: &Path,
+    steps: &[Step],
+    folder: &Path,
+    archive: &Path,
+) -> Result<()> {
+    if folder.exists() {
+        fs::remove_dir_all(folder)?;
+    }
+    for name in ["bin", "modules", "dev", "proc", "sys"] {
+        fs::create_dir_all(folder.join(name))?;
+    }
+    write_program(&folder.join("init"), INIT.as_bytes())?;
+    copy(&host.busybox(), &folder.join("bin/busybox"))?;
+    for entry in fs::read_dir(host.modules())? {
+        let entry = entry?;
+        copy(&entry.path(), &folder.join("modules").join(entry.file_name()))?;
+    }
+    copy(pvmsi, &folder.join("bin/pvmsi"))?;
+    for library in libraries(pvmsi)? {
+        let inside = folder.join(library.strip_prefix("/").unwrap_or(&library));
+        if let Some(parent) = inside.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        copy(&library, &inside)?;
+    }
+    for guest in GUESTS {
+        let elf = pvmsi.with_file_name(guest);
+        if elf.is_file() {
+            copy(&elf, &folder.join("bin").join(guest))?;
+        }
+    }
+    let steps: String = steps
+        .iter()
+        .map(|step| format!("{} {} {}\n", step.name, step.limit.as_secs(), step.command))
+        .collect();
+    fs::write(folder.join("steps"), steps)?;
+    archive_of(folder, archive)
+}
+
+/// Shared libraries and the program loader that `program` needs, as absolute paths.
+fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
+    let output = Command::new("ldd").arg(program).output().context("cannot start ldd")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    if text.contains("not found") {
+        bail!("{} lacks a shared library:\n{text}", program.display());
+    }
+    Ok(text
+        .split_whitespace()
+        .filter(|word| word.starts_with('/') && !word.ends_with(':'))
+        .map(PathBuf::from)
+        .collect())
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    fs::copy(from, to)
+        .with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
+    Ok(())
+}
+
+fn write_program(path: &Path, content: &[u8]) -> Result<()> {
+    fs::write(path, content)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755))?;
+    Ok(())
+}
+
+fn archive_of(folder: &Path, archive: &Path) -> Result<()> {
+    let script = "find . | cpio --create --format=newc --owner=0:0 --quiet | gzip -1";
+    let status = Command::new("sh")
+        .args(["-c", script])
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .stdout(File::create(archive)?)
+        .status()
+        .context("cannot start sh")?;
+    if !status.success() {
+        bail!("packing {}: {status}", archive.display());
+    }
+    Ok(())
+}

@@ -1,0 +1,179 @@
+//! Boots the emulated host and reads what its steps have printed.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use super::host::{Host, QEMU};
+use crate::process;
+
+/// The drive, behind the first root port.
+pub(crate) const NVME: &str = "0000:01:00.0";
+
+/// A network function, behind the second root port. The guest only works its vector table.
+pub(crate) const NETWORK: &str = "0000:02:00.0";
+
+/// Processors of the emulated host.
+const CPUS: u32 = 2;
+
+/// Something that the emulated host runs.
+pub(crate) struct Step {
+    /// Names its section of the results.
+    pub name: &'static str,
+    /// Bound inside the emulated host.
+    pub limit: Duration,
+    /// A command of its shell.
+    pub command: String,
+}
+
+/// What a step has left.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    /// Exit status; 124 and 137 say that the bound was reached.
+    pub status: i32,
+    /// What it printed on stdout.
+    pub output: String,
+}
+
+/// How the emulated host differs between scenarios.
+pub(crate) struct Hardware {
+    /// Whether the IOMMU remaps interrupts.
+    pub interrupt_remapping: bool,
+    /// Whether VFIO is told to do without isolation.
+    pub allow_unsafe_interrupts: bool,
+}
+
+/// The results of one run of the emulated host.
+pub(crate) struct Results(String);
+
+impl Results {
+    /// The outcome of a step.
+    ///
+    /// # Errors
+    /// When the step was not reached or its output was cut.
+    pub(crate) fn outcome(&self, name: &str) -> Result<Outcome> {
+        let begin = format!("### begin {name}\n");
+        let end = format!("\n### end {name} ");
+        let (_, rest) = self
+            .0
+            .split_once(&begin)
+            .with_context(|| format!("the emulated host did not reach the step \"{name}\""))?;
+        let (output, rest) = rest
+            .split_once(&end)
+            .with_context(|| format!("the emulated host did not finish the step \"{name}\""))?;
+        let mut numbers = rest.lines().next().unwrap_or_default().split_whitespace();
+        let mut number = || numbers.next().and_then(|number| number.parse::<i32>().ok());
+        let (Some(status), Some(size)) = (number(), number()) else {
+            bail!("the end of the step \"{name}\" was cut");
+        };
+        if usize::try_from(size).ok() != Some(output.len()) {
+            bail!("the output of the step \"{name}\" is {} bytes of {size}", output.len());
+        }
+        Ok(Outcome { status, output: output.to_owned() })
+    }
+}
+
+/// Boots the host with an initramfs, waits until it has powered off and returns its results.
+/// `console.log`, `results.log` and `qemu.log` stay in `folder`.
+///
+/// # Errors
+/// When the emulator fails, exceeds `limit`, or the steps did not all come to an end.
+pub(crate) fn boot(
+    host: &Host,
+    archive: &Path,
+    hardware: &Hardware,
+    folder: &Path,
+    limit: Duration,
+) -> Result<Results> {
+    let console = folder.join("console.log");
+    let results = folder.join("results.log");
+    for file in [&console, &results] {
+        fs::write(file, "")?;
+    }
+    let remapping = if hardware.interrupt_remapping { "on" } else { "off" };
+    let unsafe_interrupts = if hardware.allow_unsafe_interrupts { "1" } else { "0" };
+    // `timeout` ends the emulator even when this program is killed.
+    let mut command = Command::new("timeout");
+    command
+        .args(["--foreground", "--kill-after=5"])
+        .arg((limit.as_secs().saturating_add(10)).to_string())
+        .arg(QEMU)
+        .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
+        .args(["-machine", "q35,kernel-irqchip=split", "-accel", "tcg", "-cpu", "max"])
+        .args(["-smp", &CPUS.to_string(), "-m", "2G"])
+        .arg("-device")
+        .arg(format!("intel-iommu,intremap={remapping},caching-mode=on"))
+        .args(["-device", "pcie-root-port,id=port1,chassis=1,addr=1"])
+        .args(["-device", "pcie-root-port,id=port2,chassis=2,addr=2"])
+        .arg("-drive")
+        .arg(format!("file={},if=none,id=disk,format=raw,readonly=on", host.disk().display()))
+        .args(["-device", "nvme,bus=port1,drive=disk,serial=pvmsi,max_ioqpairs=64,msix_qsize=65"])
+        .args(["-device", "igb,bus=port2"])
+        .arg("-serial")
+        .arg(format!("file:{}", console.display()))
+        .arg("-serial")
+        .arg(format!("file:{}", results.display()))
+        .arg("-kernel")
+        .arg(host.kernel())
+        .arg("-initrd")
+        .arg(archive)
+        .arg("-append")
+        .arg(format!(
+            "console=ttyS0 quiet panic=-1 intel_iommu=on \
+             pvmsi.functions={NVME},{NETWORK} pvmsi.unsafe={unsafe_interrupts}"
+        ));
+    let mut shown = 0_usize;
+    let ended = process::run_logged(
+        "the emulated host",
+        &mut command,
+        &folder.join("qemu.log"),
+        limit,
+        || {
+            let text = read(&console).ok()?;
+            // The last line may still grow.
+            let (complete, _) = text.rsplit_once('\n')?;
+            let line = complete.lines().filter_map(|line| line.strip_prefix("### ")).nth(shown)?;
+            shown = shown.saturating_add(1);
+            Some(line.trim_end().to_owned())
+        },
+    );
+    let text = read(&results)?;
+    // The emulator's exit status says nothing about the inside.
+    if ended.is_err() || !text.ends_with("### finished\n") {
+        process::show_tail(&console);
+    }
+    ended?;
+    if !text.ends_with("### finished\n") {
+        bail!("the emulated host ended before its steps; see {}", console.display());
+    }
+    Ok(Results(text))
+}
+
+/// A log that a guest may have filled with anything.
+fn read(path: &Path) -> io::Result<String> {
+    fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sections_are_found_and_cut_ones_are_told() {
+        let results = Results(
+            "### begin a\nx\ny\n\n### end a 3 4\n### begin b\nxy\n### end b 0 9\n### begin c\nz"
+                .to_owned(),
+        );
+        assert_eq!(
+            results.outcome("a").unwrap(),
+            Outcome { status: 3, output: "x\ny\n".to_owned() }
+        );
+        assert!(results.outcome("b").unwrap_err().to_string().contains("2 bytes of 9"));
+        assert!(results.outcome("c").is_err());
+        assert!(results.outcome("d").is_err());
+    }
+}

@@ -1,0 +1,63 @@
+//! Build, demonstration, lab and test commands of the project: `cargo xtask --help`.
+
+mod bare_metal;
+mod check;
+mod debian;
+mod demo;
+mod guests;
+mod lab;
+mod process;
+mod report;
+#[cfg(test)]
+mod sample;
+mod summary;
+mod test;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::workspace::Workspace;
+
+/// Everything that is done with this repository, set-up included.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    /// Where the bare-metal target comes from; found out when not given.
+    #[arg(long, global = true, value_enum, env = "PVMSI_SYSROOT")]
+    sysroot: Option<bare_metal::Source>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Builds the bare-metal guests and puts them next to the `pvmsi` binary.
+    Guests,
+    /// Runs the main job on this machine's /dev/kvm, with the software function.
+    Demo(demo::Options),
+    /// Runs the main job in an emulated host, with real PCI functions through VFIO.
+    Lab(lab::Options),
+    /// Runs every check, the KVM tests, the demo and the lab.
+    Test(test::Options),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result =
+        Workspace::find(arguments.sysroot).and_then(|workspace| match &arguments.command {
+            Command::Guests => guests::build(&workspace).map(|()| true),
+            Command::Demo(options) => demo::command(&workspace, options),
+            Command::Lab(options) => lab::command(&workspace, options),
+            Command::Test(options) => test::command(&workspace, options),
+        });
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! The report of `pvmsi run`, schema `pvmsi.report/1`, as its reader sees it.
+//!
+//! These are not the types that write it: a change there that breaks readers must show here.
+
+use std::fmt;
+
+use serde::Deserialize;
+
+/// The schema that this reader knows.
+const SCHEMA: &str = "pvmsi.report/1";
+
+/// The whole report.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Report {
+    schema: String,
+    host: Host,
+    policy: String,
+    /// In the order of the command line.
+    pub functions: Vec<Function>,
+    /// What the run itself found wrong.
+    #[serde(default)]
+    pub failures: Vec<String>,
+}
+
+/// Where it ran.
+#[derive(Debug, Deserialize)]
+struct Host {
+    kernel: String,
+    page_size: u64,
+}
+
+/// A PCI function.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Function {
+    /// Its address in the guest, or its name on the host.
+    pub id: String,
+    /// `software` or `vfio`.
+    pub backend: String,
+    /// Vectors that it has.
+    pub vectors: u64,
+    /// The standard table first, then PV-MSI.
+    pub phases: Vec<Phase>,
+}
+
+/// The measurements of a function in one table mode.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Phase {
+    /// `legacy`, `trapped` or `direct`.
+    pub mode: String,
+    /// Why it is not direct.
+    #[serde(default)]
+    pub reasons: Vec<String>,
+    /// Set-up of all vectors.
+    pub configure: Option<Configure>,
+    /// Masking and unmasking.
+    pub mask_unmask: Option<MaskUnmask>,
+    /// Writes to a register beside the table.
+    pub neighbour: Option<Neighbour>,
+    /// Interrupts under load.
+    pub interrupts: Option<Interrupts>,
+    /// Exits on the table's pages since it became direct.
+    pub table_exits_after_switch: Option<u64>,
+    /// Reading a disk.
+    pub io: Option<Io>,
+}
+
+/// What the set-up cost.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Configure {
+    /// Calls that reached the host.
+    pub doorbell_exits: u64,
+    /// `KVM_SET_GSI_ROUTING`.
+    pub routing_updates: u64,
+    /// Requests to set the function's interrupts up.
+    pub interrupt_setups: u64,
+    /// Vectors that can be used.
+    pub granted: u64,
+}
+
+/// What masking cost.
+#[derive(Debug, Deserialize)]
+pub(crate) struct MaskUnmask {
+    /// Pairs of mask and unmask.
+    pub pairs: u64,
+    /// Exits meanwhile.
+    pub exits: u64,
+    /// Time of a pair.
+    pub ns_per_pair: f64,
+}
+
+/// What writes beside the table cost.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Neighbour {
+    /// Writes.
+    pub writes: u64,
+    /// Exits meanwhile.
+    pub exits: u64,
+    /// Time of a write.
+    pub ns_per_write: f64,
+}
+
+/// Interrupts under load.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Interrupts {
+    /// Events of the device.
+    pub raised: u64,
+    /// Events that the handlers have seen.
+    pub observed: u64,
+    /// Events that they have not.
+    pub lost: u64,
+    /// Interrupts without an event.
+    pub spurious: u64,
+    /// Interrupts of a masked vector.
+    pub while_masked: u64,
+}
+
+/// Reading a disk by interrupts.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Io {
+    /// Bytes that were as they must be.
+    pub bytes_verified: u64,
+    /// Bytes that were not.
+    pub bytes_wrong: u64,
+    /// I/O queues used.
+    pub queues: u64,
+    /// Interrupts taken.
+    pub interrupts: u64,
+}
+
+impl Report {
+    /// Reads a report.
+    ///
+    /// # Errors
+    /// When the text is no report of the schema.
+    pub(crate) fn read(text: &str) -> Result<Self, String> {
+        let report: Self = serde_json::from_str(text)
+            .map_err(|error| format!("no report of schema {SCHEMA}: {error}"))?;
+        if report.schema != SCHEMA {
+            return Err(format!("schema {}, must be {SCHEMA}", report.schema));
+        }
+        Ok(report)
+    }
+
+    /// A function by the name in its id.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub(crate) fn function(&self, name: &str) -> Result<&Function, String> {
+        self.functions
+            .iter()
+            .find(|function| function.id.ends_with(name))
+            .ok_or_else(|| format!("the report has no function {name}"))
+    }
+}
+
+impl Function {
+    /// The phase of a mode.
+    ///
+    /// # Errors
+    /// When there is none; names those that there are, with their reasons.
+    pub(crate) fn phase(&self, mode: &str) -> Result<&Phase, String> {
+        self.phases.iter().find(|phase| phase.mode == mode).ok_or_else(|| {
+            let found: Vec<String> = self
+                .phases
+                .iter()
+                .map(|phase| format!("{} {}", phase.mode, phase.reasons.join(" ")))
+                .collect();
+            format!("{} has no phase {mode}, only: {}", self.id, found.join(", "))
+        })
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "host {}, page size {}, policy {}",
+            self.host.kernel, self.host.page_size, self.policy
+        )?;
+        for function in &self.functions {
+            writeln!(f, "\n{} ({}, {} vectors)", function.id, function.backend, function.vectors)?;
+            writeln!(
+                f,
+                "  {:<8} {:>22} {:>11} {:>9} {:>11} {:>9} {:>18} {:>12}",
+                "mode",
+                "set-up",
+                "exits/pair",
+                "ns/pair",
+                "exits/write",
+                "ns/write",
+                "interrupts (lost)",
+                "bytes read"
+            )?;
+            for phase in &function.phases {
+                phase.row(f)?;
+            }
+        }
+        for failure in &self.failures {
+            writeln!(f, "\nwrong: {failure}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Phase {
+    fn row(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let none = || "-".to_owned();
+        let configure = self.configure.as_ref().map_or_else(none, |c| {
+            format!("{} calls, {} routings", c.doorbell_exits, c.routing_updates)
+        });
+        let (pair_exits, pair_time) = self.mask_unmask.as_ref().map_or_else(
+            || (none(), none()),
+            |m| (ratio(m.exits, m.pairs), format!("{:.0}", m.ns_per_pair)),
+        );
+        let (write_exits, write_time) = self.neighbour.as_ref().map_or_else(
+            || (none(), none()),
+            |n| (ratio(n.exits, n.writes), format!("{:.0}", n.ns_per_write)),
+        );
+        let interrupts = self
+            .interrupts
+            .as_ref()
+            .map_or_else(none, |i| format!("{}/{} ({})", i.observed, i.raised, i.lost));
+        let io = self.io.as_ref().map_or_else(none, |io| io.bytes_verified.to_string());
+        writeln!(
+            f,
+            "  {:<8} {configure:>22} {pair_exits:>11} {pair_time:>9} {write_exits:>11} \
+             {write_time:>9} {interrupts:>18} {io:>12}",
+            self.mode
+        )?;
+        if !self.reasons.is_empty() {
+            writeln!(f, "           not direct: {}", self.reasons.join(", "))?;
+        }
+        Ok(())
+    }
+}
+
+/// Exits per operation, in hundredths at most.
+fn ratio(exits: u64, operations: u64) -> String {
+    let hundredths = exits.saturating_mul(100).checked_div(operations).unwrap_or(0);
+    format!("{}.{:02}", hundredths / 100, hundredths % 100)
+}

@@ -1,0 +1,70 @@
+//! Reports for tests, as the contract describes them.
+
+use serde_json::{Value, json};
+
+/// A report of some functions.
+pub(crate) fn report(functions: Value) -> Value {
+    json!({
+        "schema": "pvmsi.report/1",
+        "host": {"kernel": "6.12.0", "page_size": 4096, "kvm": {"api": 12}},
+        "policy": "direct",
+        "functions": functions,
+    })
+}
+
+/// A function with its phases.
+pub(crate) fn function(id: &str, backend: &str, vectors: u16, phases: Value) -> Value {
+    json!({"id": id, "backend": backend, "vectors": vectors, "phases": phases})
+}
+
+/// A phase as it must be.
+pub(crate) fn phase(mode: &str, vectors: u16) -> Value {
+    let legacy = mode == "legacy";
+    let direct = mode == "direct";
+    let calls = u64::from(!legacy);
+    json!({
+        "mode": mode,
+        "reasons": if mode == "trapped" { json!(["no-isolation"]) } else { json!([]) },
+        "configure": {
+            "doorbell_exits": calls,
+            "routing_updates": if legacy { u64::from(vectors) } else { 1 },
+            "interrupt_setups": 1,
+            "granted": vectors,
+        },
+        "mask_unmask": {
+            "pairs": 200,
+            "exits": if direct { 0 } else { 400 },
+            "ns_per_pair": if direct { 90.5 } else { 36_000.0 },
+        },
+        "neighbour": {
+            "writes": 200,
+            "exits": if direct { 0 } else { 200 },
+            "ns_per_write": if direct { 40.0 } else { 18_000.0 },
+        },
+        "interrupts": {
+            "raised": 100_000,
+            "observed": 100_000,
+            "lost": 0,
+            "spurious": 0,
+            "while_masked": 0,
+        },
+        "table_exits_after_switch": if direct { json!(0) } else { Value::Null },
+    })
+}
+
+/// The same phase of a drive that was read.
+pub(crate) fn with_io(mut phase: Value) -> Value {
+    if let Some(fields) = phase.as_object_mut() {
+        fields.insert(
+            "io".to_owned(),
+            json!({
+                "blocks": 131_072,
+                "bytes_verified": 67_108_864,
+                "bytes_wrong": 0,
+                "interrupts": 1024,
+                "queues": 2,
+            }),
+        );
+    }
+    phase
+}

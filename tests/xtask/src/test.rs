@@ -1,0 +1,229 @@
+//! `cargo xtask test`: every check of the project, in the order of their cost.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use crate::bare_metal::{BareMetal, TARGET};
+use crate::demo;
+use crate::guests;
+use crate::lab::{Lab, Scenario};
+use crate::process;
+use crate::summary::{Counts, Summary, Verdict};
+use crate::workspace::Workspace;
+
+/// Bound of a build or of a test run.
+const LIMIT: Duration = Duration::from_secs(1200);
+
+/// The tests that need /dev/kvm; a package of their own, so that all others run everywhere.
+const KVM_TESTS: &str = "pvmsi-kvm-tests";
+
+/// Says that a machine of continuous integration has no KVM, and may not have it.
+const WITHOUT_KVM: &str = "PVMSI_CI_WITHOUT_KVM";
+
+/// The release of cargo-deny that the configuration was written for.
+const CARGO_DENY: &str = "0.20.2";
+
+/// Options of `cargo xtask test`.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Leave the emulated host out (it takes the longest).
+    #[arg(long)]
+    no_lab: bool,
+}
+
+/// Runs all; true when nothing failed.
+///
+/// # Errors
+/// None: failures are counted.
+pub(crate) fn command(workspace: &Workspace, options: &Options) -> Result<bool> {
+    let mut summary = Summary::default();
+    summary.step("format", || format(workspace));
+    summary.step("clippy", || clippy(workspace));
+    summary.step("clippy of the guests", || clippy_of_guests(workspace));
+    licences(workspace, &mut summary);
+    summary.step("bare-metal build of the guest's crates", || bare_metal(workspace));
+    summary.step("guests", || guests::build(workspace).map(|()| Verdict::Passed));
+    summary.step("unit and documentation tests", || {
+        cargo_test(workspace, &["--workspace", "--exclude", KVM_TESTS])
+    });
+    let kvm = Kvm::find();
+    summary
+        .step("tests on KVM", || kvm.require(|| cargo_test(workspace, &["--package", KVM_TESTS])));
+    summary.step("demo", || {
+        kvm.require(|| Ok(Verdict::Checked(demo::checks(&workspace.build_pvmsi()?)?)))
+    });
+    if options.no_lab {
+        summary.step("lab x86_64", || Ok(Verdict::Skipped("--no-lab".to_owned())));
+    } else {
+        lab(workspace, &mut summary);
+    }
+    Ok(summary.finish())
+}
+
+fn format(workspace: &Workspace) -> Result<Verdict> {
+    for folder in [workspace.root.clone(), workspace.root.join("tests/guests")] {
+        let mut command = crate::workspace::cargo_in(&folder);
+        command.args(["fmt", "--all", "--check"]);
+        process::run("cargo fmt", &mut command, LIMIT).context("run: cargo fmt --all")?;
+    }
+    Ok(Verdict::Passed)
+}
+
+fn clippy(workspace: &Workspace) -> Result<Verdict> {
+    let mut command = workspace.cargo();
+    command.args(["clippy", "--quiet", "--locked", "--workspace", "--all-targets"]);
+    command.args(["--", "-D", "warnings"]);
+    process::run("cargo clippy", &mut command, LIMIT)?;
+    Ok(Verdict::Passed)
+}
+
+fn clippy_of_guests(workspace: &Workspace) -> Result<Verdict> {
+    let mut command = BareMetal::prepare(workspace)?.cargo_in(&workspace.root.join("tests/guests"));
+    command.args(["clippy", "--quiet", "--locked", "--release", "--target", TARGET]);
+    command.arg("--target-dir").arg(workspace.target.join("guests"));
+    command.args(["--", "-D", "warnings"]);
+    process::run("cargo clippy", &mut command, LIMIT)?;
+    Ok(Verdict::Passed)
+}
+
+/// Licences, bans and sources need only the lock file; advisories need a database from the network.
+fn licences(workspace: &Workspace, summary: &mut Summary) {
+    let mut deny = None;
+    summary.step("dependencies: licences, bans, sources", || {
+        let deny = deny.insert(cargo_deny(workspace)?);
+        for manifest in ["Cargo.toml", "tests/guests/Cargo.toml"] {
+            let mut command = Command::new(&*deny);
+            command.current_dir(&workspace.root).args(["--manifest-path", manifest]);
+            command.args(["--locked", "--config", "deny.toml", "--log-level", "error"]);
+            command.args(["check", "bans", "licenses", "sources"]);
+            process::run("cargo deny check", &mut command, LIMIT)?;
+        }
+        Ok(Verdict::Passed)
+    });
+    summary.step("dependencies: advisories", || {
+        let Some(deny) = &deny else {
+            return Ok(Verdict::Skipped("cargo-deny is not there".to_owned()));
+        };
+        let mut fetch = Command::new(deny);
+        fetch.current_dir(&workspace.root).args(["--log-level", "off", "fetch", "db"]);
+        fetch.stderr(std::process::Stdio::null());
+        if process::run("cargo deny fetch", &mut fetch, Duration::from_secs(60)).is_err() {
+            return Ok(Verdict::Skipped(
+                "the advisory database cannot be fetched from github.com".to_owned(),
+            ));
+        }
+        let mut command = Command::new(deny);
+        command.current_dir(&workspace.root).args(["--log-level", "error", "check"]);
+        command.args(["--disable-fetch", "advisories"]);
+        process::run("cargo deny check advisories", &mut command, LIMIT)?;
+        Ok(Verdict::Passed)
+    });
+}
+
+/// The installed cargo-deny, or one that is built under the build folder (about a minute).
+fn cargo_deny(workspace: &Workspace) -> Result<PathBuf> {
+    if process::available("cargo-deny") {
+        return Ok("cargo-deny".into());
+    }
+    let tools = workspace.target.join("tools");
+    let program = tools.join("bin/cargo-deny");
+    if !program.is_file() {
+        process::step("building cargo-deny", || {
+            let mut command = workspace.cargo();
+            command.args(["install", "cargo-deny", "--version", CARGO_DENY, "--locked", "--quiet"]);
+            // Unoptimised: built in a quarter of the time, and it has little to do here.
+            command.args(["--no-default-features", "--profile", "dev", "--root"]).arg(&tools);
+            command.arg("--target-dir").arg(tools.join("build"));
+            process::run("cargo install cargo-deny", &mut command, LIMIT)
+        })?;
+    }
+    Ok(program)
+}
+
+/// What a guest kernel links must build without an operating system, on its own features.
+fn bare_metal(workspace: &Workspace) -> Result<Verdict> {
+    let mut command = BareMetal::prepare(workspace)?.cargo_in(&workspace.root);
+    command.args(["build", "--quiet", "--locked", "--target", TARGET]);
+    command.args(["--package", "pvmsi-guest", "--package", "pvmsi-protocol"]);
+    process::run("cargo build", &mut command, LIMIT)?;
+    Ok(Verdict::Passed)
+}
+
+fn cargo_test(workspace: &Workspace, packages: &[&str]) -> Result<Verdict> {
+    let mut command = workspace.cargo();
+    command.args(["test", "--quiet", "--locked", "--no-fail-fast"]).args(packages);
+    let (status, output) = process::capture("cargo test", &mut command, LIMIT, true)?;
+    let counts = Counts::of_cargo_test(&output);
+    // A crate that does not compile, or a test that ends its process, has no summary line.
+    Ok(Verdict::Counted(if status.success() || counts.failed() > 0 {
+        counts
+    } else {
+        counts.with_failure()
+    }))
+}
+
+fn lab(workspace: &Workspace, summary: &mut Summary) {
+    let mut parts = None;
+    summary.step("lab x86_64: set-up", || {
+        parts = Some((workspace.build_pvmsi()?, Lab::prepare(workspace)?));
+        Ok(Verdict::Passed)
+    });
+    for &scenario in Scenario::ALL {
+        summary.step(&format!("lab x86_64: {}", scenario.name()), || match &parts {
+            Some((pvmsi, lab)) => {
+                let run = lab.run(pvmsi, scenario)?;
+                if let Some((_, report)) = &run.report {
+                    eprintln!("{report}");
+                }
+                Ok(Verdict::Checked(run.checks))
+            }
+            None => Ok(Verdict::Skipped("the set-up failed".to_owned())),
+        });
+    }
+}
+
+/// Whether tests can use this machine's KVM.
+struct Kvm {
+    missing: Option<String>,
+    required: bool,
+}
+
+impl Kvm {
+    fn find() -> Self {
+        let set = |name: &str| {
+            std::env::var(name).is_ok_and(|value| !matches!(value.as_str(), "" | "0" | "false"))
+        };
+        Self { missing: demo::kvm_missing(), required: set("CI") && !set(WITHOUT_KVM) }
+    }
+
+    /// Runs a step that needs KVM. Without it the step is skipped, on a machine of continuous
+    /// integration it fails: a check that silently stops running is none.
+    fn require(&self, action: impl FnOnce() -> Result<Verdict>) -> Result<Verdict> {
+        match &self.missing {
+            None => action(),
+            Some(why) if self.required => anyhow::bail!(
+                "{why}; CI is set, so KVM must be there: give the machine KVM, or set {WITHOUT_KVM}=1"
+            ),
+            Some(why) => Ok(Verdict::Skipped(why.clone())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_kvm_skips_at_home_and_fails_in_continuous_integration() {
+        let outcome = |missing: Option<&str>, required| {
+            Kvm { missing: missing.map(str::to_owned), required }.require(|| Ok(Verdict::Passed))
+        };
+        assert!(matches!(outcome(None, true), Ok(Verdict::Passed)));
+        assert!(matches!(outcome(Some("none"), false), Ok(Verdict::Skipped(_))));
+        assert!(outcome(Some("none"), true).is_err());
+    }
+}

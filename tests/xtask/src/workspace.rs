@@ -1,0 +1,100 @@
+//! Where the repository, its build folder and cargo are.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+
+use crate::bare_metal::Source;
+use crate::process;
+
+/// The repository that this program was built from.
+pub(crate) struct Workspace {
+    /// Its root folder.
+    pub root: PathBuf,
+    /// The build folder; `CARGO_TARGET_DIR` and cargo's configuration are honoured.
+    pub target: PathBuf,
+    /// The forced origin of the bare-metal target.
+    pub source: Option<Source>,
+}
+
+#[derive(Deserialize)]
+struct Metadata {
+    workspace_root: PathBuf,
+    target_directory: PathBuf,
+}
+
+impl Workspace {
+    /// Asks cargo.
+    ///
+    /// # Errors
+    /// When cargo cannot read the workspace.
+    pub(crate) fn find(source: Option<Source>) -> Result<Self> {
+        let mut command = cargo_in(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")));
+        command.args(["metadata", "--no-deps", "--format-version=1"]);
+        let (status, text) =
+            process::capture("cargo metadata", &mut command, Duration::from_secs(120), false)?;
+        if !status.success() {
+            bail!("cargo metadata: {status}");
+        }
+        let metadata: Metadata =
+            serde_json::from_str(&text).context("cargo metadata printed something else")?;
+        Ok(Self { root: metadata.workspace_root, target: metadata.target_directory, source })
+    }
+
+    /// Cargo in the root of the workspace.
+    pub(crate) fn cargo(&self) -> Command {
+        cargo_in(&self.root)
+    }
+
+    /// A program that cargo built for this machine.
+    pub(crate) fn program(&self, profile: Profile, name: &str) -> PathBuf {
+        self.target.join(profile.folder()).join(name)
+    }
+
+    /// Builds `pvmsi` and the guests in the release profile and returns the path of `pvmsi`.
+    ///
+    /// # Errors
+    /// When a build fails.
+    pub(crate) fn build_pvmsi(&self) -> Result<PathBuf> {
+        crate::guests::build(self)?;
+        process::step("building pvmsi", || {
+            let mut command = self.cargo();
+            command.args(["build", "--quiet", "--release", "--package", "pvmsi"]);
+            process::run("cargo build", &mut command, Duration::from_secs(1200))
+        })?;
+        Ok(self.program(Profile::Release, "pvmsi"))
+    }
+}
+
+/// A build profile of cargo.
+#[derive(Clone, Copy)]
+pub(crate) enum Profile {
+    /// What `cargo test` uses.
+    Debug,
+    /// What demo and lab use.
+    Release,
+}
+
+impl Profile {
+    /// The folder under the build folder.
+    pub(crate) fn folder(self) -> &'static str {
+        match self {
+            Self::Debug => "debug",
+            Self::Release => "release",
+        }
+    }
+}
+
+/// Cargo in a folder. It is the same cargo that runs this program, so the same toolchain.
+pub(crate) fn cargo_in(folder: &Path) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(folder);
+    // Set by `cargo run` for this program; the next cargo must find its own.
+    for name in ["CARGO_MANIFEST_DIR", "CARGO_MANIFEST_PATH", "CARGO_PKG_NAME"] {
+        command.env_remove(name);
+    }
+    command
+}
