@@ -6,9 +6,9 @@
 use std::io;
 
 use pvmsi_protocol::{
-    Busy, CallError, ConfigureRequest, GuestMessage, Kind, Parameter, QueryFunctionAnswer,
-    QueryVectorsRequest, Sequence, TableMode, UpdateRequest, VectorAnswer, VectorIndex,
-    VectorSetup, VectorState,
+    Busy, CallError, ConfigureRequest, Generation, GuestMessage, Kind, Parameter,
+    QueryFunctionAnswer, QueryVectorsRequest, Sequence, TableMode, UpdateRequest, VectorAnswer,
+    VectorIndex, VectorSetup, VectorState,
 };
 use thiserror::Error;
 use vmm_sys_util::eventfd::EventFd;
@@ -105,6 +105,9 @@ impl FunctionState {
     ) -> Result<Vec<VectorAnswer>, CallError> {
         let setups = self.check_configure(request)?;
         let target = request.requested.min(self.vectors_offered());
+        if target == 0 {
+            return Err(CallError::Denied);
+        }
         let wanted = self.function.set_up_count(target).max(target);
         let events = self.prepare(request, setups.as_slice(), usize::from(wanted), bound)?;
         let count = self.vectors.len().saturating_add(events.len());
@@ -117,6 +120,7 @@ impl FunctionState {
             .map(|index| setups.get(index).copied().unwrap_or(VectorSetup::RESERVED))
             .map(|VectorSetup { message, masked }| AssignedVector { message, masked })
             .collect();
+        let (mode, generation) = (self.mode, self.generation);
         self.leave_direct();
         let owner = std::mem::replace(&mut self.owner, Owner::Assigned(new));
         let set_up = self.set_up;
@@ -124,12 +128,13 @@ impl FunctionState {
             self.complain("configure failed and is undone", &error);
             self.owner = owner;
             self.undo_configure(before, set_up);
+            self.keep_generation(mode, generation);
             return Err(CallError::Hardware);
         }
         self.counters.configures = self.counters.configures.saturating_add(1);
         self.generation = self.generation.next();
         self.held = false;
-        self.stale = false;
+        self.unmappable = false;
 
         let mut pending = vec![false; granted];
         if self.reasons().is_empty() {
@@ -267,15 +272,12 @@ impl FunctionState {
         let count = self.vectors.len().min(wanted.max(granted));
         if self.set_up != count {
             self.set_up_interrupts(count)?;
-        } else {
-            self.rewrite_table();
         }
+        // A reset that nobody saw may have cost vectors that stay set up their messages.
+        self.rewrite_table();
         self.converge()?;
         self.retire(count);
-        // Vectors that are set up only because set-up cannot grow need no GSI.
-        let unused: Vec<_> =
-            self.vectors.iter_mut().skip(granted).filter_map(|vector| vector.gsi.take()).collect();
-        self.routes.free(&unused);
+        self.free_spare_gsis();
         Ok(())
     }
 
@@ -293,7 +295,15 @@ impl FunctionState {
         }
         self.retire(before);
         self.converge_or_log();
+        self.free_spare_gsis();
         self.evaluate();
+    }
+
+    /// A call that fails has not changed the generation, although the table was trapped for a moment.
+    fn keep_generation(&mut self, mode: TableMode, generation: Generation) {
+        if self.mode == mode {
+            self.generation = generation;
+        }
     }
 
     /// Takes the events that wait for masked vectors: the guest delivers them from now on.
@@ -331,11 +341,14 @@ impl FunctionState {
             self.check_message(update.vector.0, Some(update.message))?;
             vector.message = Some(update.message);
         }
+        let (mode, generation) = (self.mode, self.generation);
         let old = std::mem::replace(&mut self.owner, Owner::Assigned(new));
         if let Err(error) = self.converge() {
             self.log_routes(&error);
             self.restore_messages(old);
             self.converge_or_log();
+            self.evaluate();
+            self.keep_generation(mode, generation);
             return Err(CallError::Hardware);
         }
         self.evaluate();

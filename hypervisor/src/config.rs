@@ -134,11 +134,13 @@ impl FunctionState {
 
     fn set_control(&mut self, control: MsixControl) {
         let before = std::mem::replace(&mut self.control, control);
-        if before == control {
+        // Also where it was clear already: whoever writes it so knows nothing of an assignment.
+        let assigned = matches!(self.owner, Owner::Assigned(_));
+        if !control.enable && (before.enable || assigned) {
+            self.disable();
             return;
         }
-        if before.enable && !control.enable {
-            self.disable();
+        if before == control {
             return;
         }
         self.set_up_legacy();
@@ -185,16 +187,23 @@ impl FunctionState {
         self.refresh();
     }
 
+    /// Power state D0, decoding off, BARs unprogrammed.
+    pub(crate) fn power_on_config(&mut self) {
+        if let Some(power) = self.registers.power.clone() {
+            self.function.config_write(power.start, &[0; 2]);
+        }
+        self.function.config_write(COMMAND.start, &[0; 2]);
+        for register in BARS.step_by(4) {
+            self.function.config_write(register, &[0; 4]);
+        }
+    }
+
     /// Machine reset: everything to the state at power-on, decoding off.
     pub(crate) fn reset_machine(&mut self) {
         self.become_default();
         self.control = MsixControl::default();
         let _ = self.show(&View::NOTHING);
-        let zeros = [0; 4];
-        self.function.config_write(COMMAND.start, zeros.first_chunk::<2>().unwrap_or(&[0; 2]));
-        for register in BARS.step_by(4) {
-            self.function.config_write(register, &zeros);
-        }
+        self.power_on_config();
         if let Err(error) = self.function.reset() {
             self.complain("the function could not be reset", &error);
         }

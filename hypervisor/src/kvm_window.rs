@@ -119,7 +119,11 @@ impl KvmWindow {
         let mut pieces = Vec::new();
         for BarMapping { bar, offset, memory } in &mappings {
             let length = u64::try_from(memory.size()).unwrap_or(0);
-            let area = *offset..offset.saturating_add(length);
+            // In the page of a BAR that is smaller than a page, something else may be decoded.
+            let page_mask = layout.page_size().saturating_sub(1);
+            let size =
+                layout.bars().get(bar.as_usize()).copied().flatten().map_or(0, |bar| bar.size);
+            let area = *offset..offset.saturating_add(length).min(size & !page_mask).max(*offset);
             let mut add = |pages: Range<u64>, switched| {
                 if pages.start < pages.end {
                     let at = pages.start.saturating_sub(area.start);
@@ -176,12 +180,14 @@ impl Piece {
 
 impl Window for KvmWindow {
     fn show(&mut self, view: &View) -> io::Result<()> {
+        let mut hidden = Ok(());
         for piece in &mut self.pieces {
             let wanted = piece.wanted(view);
             if piece.shown.as_ref().is_some_and(|slot| Some(slot.address) != wanted) {
-                Self::hide(&self.slots, piece)?;
+                hidden = hidden.and(Self::hide(&self.slots, piece));
             }
         }
+        hidden?;
         let mut failed = Ok(());
         for piece in &mut self.pieces {
             let Some(address) = piece.wanted(view).filter(|_| piece.shown.is_none()) else {
@@ -198,9 +204,7 @@ impl Window for KvmWindow {
             match mapped {
                 Ok(slot) => piece.shown = Some(slot),
                 // A page beside the table that cannot be shown is trapped, which works as well.
-                Err(error) if !piece.switched => {
-                    tracing::debug!(%error, bar = piece.bar.0, "pages beside the table stay trapped");
-                }
+                Err(_) if !piece.switched => {}
                 Err(error) => {
                     failed = Err(error);
                     break;

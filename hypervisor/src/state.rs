@@ -180,6 +180,8 @@ impl FunctionState {
             counters: Counters::default(),
             log: RateLimit::default(),
         };
+        // A function may come with decoding on, at addresses that are the host's.
+        state.power_on_config();
         state.refresh();
         Ok(state)
     }
@@ -420,8 +422,10 @@ impl FunctionState {
         let events: Vec<_> = self.vectors.iter().take(count).map(|vector| &vector.event).collect();
         self.counters.interrupt_setups = self.counters.interrupt_setups.saturating_add(1);
         self.function.set_up_interrupts(&events)?;
+        // Vectors that stay set up keep their messages, even where the table has lost them.
+        let kept = self.set_up.min(count);
         self.set_up = count;
-        for vector in &mut self.vectors {
+        for vector in self.vectors.iter_mut().skip(kept) {
             vector.table_message = None;
         }
         self.read_table_messages();
@@ -470,6 +474,8 @@ impl FunctionState {
         {
             self.complain("interrupts could not be taken down", &error);
         }
+        // Whatever became of the request: the next set-up starts from nothing.
+        self.set_up = 0;
         self.retire(0);
     }
 
@@ -493,6 +499,15 @@ impl FunctionState {
         }
     }
 
+    /// Gives back the GSIs of vectors that are set up only because set-up cannot grow. They have no route.
+    pub(crate) fn free_spare_gsis(&mut self) {
+        if let Owner::Assigned(assigned) = &self.owner {
+            let spare = self.vectors.iter_mut().skip(assigned.len());
+            let gsis: Vec<_> = spare.filter_map(|vector| vector.gsi.take()).collect();
+            self.routes.free(&gsis);
+        }
+    }
+
     /// Drops all vectors but the first `keep`, and gives their GSIs back.
     pub(crate) fn retire(&mut self, keep: usize) {
         if keep < self.vectors.len() {
@@ -512,6 +527,7 @@ impl FunctionState {
         self.owner = Owner::Legacy(vec![LegacyEntry::RESET; vectors]);
         self.held = false;
         self.stale = false;
+        self.unmappable = false;
         self.generation = self.generation.next();
     }
 
@@ -521,12 +537,24 @@ impl FunctionState {
         let others = self.reasons().difference(Reasons::HELD_EVENT);
         match self.mode {
             TableMode::Trapped if others.is_empty() => {
-                self.held = false;
-                self.enter_direct(None);
+                // Found out without touching the function: this comes with each call and each
+                // trapped write for as long as the event waits.
+                self.held = self.masked_event_waits();
+                if !self.held {
+                    self.enter_direct(None);
+                }
             }
             TableMode::Direct if !others.is_empty() => self.leave_direct(),
             _ => {}
         }
+    }
+
+    /// Whether the eventfd of a vector that is masked, with the table trapped, holds an event.
+    fn masked_event_waits(&self) -> bool {
+        let Owner::Assigned(assigned) = &self.owner else { return false };
+        assigned.iter().zip(&self.vectors).any(|(assigned, vector)| {
+            assigned.masked && !vector.attached && event::is_signalled(&vector.event)
+        })
     }
 
     /// Hands the table to the guest. Stays trapped where an event waits for a masked vector, unless `report` takes it, or where mapping fails.

@@ -15,7 +15,7 @@ impl FunctionState {
     /// A read of a BAR. What no register answers reads as ones.
     pub(crate) fn bar_read(&mut self, bar: BarIndex, offset: u64, data: &mut [u8]) {
         data.fill(0xff);
-        let Some(last) = access_end(offset, data.len()) else { return };
+        let Some(last) = self.access_end(bar, offset, data.len()) else { return };
         match (self.layout.target(bar, offset), self.layout.target(bar, last)) {
             (Target::Neighbour, Target::Neighbour) => {
                 self.counters.neighbour_reads = self.counters.neighbour_reads.saturating_add(1);
@@ -47,7 +47,7 @@ impl FunctionState {
 
     /// A write of a BAR.
     pub(crate) fn bar_write(&mut self, bar: BarIndex, offset: u64, data: &[u8]) {
-        let Some(last) = access_end(offset, data.len()) else { return };
+        let Some(last) = self.access_end(bar, offset, data.len()) else { return };
         match (self.layout.target(bar, offset), self.layout.target(bar, last)) {
             (Target::Neighbour, Target::Neighbour) => {
                 self.counters.neighbour_writes = self.counters.neighbour_writes.saturating_add(1);
@@ -65,6 +65,13 @@ impl FunctionState {
             }
             _ => self.counters.table_writes = self.counters.table_writes.saturating_add(1),
         }
+    }
+
+    /// The offset of the last byte of an access; `None` where it leaves the BAR or is empty.
+    fn access_end(&self, bar: BarIndex, offset: u64, length: usize) -> Option<u64> {
+        let size = (*self.layout.bars().get(bar.as_usize())?)?.size;
+        let last = offset.checked_add(u64::try_from(length).ok()?.checked_sub(1)?)?;
+        (last < size).then_some(last)
     }
 
     fn read_entry(&mut self, vector: VectorIndex) -> Words {
@@ -149,9 +156,15 @@ impl FunctionState {
             }
             // The access exited before the page was mapped: done on the guest's behalf.
             (Owner::Assigned(_), TableMode::Direct) => {
-                let message = TableMessage { address, data };
-                let _ = self.function.set_table_message(vector, message);
-                let _ = self.function.set_masked(vector, masked);
+                // Only what was written: another vCPU may write the rest at this moment.
+                let [old_low, old_high, old_data, old_control] = before;
+                if [low, high, data] != [old_low, old_high, old_data] {
+                    let message = TableMessage { address, data };
+                    let _ = self.function.set_table_message(vector, message);
+                }
+                if control != old_control {
+                    let _ = self.function.set_masked(vector, masked);
+                }
             }
         }
     }
@@ -186,9 +199,4 @@ impl FunctionState {
             self.tear_down();
         }
     }
-}
-
-/// The offset of the last byte of an access; `None` for an empty one.
-fn access_end(offset: u64, length: usize) -> Option<u64> {
-    offset.checked_add(u64::try_from(length).ok()?.checked_sub(1)?)
 }

@@ -232,7 +232,11 @@ impl PciFunction for VfioFunction {
     }
 
     fn set_up_interrupts(&mut self, events: &[&EventFd]) -> io::Result<()> {
-        irqs::set_up(&self.device, &self.set_up, events)?;
+        if let Err(error) = irqs::set_up(&self.device, &self.set_up, events) {
+            // What is set up now is not known: no descriptor counts as kept next time.
+            self.set_up.fill(-1);
+            return Err(error);
+        }
         self.set_up = events.iter().map(|event| event.as_raw_fd()).collect();
         Ok(())
     }

@@ -184,6 +184,15 @@ fn denied_by_policy() {
     let guest = Guest::new(Options { function_policy: policy, ..Options::default() });
     let error = guest.configure_with(4, Sequence::START, &[]).unwrap_err();
     assert_eq!(error, CallError::Denied);
+
+    let policy = FunctionPolicy { vectors: Some(0), ..FunctionPolicy::default() };
+    let guest = Guest::new(Options { function_policy: policy, ..Options::default() });
+    guest.control(ENABLE);
+    guest.program(1, message(1));
+    let error = guest.configure_with(4, Sequence::START, &[]).unwrap_err();
+    assert_eq!(error, CallError::Denied, "a quota of none");
+    guest.raise(1);
+    assert_eq!(guest.interrupts(), [1], "the standard table goes on");
 }
 
 #[test]

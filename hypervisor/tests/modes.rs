@@ -308,3 +308,13 @@ fn a_mapping_that_fails_leaves_the_vectors_assigned_and_the_table_trapped() {
     guest.unmask(0);
     assert_eq!(guest.interrupts(), [0]);
 }
+
+#[test]
+fn a_mapping_that_failed_is_tried_again_by_the_next_configure() {
+    let guest = Guest::with_vectors(4);
+    guest.control(ENABLE);
+    *guest.window.fails.lock().unwrap() = true;
+    assert_eq!(guest.configure(4).reasons, Reasons::NOT_MAPPABLE);
+    *guest.window.fails.lock().unwrap() = false;
+    assert_eq!(guest.configure(4).mode, TableMode::Direct);
+}

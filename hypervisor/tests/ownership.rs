@@ -184,3 +184,48 @@ fn a_removed_function_is_gone() {
         pvmsi_protocol::CallError::NoSuchFunction
     );
 }
+
+#[test]
+fn a_write_that_leaves_enable_clear_ends_an_ownership_that_was_never_enabled() {
+    let guest = Guest::with_vectors(4);
+    guest.configure(4);
+    guest.control(0);
+    assert_default(&guest);
+    assert_serves_the_standard_table(&guest);
+}
+
+#[test]
+fn machine_reset_wakes_a_function_that_sleeps() {
+    let guest = configured(4);
+    guest.config_write(POWER, &[3, 0]);
+    guest.service.reset();
+    assert_eq!(guest.config_read(POWER) & 3, 0);
+    guest.config_write(0x10, &0xc000_0000_u32.to_le_bytes());
+    guest.config_write(0x04, &[0x06, 0x00]);
+    assert_serves_the_standard_table(&guest);
+}
+
+#[test]
+fn a_table_that_was_lost_while_decoding_was_off_comes_back_whatever_is_called_meanwhile() {
+    let guest = configured(4);
+    guest.config_write(0x04, &[0x04, 0x00]);
+    guest.config_write(DEVICE_CONTROL, &0x8000_u16.to_le_bytes());
+    guest.configure(4);
+    guest.config_write(0x04, &[0x06, 0x00]);
+    assert!(guest.is_direct());
+    guest.raise(0);
+    guest.raise(3);
+    assert_eq!(guest.interrupts(), [0, 3]);
+}
+
+#[test]
+fn a_configure_that_grows_mends_what_a_hidden_reset_has_cleared() {
+    let guest = Guest::with_vectors(4);
+    guest.control(ENABLE);
+    guest.configure(2);
+    guest.store(0x18, 1);
+    guest.device.run();
+    guest.configure(4);
+    (0..4).for_each(|vector| guest.raise(vector));
+    assert_eq!(guest.interrupts(), [0, 1, 2, 3]);
+}

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
+use std::time::Duration;
 
 use vfio_bindings::bindings::vfio::{
     VFIO_BASE, VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_DATA_EVENTFD, VFIO_IRQ_SET_DATA_NONE,
@@ -16,6 +17,9 @@ use vmm_sys_util::ioctl::ioctl_with_ptr;
 use vmm_sys_util::ioctl_io_nr;
 
 ioctl_io_nr!(VFIO_DEVICE_SET_IRQS, VFIO_TYPE as u32, VFIO_BASE + 10);
+
+/// How long is waited where the kernel cannot say when its handlers have ended.
+const WITHOUT_MEMBARRIER: Duration = Duration::from_millis(20);
 
 /// 32-bit words of `struct vfio_irq_set` before its data: argsz, flags, index, start, count.
 const HEADER_WORDS: usize = 5;
@@ -58,6 +62,11 @@ fn request(device: &impl AsRawFd, data: u32, start: usize, fds: &[RawFd]) -> io:
 
 /// Waits until every interrupt handler of the host that is running now has ended. There is no request for a single interrupt; a grace period of the whole kernel is what user space can ask for (`membarrier(2)`, `MEMBARRIER_CMD_GLOBAL`).
 pub(super) fn wait_for_running_handlers() {
-    // SAFETY: the call takes no memory; on a kernel without it nothing happens.
-    unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    // SAFETY: the call takes no memory.
+    let result = unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if result != 0 {
+        // Kernels with nohz_full processors refuse. A handler that signals an eventfd takes
+        // microseconds.
+        std::thread::sleep(WITHOUT_MEMBARRIER);
+    }
 }
