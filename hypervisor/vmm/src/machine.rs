@@ -1,46 +1,44 @@
 //! The reference machine: built from a configuration, run, paused, reset, and asked.
 
+mod functions;
+#[cfg(test)]
+mod tests;
+mod vm;
+
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_userspace_memory_region};
-use kvm_ioctls::{Cap, Kvm, VmFd};
-use pvmsi_hypervisor::{
-    FunctionPolicy, KvmRoutes, KvmWindow, MemorySlots, PciFunction, Platform, Policy, Service,
-    ServiceConfig, SoftwareDevice, SoftwareFunction, VfioFunction, VfioHost,
-};
+use kvm_ioctls::{Kvm, VmFd};
+use pvmsi_hypervisor::{Platform, Policy, Service, ServiceConfig, SoftwareDevice, VfioHost};
 use pvmsi_protocol::FunctionId;
-use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::bars::{ConfigAccess, Placement};
-use crate::bus::{Bus, DOORBELL_PORT};
-use crate::config::{Backend, CPUS_MAX, Doorbell, FunctionConfig, MachineConfig};
+use crate::bars::Placement;
+use crate::bus::Bus;
+use crate::config::{Backend, CPUS_MAX, MachineConfig};
 use crate::control::{Control, End, Next};
 use crate::device_threads::DeviceThreads;
 use crate::error::MachineError;
 use crate::exits::{ExitCounters, ExitCounts};
-use crate::recorder::{RecordedFunction, Recorder};
-use crate::report::{FunctionReport, Host, REPORT_SCHEMA, Report};
+use crate::recorder::Recorder;
+use crate::report::{Host, REPORT_SCHEMA, Report};
 use crate::serial::{self, Com1};
 use crate::vcpu::{self, Vcpu};
-use crate::x86_64::irqchip::{self, PINS};
-use crate::x86_64::{boot, cpuid};
-use crate::{file_limit, host, memory, pci};
-
-/// The memory slot of the RAM; all others are for functions.
-const RAM_SLOT: u32 = 0;
+use crate::x86_64::{boot, irqchip};
+use crate::{host, memory, pci};
+use functions::{Functions, function_access};
 
 /// A machine. It is created paused; [`resume`](Self::resume) starts it, dropping it ends it.
 ///
 /// The real-time signal `SIGRTMIN` is used to call vCPU threads out of the guest.
 pub struct Machine {
     // Dropped in this order: no thread is left when the parts go.
-    threads: Threads,
-    devices: Option<DeviceThreads>,
+    _threads: Threads,
+    _devices: Option<DeviceThreads>,
     parts: Arc<Parts>,
 }
 
@@ -81,9 +79,6 @@ struct Guest {
     memory_bytes: u64,
 }
 
-/// What serves a function, and the device behind it when that is in software.
-type Opened = (Box<dyn PciFunction>, Option<Arc<SoftwareDevice>>);
-
 /// The vCPU threads; dropping them ends the run.
 struct Threads {
     parts: Arc<Parts>,
@@ -98,11 +93,11 @@ impl Machine {
     pub fn new(config: MachineConfig) -> Result<Self, MachineError> {
         check(&config)?;
         let kvm = Kvm::new().map_err(MachineError::kvm_unavailable)?;
-        let vm = Arc::new(create_vm(&kvm)?);
+        let vm = Arc::new(vm::create(&kvm)?);
         let memory = Arc::new(memory::create(config.memory_bytes)?);
-        map_ram(&vm, &memory)?;
+        vm::map_ram(&vm, &memory)?;
 
-        let routes = Arc::new(routes(&vm));
+        let routes = Arc::new(vm::routes(&vm));
         let service_config =
             ServiceConfig { policy: config.policy, ..ServiceConfig::new(Platform::X86_64) };
         let service_config = match config.vectors_per_call {
@@ -127,7 +122,7 @@ impl Machine {
             doorbell,
             recorder: Mutex::new(recorder),
         };
-        let vcpus = create_vcpus(&kvm, &vm, config.cpus, &bus)?;
+        let vcpus = vm::create_vcpus(&kvm, &vm, config.cpus, &bus)?;
 
         let access = function_access(&functions.all, &bus.service);
         let placement = Placement::find(&access, host::page_size())?;
@@ -159,7 +154,7 @@ impl Machine {
         });
         let devices = devices.transpose()?;
         let threads = Threads::start(&parts)?;
-        Ok(Self { threads, devices, parts })
+        Ok(Self { _threads: threads, _devices: devices, parts })
     }
 
     /// Lets the vCPUs run: the start, and the end of a pause.
@@ -274,16 +269,6 @@ impl Machine {
             exits: self.exits(),
         }
     }
-
-    /// Whether threads of the machine run its software functions.
-    pub fn runs_devices(&self) -> bool {
-        self.devices.is_some()
-    }
-
-    /// How many vCPU threads were started.
-    pub fn cpus(&self) -> usize {
-        self.threads.handles.len()
-    }
 }
 
 impl Parts {
@@ -368,144 +353,6 @@ impl Drop for Threads {
     }
 }
 
-/// The functions of a machine while it is built.
-struct Functions {
-    all: Vec<MachineFunction>,
-    recorded: Vec<RecordedFunction>,
-    vfio: Option<VfioHost>,
-    notes: Vec<String>,
-}
-
-impl Functions {
-    fn add(
-        config: &MachineConfig,
-        kvm: &Kvm,
-        vm: &Arc<VmFd>,
-        memory: &Arc<GuestMemoryMmap>,
-        service: &Service,
-    ) -> Result<Self, MachineError> {
-        let first = RAM_SLOT.saturating_add(1);
-        let count = u32::try_from(kvm.get_nr_memslots()).unwrap_or(0);
-        let slots = Arc::new(MemorySlots::new(Arc::clone(vm), first..count.max(first)));
-        let mut functions =
-            Self { all: Vec::new(), recorded: Vec::new(), vfio: None, notes: Vec::new() };
-        let mut files = 0_u64;
-        let limit = file_limit::raise();
-        for (n, function) in config.functions.iter().enumerate() {
-            let failed = |message: String| MachineError::Function {
-                function: function.backend.to_string(),
-                message,
-            };
-            let id = pci::address(n).ok_or_else(|| failed("the bus is full".to_owned()))?;
-            let (implementation, device) = functions.open(function, vm).map_err(failed)?;
-            let mappings = implementation.mappings().map_err(|error| failed(error.to_string()))?;
-            let layout = implementation.layout();
-            let vectors = layout.vectors();
-            files = files.saturating_add(file_limit::needed_by(function.backend, vectors));
-            let window = KvmWindow::new(Arc::clone(&slots), layout, mappings);
-            let policy = FunctionPolicy {
-                policy: function.policy.unwrap_or(config.policy),
-                allow_unisolated: function.allow_unisolated,
-                vectors: None,
-            };
-            service
-                .add_function(id, implementation, Box::new(window), policy)
-                .map_err(|error| failed(error.to_string()))?;
-            functions.recorded.push(RecordedFunction {
-                id,
-                report: FunctionReport {
-                    id: match function.backend {
-                        Backend::Software(_) => id.to_string(),
-                        Backend::Vfio(address) => address.to_string(),
-                    },
-                    guest_address: id.to_string(),
-                    backend: match function.backend {
-                        Backend::Software(_) => "software",
-                        Backend::Vfio(_) => "vfio",
-                    },
-                    vectors,
-                    phases: Vec::new(),
-                },
-                device: device.clone(),
-            });
-            functions.all.push(MachineFunction { id, backend: function.backend, device });
-        }
-        functions.notes.extend(file_limit::too_small(files, limit));
-        if let Some(vfio) = &functions.vfio {
-            // SAFETY:
-            // 1. The memory is kept by `Parts`, which drops it after the functions and `vfio`.
-            // 2. Guest memory is accessed only through vm-memory, which takes no references.
-            unsafe { vfio.map_memory(memory.as_ref()) }.map_err(|error| {
-                MachineError::Function {
-                    function: "vfio".to_owned(),
-                    message: format!(
-                        "{error}; the locked memory limit (ulimit -l) must be larger than the guest's memory"
-                    ),
-                }
-            })?;
-        }
-        Ok(functions)
-    }
-
-    /// Opens what serves a function.
-    fn open(&mut self, function: &FunctionConfig, vm: &VmFd) -> Result<Opened, String> {
-        match function.backend {
-            Backend::Software(options) => {
-                let function = SoftwareFunction::new(options, host::page_size())
-                    .map_err(|error| error.to_string())?;
-                let device = function.device();
-                Ok((Box::new(function), Some(device)))
-            }
-            Backend::Vfio(address) => {
-                let remedy =
-                    |error| format!("{error}\n`pvmsi probe {address}` says what to change");
-                let sysfs = Backend::sysfs(address);
-                if !sysfs.exists() {
-                    return Err(remedy("this host has no such function".to_owned()));
-                }
-                let host = match self.vfio.take() {
-                    Some(host) => host,
-                    None => VfioHost::new(vm).map_err(|error| remedy(error.to_string()))?,
-                };
-                let host = self.vfio.insert(host);
-                let function =
-                    VfioFunction::open(host, &sysfs).map_err(|error| remedy(error.to_string()))?;
-                Ok((Box::new(function), None))
-            }
-        }
-    }
-}
-
-/// Configuration space of one function, for the placement of its BARs.
-struct Access<'a> {
-    service: &'a Service,
-    id: FunctionId,
-}
-
-impl ConfigAccess for Access<'_> {
-    fn read(&self, offset: u64) -> u32 {
-        let mut data = [0xff; 4];
-        self.service.config_read(self.id, offset, &mut data);
-        u32::from_le_bytes(data)
-    }
-
-    fn write(&self, offset: u64, value: u32) {
-        self.service.config_write(self.id, offset, &value.to_le_bytes());
-    }
-}
-
-/// Access to all functions, each with decoding and bus mastering off.
-fn function_access<'a>(functions: &[MachineFunction], service: &'a Service) -> Vec<Access<'a>> {
-    const COMMAND: u64 = 4;
-    functions
-        .iter()
-        .map(|function| {
-            service.config_write(function.id, COMMAND, &[0, 0]);
-            Access { service, id: function.id }
-        })
-        .collect()
-}
-
 fn check(config: &MachineConfig) -> Result<(), MachineError> {
     if !(1..=CPUS_MAX).contains(&config.cpus) {
         return Err(MachineError::Config(format!(
@@ -523,88 +370,6 @@ fn check(config: &MachineConfig) -> Result<(), MachineError> {
     Ok(())
 }
 
-fn create_vm(kvm: &Kvm) -> Result<VmFd, MachineError> {
-    for (capability, name) in [
-        (Cap::Irqchip, "an interrupt controller in the kernel"),
-        (Cap::Irqfd, "irqfds"),
-        (Cap::IrqRouting, "interrupt routing"),
-        (Cap::ImmediateExit, "immediate_exit (Linux 4.13)"),
-    ] {
-        if !kvm.check_extension(capability) {
-            return Err(MachineError::Kvm {
-                operation: "looking for what the machine needs of KVM",
-                source: io::Error::other(format!("this KVM lacks {name}")),
-            });
-        }
-    }
-    let vm = loop {
-        match kvm.create_vm() {
-            // The kernel waits for others here and may be interrupted.
-            Err(error) if error.errno() == libc::EINTR => {}
-            other => break other.map_err(MachineError::kvm("KVM_CREATE_VM"))?,
-        }
-    };
-    vm.set_tss_address(memory::KVM_TSS).map_err(MachineError::kvm("KVM_SET_TSS_ADDR"))?;
-    vm.create_irq_chip().map_err(MachineError::kvm("KVM_CREATE_IRQCHIP"))?;
-    Ok(vm)
-}
-
-fn map_ram(vm: &VmFd, memory: &GuestMemoryMmap) -> Result<(), MachineError> {
-    for (slot, region) in (RAM_SLOT..).zip(memory.iter()) {
-        let host = region
-            .get_host_address(vm_memory::MemoryRegionAddress(0))
-            .map_err(|error| MachineError::Memory(error.to_string()))?;
-        let region = kvm_userspace_memory_region {
-            slot,
-            flags: 0,
-            guest_phys_addr: region.start_addr().0,
-            memory_size: region.len(),
-            userspace_addr: u64::try_from(host.addr())
-                .map_err(|error| MachineError::Memory(error.to_string()))?,
-        };
-        // SAFETY: the region stays mapped as long as the VM's vCPUs exist: `Parts` drops the
-        // memory last.
-        unsafe { vm.set_user_memory_region(region) }
-            .map_err(MachineError::kvm("KVM_SET_USER_MEMORY_REGION"))?;
-    }
-    Ok(())
-}
-
-fn routes(vm: &Arc<VmFd>) -> KvmRoutes {
-    let base = irqchip::base_routes();
-    let entries = u32::try_from(vm.check_extension_int(Cap::IrqRouting)).unwrap_or(0);
-    let taken = u32::try_from(base.len()).unwrap_or(0);
-    let end = entries.saturating_sub(taken).saturating_add(PINS).max(PINS);
-    KvmRoutes::new(Arc::clone(vm), base, PINS..end)
-}
-
-fn create_vcpus(kvm: &Kvm, vm: &VmFd, cpus: u8, bus: &Bus) -> Result<Vec<Vcpu>, MachineError> {
-    let supported = kvm
-        .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
-        .map_err(MachineError::kvm("KVM_GET_SUPPORTED_CPUID"))?;
-    let (port, mmio) = match bus.doorbell {
-        Some(Doorbell::Port) => (Some(DOORBELL_PORT), None),
-        Some(Doorbell::Mmio) => (None, Some(memory::DOORBELL_PAGE)),
-        None => (None, None),
-    };
-    let block = bus.service.cpuid_block(port, mmio);
-    (0..cpus)
-        .map(|index| {
-            let vcpu =
-                vm.create_vcpu(u64::from(index)).map_err(MachineError::kvm("KVM_CREATE_VCPU"))?;
-            let cpuid =
-                cpuid::for_vcpu(&supported, index, cpus, block.as_ref()).map_err(|error| {
-                    MachineError::Kvm {
-                        operation: "building CPUID",
-                        source: io::Error::other(format!("{error:?}")),
-                    }
-                })?;
-            vcpu.set_cpuid2(&cpuid).map_err(MachineError::kvm("KVM_SET_CPUID2"))?;
-            Vcpu::new(index, vcpu)
-        })
-        .collect()
-}
-
 fn eventfd(source: io::Error) -> MachineError {
     MachineError::Kvm { operation: "creating an eventfd", source }
 }
@@ -612,6 +377,3 @@ fn eventfd(source: io::Error) -> MachineError {
 fn thread(source: io::Error) -> MachineError {
     MachineError::Kvm { operation: "starting a thread", source }
 }
-
-#[cfg(test)]
-mod tests;

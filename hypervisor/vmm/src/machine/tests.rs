@@ -5,6 +5,7 @@ use std::time::Duration;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
+use crate::config::FunctionConfig;
 use crate::test_guest;
 
 const CODE: u64 = 0x20_0000;

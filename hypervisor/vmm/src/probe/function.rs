@@ -42,6 +42,14 @@ pub(super) fn probe(id: FunctionId, sysfs: &Path, dev: &Path, host: &HostProbe) 
             "lspci -D lists the functions of this host",
         )];
     }
+    if !config_is_readable(&folder) {
+        return vec![Check::bad(
+            "config space",
+            "config-unreadable",
+            "this user may not read it beyond its header, so the vector table is unknown",
+            "run as root",
+        )];
+    }
     let layout = match layout(&folder) {
         Ok(layout) => layout,
         Err(error) => {
@@ -49,7 +57,7 @@ pub(super) fn probe(id: FunctionId, sysfs: &Path, dev: &Path, host: &HostProbe) 
                 "MSI-X",
                 "no-msix",
                 error,
-                "run as root to read configuration space; without MSI-X nothing can be done",
+                "without a vector table nothing can be done, nor need be",
             )];
         }
     };
@@ -63,7 +71,7 @@ pub(super) fn probe(id: FunctionId, sysfs: &Path, dev: &Path, host: &HostProbe) 
         checks.extend(attach(&folder));
     } else if let Some(backend) = host.backend {
         checks.push(isolation(host_isolation(sysfs, backend)));
-        checks.push(mappable(small_bar(&layout).is_none(), &layout));
+        checks.push(mappable(small_bar(&folder, &layout).is_none(), &layout));
     }
     checks
 }
@@ -171,7 +179,7 @@ fn group(folder: &Path) -> Check {
 
 /// Whether a member of a group does not keep VFIO from using it.
 fn is_harmless(folder: &Path) -> bool {
-    matches!(driver_name(folder).as_deref(), None | Some("vfio-pci" | "pcieport"))
+    matches!(driver_name(folder).as_deref(), None | Some("vfio-pci" | "pci-stub" | "pcieport"))
 }
 
 fn driver_name(folder: &Path) -> Option<String> {
@@ -211,12 +219,27 @@ fn isolation(verdict: Isolation) -> Check {
     }
 }
 
-/// A BAR with a switched page that is smaller than a page.
-fn small_bar(layout: &Layout) -> Option<BarIndex> {
+/// A BAR with a switched page that is smaller than a page and does not start one: VFIO cannot keep the rest of the page free.
+fn small_bar(folder: &Path, layout: &Layout) -> Option<BarIndex> {
+    let resources = fs::read_to_string(folder.join("resource")).unwrap_or_default();
+    let starts: Vec<u64> = resources
+        .lines()
+        .map(|line| {
+            let start = line.split_whitespace().next().unwrap_or_default();
+            u64::from_str_radix(start.trim_start_matches("0x"), 16).unwrap_or(0)
+        })
+        .collect();
     [layout.table().0, layout.pending().0].into_iter().find(|bar| {
         let size = layout.bars().get(bar.as_usize()).copied().flatten().map_or(0, |bar| bar.size);
-        size < layout.page_size()
+        let start = starts.get(bar.as_usize()).copied().unwrap_or(0);
+        size < layout.page_size() && !start.is_multiple_of(layout.page_size())
     })
+}
+
+/// Without privileges the kernel shows the 64 bytes of the header only.
+fn config_is_readable(folder: &Path) -> bool {
+    const CAPABILITIES_END: usize = 256;
+    fs::read(folder.join("config")).is_ok_and(|config| config.len() >= CAPABILITIES_END)
 }
 
 fn mappable(can: bool, layout: &Layout) -> Check {

@@ -25,6 +25,7 @@ pub(super) fn probe(sysfs: &Path, dev: &Path) -> HostProbe {
     if let Some(backend) = backend {
         checks.push(isolation(sysfs, backend));
     }
+    checks.extend(interrupt_remapping(sysfs));
     // Not a condition: a small limit leads to a short grant.
     checks.push(Check::good("open files", format!("at most {}", file_limit::hard())));
     HostProbe { checks, backend }
@@ -105,5 +106,29 @@ fn isolation(sysfs: &Path, backend: VfioBackend) -> Check {
             let (found, remedy) = why.split_once("; ").unwrap_or((why.as_str(), ""));
             Check::bad("isolation", "no-isolation", found, remedy)
         }
+    }
+}
+
+/// Whether the host's own interrupts are remapped. On x86 the chips of remapped ones have names that start with `IR-`; elsewhere nobody can tell from here.
+fn interrupt_remapping(sysfs: &Path) -> Option<Check> {
+    let chips: Vec<String> = fs::read_dir(sysfs.join("kernel/irq"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| fs::read_to_string(entry.path().join("chip_name")).ok())
+        .collect();
+    let some = |start: &str| chips.iter().any(|chip| chip.starts_with(start));
+    if some("IR-") {
+        Some(Check::good("remapping", "the host's interrupts are remapped"))
+    } else if some("IO-APIC") || some("PCI-MSI") {
+        Some(Check::bad(
+            "remapping",
+            "no-isolation",
+            "interrupts are not remapped",
+            "switch interrupt remapping on in the firmware (VT-d, AMD-Vi), and take intremap=off or nointremap off the \
+             kernel's command line; without it the kernel refuses to attach functions, or they stay trapped",
+        ))
+    } else {
+        None
     }
 }

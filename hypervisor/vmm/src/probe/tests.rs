@@ -107,10 +107,36 @@ fn each_problem_has_its_name_and_a_remedy() {
     let host = MadeUp::new("absent");
     assert_eq!(host.problems(&["0000:09:00.0"]), ["no-function"]);
     host.write("sys/bus/pci/devices/0000:03:00.0/config", &[0; 64]);
+    assert_eq!(host.problems(&["0000:03:00.0"]), ["config-unreadable"]);
+    host.write("sys/bus/pci/devices/0000:03:00.0/config", &[0; 256]);
     assert_eq!(host.problems(&["0000:03:00.0"]), ["no-msix"]);
     let probe = host.probe(&["0000:09:00.0"]);
     let bad = probe.host.iter().chain(&probe.functions[0].checks).filter(|check| !check.ok);
     assert!(bad.into_iter().all(|check| check.remedy.is_some()));
     let text = text(&probe, false);
     assert!(text.contains("->") && !text.contains('\x1b'), "{text}");
+}
+
+#[test]
+fn interrupts_that_are_not_remapped_are_no_isolation() {
+    let host = MadeUp::new("remapping");
+    host.write("sys/kernel/irq/24/chip_name", b"IR-PCI-MSI-0000:00:1f.2\n");
+    assert!(host.problems(&[DRIVE]).is_empty());
+    host.write("sys/kernel/irq/24/chip_name", b"PCI-MSI-0000:00:1f.2\n");
+    assert_eq!(host.problems(&[DRIVE]), ["no-isolation"]);
+    host.write("sys/kernel/irq/24/chip_name", b"ITS-PCI-MSI\n");
+    assert!(host.problems(&[DRIVE]).is_empty(), "unknown is no problem");
+}
+
+#[test]
+fn a_small_bar_must_start_a_page() {
+    let host = MadeUp::new("small-bar");
+    let folder = format!("sys/bus/pci/devices/{DRIVE}");
+    let mut config = fs::read(host.0.join(&folder).join("config")).unwrap();
+    config[0x44..0x4c].copy_from_slice(&[0, 0, 0, 0, 0, 5, 0, 0]);
+    host.write(&format!("{folder}/config"), &config);
+    host.write(&format!("{folder}/resource"), b"0xfe000800 0xfe000fff 0x140204\n");
+    assert_eq!(host.problems(&[DRIVE]), ["not-mappable"]);
+    host.write(&format!("{folder}/resource"), b"0xfe010000 0xfe0107ff 0x140204\n");
+    assert!(host.problems(&[DRIVE]).is_empty());
 }

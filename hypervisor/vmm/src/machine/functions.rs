@@ -1,0 +1,168 @@
+//! The functions of a machine: opened, added to the service, and reached for the placement of their BARs.
+
+use std::sync::Arc;
+
+use kvm_ioctls::{Kvm, VmFd};
+use pvmsi_hypervisor::{
+    FunctionPolicy, KvmWindow, MemorySlots, PciFunction, Service, SoftwareDevice, SoftwareFunction,
+    VfioFunction, VfioHost,
+};
+use pvmsi_protocol::FunctionId;
+use vm_memory::GuestMemoryMmap;
+
+use super::MachineFunction;
+use super::vm::RAM_SLOT;
+use crate::bars::ConfigAccess;
+use crate::config::{Backend, FunctionConfig, MachineConfig};
+use crate::error::MachineError;
+use crate::recorder::RecordedFunction;
+use crate::report::FunctionReport;
+use crate::{file_limit, host, pci};
+
+/// What serves a function, and the device behind it when that is in software.
+type Opened = (Box<dyn PciFunction>, Option<Arc<SoftwareDevice>>);
+
+/// The functions of a machine while it is built.
+pub(super) struct Functions {
+    pub(super) all: Vec<MachineFunction>,
+    pub(super) recorded: Vec<RecordedFunction>,
+    pub(super) vfio: Option<VfioHost>,
+    pub(super) notes: Vec<String>,
+}
+
+impl Functions {
+    /// Opens all functions of a configuration and adds them to the service.
+    ///
+    /// # Errors
+    /// Names the function that cannot be had.
+    pub(super) fn add(
+        config: &MachineConfig,
+        kvm: &Kvm,
+        vm: &Arc<VmFd>,
+        memory: &Arc<GuestMemoryMmap>,
+        service: &Service,
+    ) -> Result<Self, MachineError> {
+        let first = RAM_SLOT.saturating_add(1);
+        let count = u32::try_from(kvm.get_nr_memslots()).unwrap_or(0);
+        let slots = Arc::new(MemorySlots::new(Arc::clone(vm), first..count.max(first)));
+        let mut functions =
+            Self { all: Vec::new(), recorded: Vec::new(), vfio: None, notes: Vec::new() };
+        let mut files = 0_u64;
+        let limit = file_limit::raise();
+        for (n, function) in config.functions.iter().enumerate() {
+            let failed = |message: String| MachineError::Function {
+                function: function.backend.to_string(),
+                message,
+            };
+            let id = pci::address(n).ok_or_else(|| failed("the bus is full".to_owned()))?;
+            let (implementation, device) = functions.open(function, vm).map_err(failed)?;
+            let mappings = implementation.mappings().map_err(|error| failed(error.to_string()))?;
+            let layout = implementation.layout();
+            let vectors = layout.vectors();
+            files = files.saturating_add(file_limit::needed_by(function.backend, vectors));
+            let window = KvmWindow::new(Arc::clone(&slots), layout, mappings);
+            let policy = FunctionPolicy {
+                policy: function.policy.unwrap_or(config.policy),
+                allow_unisolated: function.allow_unisolated,
+                vectors: None,
+            };
+            service
+                .add_function(id, implementation, Box::new(window), policy)
+                .map_err(|error| failed(error.to_string()))?;
+            functions.recorded.push(RecordedFunction {
+                id,
+                report: FunctionReport {
+                    id: match function.backend {
+                        Backend::Software(_) => id.to_string(),
+                        Backend::Vfio(address) => address.to_string(),
+                    },
+                    guest_address: id.to_string(),
+                    backend: match function.backend {
+                        Backend::Software(_) => "software",
+                        Backend::Vfio(_) => "vfio",
+                    },
+                    vectors,
+                    phases: Vec::new(),
+                },
+                device: device.clone(),
+            });
+            functions.all.push(MachineFunction { id, backend: function.backend, device });
+        }
+        functions.notes.extend(file_limit::too_small(files, limit));
+        if let Some(vfio) = &functions.vfio {
+            // SAFETY:
+            // 1. The memory is kept by `Parts`, which drops it after the functions and `vfio`.
+            // 2. Guest memory is accessed only through vm-memory, which takes no references.
+            unsafe { vfio.map_memory(memory.as_ref()) }.map_err(|error| {
+                MachineError::Function {
+                    function: "vfio".to_owned(),
+                    message: format!(
+                        "{error}; the locked memory limit (ulimit -l) must be larger than the guest's memory"
+                    ),
+                }
+            })?;
+        }
+        Ok(functions)
+    }
+
+    /// Opens what serves a function.
+    fn open(&mut self, function: &FunctionConfig, vm: &VmFd) -> Result<Opened, String> {
+        match function.backend {
+            Backend::Software(options) => {
+                let function = SoftwareFunction::new(options, host::page_size())
+                    .map_err(|error| error.to_string())?;
+                let device = function.device();
+                Ok((Box::new(function), Some(device)))
+            }
+            Backend::Vfio(address) => {
+                let remedy =
+                    |error| format!("{error}\n`pvmsi probe {address}` says what to change");
+                let sysfs = Backend::sysfs(address);
+                if !sysfs.exists() {
+                    return Err(remedy("this host has no such function".to_owned()));
+                }
+                let host = match self.vfio.take() {
+                    Some(host) => host,
+                    None => VfioHost::new(vm).map_err(|error| remedy(error.to_string()))?,
+                };
+                let host = self.vfio.insert(host);
+                let function =
+                    VfioFunction::open(host, &sysfs).map_err(|error| remedy(error.to_string()))?;
+                Ok((Box::new(function), None))
+            }
+        }
+    }
+}
+
+/// Configuration space of one function, for the placement of its BARs.
+pub(super) struct Access<'a> {
+    service: &'a Service,
+    id: FunctionId,
+}
+
+impl ConfigAccess for Access<'_> {
+    fn read(&self, offset: u64) -> u32 {
+        let mut data = [0xff; 4];
+        self.service.config_read(self.id, offset, &mut data);
+        u32::from_le_bytes(data)
+    }
+
+    fn write(&self, offset: u64, value: u32) {
+        self.service.config_write(self.id, offset, &value.to_le_bytes());
+    }
+}
+
+/// Access to all functions, each with decoding and bus mastering off.
+pub(super) fn function_access<'a>(
+    functions: &[MachineFunction],
+    service: &'a Service,
+) -> Vec<Access<'a>> {
+    const COMMAND: u64 = 4;
+    functions
+        .iter()
+        .map(|function| {
+            service.config_write(function.id, COMMAND, &[0, 0]);
+            Access { service, id: function.id }
+        })
+        .collect()
+}
