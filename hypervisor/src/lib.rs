@@ -35,6 +35,7 @@ mod isolation;
 mod kvm_routes;
 mod kvm_window;
 mod layout;
+mod mode;
 mod platform;
 mod policy;
 mod rate_limit;

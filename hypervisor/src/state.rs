@@ -381,7 +381,10 @@ impl FunctionState {
     }
 
     /// Attaches what may fire. In direct mode an event that waits for a vector which the guest has masked in the table meanwhile must not fire: the table goes back to trapped, where its unmasking is seen.
-    fn attach_wanted(&mut self, range: std::ops::Range<usize>) -> Result<(), RoutesError> {
+    pub(crate) fn attach_wanted(
+        &mut self,
+        range: std::ops::Range<usize>,
+    ) -> Result<(), RoutesError> {
         if self.mode == TableMode::Direct && range.clone().any(|index| self.must_stay_held(index)) {
             self.held = true;
             self.leave_direct();
@@ -529,132 +532,6 @@ impl FunctionState {
         self.stale = false;
         self.unmappable = false;
         self.generation = self.generation.next();
-    }
-
-    /// Brings the mode in line with the reasons.
-    pub(crate) fn evaluate(&mut self) {
-        self.held &= self.mode == TableMode::Trapped && matches!(self.owner, Owner::Assigned(_));
-        let others = self.reasons().difference(Reasons::HELD_EVENT);
-        match self.mode {
-            TableMode::Trapped if others.is_empty() => {
-                // Found out without touching the function: this comes with each call and each
-                // trapped write for as long as the event waits.
-                self.held = self.masked_event_waits();
-                if !self.held {
-                    self.enter_direct(None);
-                }
-            }
-            TableMode::Direct if !others.is_empty() => self.leave_direct(),
-            _ => {}
-        }
-    }
-
-    /// Whether the eventfd of a vector that is masked, with the table trapped, holds an event.
-    fn masked_event_waits(&self) -> bool {
-        let Owner::Assigned(assigned) = &self.owner else { return false };
-        assigned.iter().zip(&self.vectors).any(|(assigned, vector)| {
-            assigned.masked && !vector.attached && event::is_signalled(&vector.event)
-        })
-    }
-
-    /// Hands the table to the guest. Stays trapped where an event waits for a masked vector, unless `report` takes it, or where mapping fails.
-    pub(crate) fn enter_direct(&mut self, mut report: Option<&mut [bool]>) {
-        let Owner::Assigned(assigned) = &self.owner else { return };
-        // From here on the function's own mask bits hold events back. Vectors that are set up but
-        // not granted are nobody's: they stay masked.
-        let masked: Vec<_> = (0..self.set_up)
-            .filter(|&index| assigned.get(index).is_none_or(|vector| vector.masked))
-            .collect();
-        let granted = assigned.len();
-        let mut given = self.write_masks(&masked, true);
-        self.function.settle();
-        for &index in masked.iter().filter(|&&index| index < granted) {
-            let Some(vector) = self.vectors.get(index) else { continue };
-            match report.as_mut().and_then(|report| report.get_mut(index)) {
-                Some(pending) => *pending |= event::drain(&vector.event),
-                None => self.held |= event::is_signalled(&vector.event),
-            }
-        }
-        given &= !self.held;
-        if given {
-            self.mode = TableMode::Direct;
-            if let Err(error) = self.attach_wanted(0..self.vectors.len()) {
-                self.log_routes(&error);
-                self.unmappable = true;
-            } else if self.mode == TableMode::Trapped {
-                // An event came for a vector that is masked: the table was taken back already.
-                return;
-            } else {
-                self.unmappable = self.show(&self.view()).is_err();
-            }
-            given = !self.unmappable;
-        }
-        if given {
-            self.counters.switches_to_direct = self.counters.switches_to_direct.saturating_add(1);
-            self.mode_changed();
-            return;
-        }
-        self.mode = TableMode::Trapped;
-        if let Err(error) = self.detach_unwanted() {
-            self.log_routes(&error);
-        }
-        self.write_masks(&masked, false);
-    }
-
-    /// Takes the table back. What the guest has masked is masked by the host from now on, and its events wait in eventfds.
-    pub(crate) fn leave_direct(&mut self) {
-        if self.mode == TableMode::Trapped {
-            return;
-        }
-        self.mode = TableMode::Trapped;
-        // No vCPU can touch the table after this, so the bits read below are the last ones.
-        let _ = self.show(&self.view());
-        let count = usize::from(self.assigned());
-        let bits: Vec<_> = (0..self.assigned())
-            .map(|index| self.function.masked(VectorIndex(index)).unwrap_or(true))
-            .collect();
-        if let Owner::Assigned(assigned) = &mut self.owner {
-            for (vector, masked) in assigned.iter_mut().zip(&bits) {
-                vector.masked = *masked;
-            }
-        }
-        if let Err(error) = self.detach_unwanted() {
-            self.log_routes(&error);
-        }
-        let masked: Vec<_> = (0..self.set_up)
-            .filter(|&index| index >= count || bits.get(index) == Some(&true))
-            .collect();
-        // The guest may have written other messages; the host's belong there.
-        for (index, vector) in (0..).zip(self.vectors.iter().take(self.set_up)) {
-            let index = VectorIndex(index);
-            if let Some(message) = vector.table_message
-                && self.function.table_message(index).ok() != Some(message)
-            {
-                let _ = self.function.set_table_message(index, message);
-            }
-        }
-        self.write_masks(&masked, false);
-        self.counters.switches_to_trapped = self.counters.switches_to_trapped.saturating_add(1);
-        self.mode_changed();
-    }
-
-    fn write_masks(&mut self, vectors: &[usize], masked: bool) -> bool {
-        let function = &mut self.function;
-        let result = vectors
-            .iter()
-            .filter_map(|&index| u16::try_from(index).ok())
-            .try_for_each(|index| function.set_masked(VectorIndex(index), masked));
-        if let Err(error) = &result {
-            self.complain("mask bits could not be written", error);
-        }
-        result.is_ok()
-    }
-
-    fn mode_changed(&mut self) {
-        self.generation = self.generation.next();
-        if self.log.allow() {
-            tracing::info!(function = %self.id, mode = ?self.mode, "vector table");
-        }
     }
 }
 
