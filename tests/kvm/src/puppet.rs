@@ -24,7 +24,7 @@ const RESULTS: u64 = 48;
 const STOP: u64 = 80;
 const ROUNDS: u64 = 84;
 
-/// How long a vCPU may take for a command, unless told otherwise.
+/// How long a vCPU may take for a command, unless told otherwise: KVM waits for all vCPUs when memory slots change, which takes seconds on a machine that has other things to do.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Why a command has no result.
@@ -124,7 +124,7 @@ impl<M: GuestMemory + Clone> Puppet<M> {
     /// Waits until the guest runs and its first `vcpus` vCPUs take commands.
     ///
     /// # Errors
-    /// [`PuppetError::Timeout`] when they do not within ten seconds.
+    /// [`PuppetError::Timeout`] when they do not within a minute.
     pub fn attach(memory: M, vcpus: u64) -> Result<Self, PuppetError> {
         let puppet = Self { memory };
         puppet.wait(
