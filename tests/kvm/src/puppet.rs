@@ -347,7 +347,7 @@ impl<M: GuestMemory + Clone> Running<'_, M> {
         Ok(self.finish()?[0])
     }
 
-    /// Waits for the end of the command, ten seconds at most; returns its results.
+    /// Waits for the end of the command, a minute at most; returns its results.
     pub fn finish(self) -> Result<[u64; 4], PuppetError> {
         self.finish_within(PATIENCE)
     }
