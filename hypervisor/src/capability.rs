@@ -19,7 +19,7 @@ const CAPABILITIES_POINTER: u64 = 0x34;
 const POWER_MANAGEMENT: u8 = 0x01;
 const MSI: u8 = 0x05;
 const PCI_EXPRESS: u8 = 0x10;
-const MSIX: u8 = 0x11;
+pub(crate) const MSIX: u8 = 0x11;
 const ADVANCED_FEATURES: u8 = 0x13;
 /// A list longer than this does not fit 256 bytes: it is circular.
 const CAPABILITIES_MAX: usize = 48;
@@ -33,6 +33,30 @@ pub(crate) const MSIX_FUNCTION_MASK: u8 = 1 << 6;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("the function has no MSI-X capability; PV-MSI has nothing to do for it")]
 pub struct NoMsix;
+
+/// An entry of the capability list.
+pub(crate) struct Capability {
+    pub(crate) id: u8,
+    /// Where it starts.
+    pub(crate) at: u64,
+    /// The byte that points to it.
+    pub(crate) link: u64,
+}
+
+/// Walks the capability list, which may be circular, with a function that reads a byte.
+pub(crate) fn walk(mut read: impl FnMut(u64) -> u8) -> Vec<Capability> {
+    let mut list = Vec::new();
+    let mut link = CAPABILITIES_POINTER;
+    while list.len() < CAPABILITIES_MAX {
+        let at = u64::from(read(link) & !3);
+        if at == 0 {
+            break;
+        }
+        list.push(Capability { id: read(at), at, link });
+        link = at.saturating_add(1);
+    }
+    list
+}
 
 /// Where the watched registers are.
 #[derive(Clone, Debug)]
@@ -58,14 +82,8 @@ impl Registers {
             advanced_control: None,
             msi_unlinked: None,
         };
-        let mut link = CAPABILITIES_POINTER;
-        for _ in 0..CAPABILITIES_MAX {
-            let at = u64::from(byte(function, link) & !3);
-            if at == 0 {
-                break;
-            }
-            let next = at.saturating_add(1);
-            match byte(function, at) {
+        for Capability { id, at, link } in walk(|at| byte(function, at)) {
+            match id {
                 POWER_MANAGEMENT => {
                     let start = at.saturating_add(4);
                     found.power = Some(start..start.saturating_add(2));
@@ -74,11 +92,11 @@ impl Registers {
                 ADVANCED_FEATURES => found.advanced_control = Some(at.saturating_add(4)),
                 MSIX => found.msix_control = at.saturating_add(3),
                 MSI => {
-                    found.msi_unlinked = Some((link, byte(function, next)));
+                    let next = byte(function, at.saturating_add(1));
+                    found.msi_unlinked = Some((link, next));
                 }
                 _ => {}
             }
-            link = next;
         }
         if found.msix_control == 0 { Err(NoMsix) } else { Ok(found) }
     }

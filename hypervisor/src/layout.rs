@@ -8,6 +8,8 @@ use std::ops::Range;
 use pvmsi_protocol::{VECTORS_MAX, VectorIndex};
 use thiserror::Error;
 
+use crate::capability;
+
 /// Bytes of one entry of the vector table.
 pub const ENTRY_BYTES: u64 = 16;
 
@@ -163,7 +165,14 @@ impl Layout {
                 upper_half = is_64bit;
             }
         }
-        let capability = find_msix(&read).ok_or(LayoutError::NoMsix)?;
+        let capability = capability::walk(|at| {
+            let [byte, ..] = read(at).to_le_bytes();
+            byte
+        })
+        .into_iter()
+        .find(|found| found.id == capability::MSIX)
+        .ok_or(LayoutError::NoMsix)?
+        .at;
         let [_, _, control_low, control_high] = read(capability).to_le_bytes();
         let control = u16::from_le_bytes([control_low, control_high]);
         let vectors = (control & 0x7ff).saturating_add(1);
@@ -261,26 +270,6 @@ impl Layout {
     }
 }
 
-/// Walks the capability list, which may be circular.
-fn find_msix(read: impl Fn(u64) -> u32) -> Option<u64> {
-    const CAPABILITIES_POINTER: u64 = 0x34;
-    const CAPABILITIES_MAX: usize = 48;
-    const MSIX: u8 = 0x11;
-    let [first, ..] = read(CAPABILITIES_POINTER).to_le_bytes();
-    let mut at = first & !3;
-    for _ in 0..CAPABILITIES_MAX {
-        if at == 0 {
-            break;
-        }
-        let [id, next, ..] = read(u64::from(at)).to_le_bytes();
-        if id == MSIX {
-            return Some(u64::from(at));
-        }
-        at = next & !3;
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -344,7 +333,7 @@ mod tests {
 
     #[test]
     fn a_circular_capability_list_ends() {
-        let read = |offset| if offset == 0x34 { 0x40 } else { 0x4001 };
+        let read = |offset| if matches!(offset, 0x34 | 0x41) { 0x40 } else { 1 };
         assert_eq!(Layout::read(read, |_| 0x4000, 4096), Err(LayoutError::NoMsix));
     }
 }

@@ -114,8 +114,9 @@ pub(crate) struct FunctionState {
     pub(crate) isolation: Isolation,
     pub(crate) layout: Layout,
     pub(crate) registers: Registers,
-    pub(crate) function: Box<dyn PciFunction>,
+    /// Goes before the function: it holds the function's mappings.
     pub(crate) window: Box<dyn Window>,
+    pub(crate) function: Box<dyn PciFunction>,
     pub(crate) routes: Arc<dyn Routes>,
 
     pub(crate) control: MsixControl,

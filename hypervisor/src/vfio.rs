@@ -148,10 +148,11 @@ impl VfioHost {
 
 /// A PCI function that is bound to vfio-pci.
 pub struct VfioFunction {
+    /// Go before the device: each keeps its file open, and an open file keeps the group busy.
+    mappings: Vec<BarMapping>,
     device: VfioDevice,
     layout: Layout,
     isolation: Isolation,
-    mappings: Vec<BarMapping>,
     grows: bool,
     /// Descriptors of the events that are set up, in vector order.
     set_up: Vec<i32>,
