@@ -409,13 +409,34 @@ impl FunctionState {
                 .is_ok_and(|index| self.function.masked(VectorIndex(index)).unwrap_or(true))
     }
 
+    /// KVM can raise an event twice that is signalled at the very moment of the attach: by its
+    /// wake-up and by its look at what the eventfd holds. While the table is the host's, the
+    /// function holds its events back for that moment.
     fn attach(&mut self, index: usize) -> Result<(), RoutesError> {
+        let number = u16::try_from(index).ok().map(VectorIndex);
+        let trapped = self.mode == TableMode::Trapped && self.accessible() && index < self.set_up;
+        let hold = number.filter(|_| trapped);
         let Some(vector) = self.vectors.get_mut(index).filter(|vector| !vector.attached) else {
             return Ok(());
         };
+        if let Some(number) = hold {
+            let _ = self.function.set_masked(number, true);
+        }
+        let attached = Self::attach_vector(self.routes.as_ref(), vector, &mut self.counters);
+        if let Some(number) = hold {
+            let _ = self.function.set_masked(number, false);
+        }
+        attached
+    }
+
+    fn attach_vector(
+        routes: &dyn Routes,
+        vector: &mut Vector,
+        counters: &mut Counters,
+    ) -> Result<(), RoutesError> {
         if let Some(gsi) = vector.gsi {
-            self.routes.attach(&vector.event, gsi)?;
-            self.counters.attaches = self.counters.attaches.saturating_add(1);
+            routes.attach(&vector.event, gsi)?;
+            counters.attaches = counters.attaches.saturating_add(1);
             vector.attached = true;
         }
         Ok(())

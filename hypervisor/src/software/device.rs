@@ -150,6 +150,7 @@ impl SoftwareDevice {
         if !self.store_entry(vector, 3, u32::from(masked)) {
             return Err(no_such_vector());
         }
+        self.settle();
         Ok(())
     }
 
