@@ -2,7 +2,7 @@
 
 use core::ptr::NonNull;
 
-use pvmsi_protocol::{BufferPage, CpuidBlock};
+use pvmsi_protocol::{BufferPage, ServiceBlock};
 
 use crate::arch;
 
@@ -20,33 +20,6 @@ impl<D: Doorbell + ?Sized> Doorbell for &D {
     }
 }
 
-/// A 32-bit write to an I/O port (x86).
-#[cfg(target_arch = "x86_64")]
-#[derive(Debug)]
-pub struct PortDoorbell {
-    port: u16,
-}
-
-#[cfg(target_arch = "x86_64")]
-impl PortDoorbell {
-    /// A doorbell at `port`, as [`CpuidBlock::doorbell_port`] gives it.
-    ///
-    /// # Safety
-    /// 1. The host has a PV-MSI doorbell at `port`, or nothing that a write would disturb.
-    /// 2. The code runs where the processor allows port I/O (privilege level 0).
-    pub const unsafe fn new(port: u16) -> Self {
-        Self { port }
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-impl Doorbell for PortDoorbell {
-    fn ring(&self, page: BufferPage) {
-        // SAFETY: the conditions of `new`.
-        unsafe { arch::write_port_u32(self.port, page.0) }
-    }
-}
-
 /// A 32-bit store to a device register.
 #[derive(Debug)]
 pub struct MmioDoorbell {
@@ -59,7 +32,7 @@ unsafe impl Send for MmioDoorbell {}
 unsafe impl Sync for MmioDoorbell {}
 
 impl MmioDoorbell {
-    /// A doorbell at `register`, where the kernel has mapped [`CpuidBlock::doorbell_address`].
+    /// A doorbell at `register`, where the kernel has mapped [`ServiceBlock::doorbell_address`].
     ///
     /// # Safety
     /// 1. `register` is aligned to 4 bytes and mapped as device memory (uncached) on every processor for as long as the doorbell exists.
@@ -76,38 +49,43 @@ impl Doorbell for MmioDoorbell {
     }
 }
 
+/// That the host offers the service, and how it was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offer {
+    /// What the host says of its service.
+    pub block: ServiceBlock,
+    pub(crate) transport: arch::Transport,
+}
+
 /// Whichever doorbell the host offers.
 #[derive(Debug)]
 pub enum AnyDoorbell {
-    /// An I/O port.
-    #[cfg(target_arch = "x86_64")]
-    Port(PortDoorbell),
+    /// The processor's own way into the host: an I/O port (x86), an SMCCC call (arm64).
+    Native(arch::NativeDoorbell),
     /// A device register.
     Mmio(MmioDoorbell),
 }
 
 impl AnyDoorbell {
-    /// Picks the doorbell that `block` names: the port where there is one and the processor has
-    /// ports, else the register.
+    /// Picks the doorbell: the processor's own way into the host (x86: the port that the block
+    /// names, where it names one; arm64: the conduit that found the offer), else the register.
     ///
     /// `map` maps four bytes of device memory at a guest physical address; it is called only when
-    /// the register is used. `None` when the block names no usable doorbell, or `map` fails.
+    /// the register is used. `None` when the offer has no usable doorbell, or `map` fails.
     ///
     /// # Safety
-    /// 1. `block` comes from [`discover`](crate::discover), or from the platform's own description of the host.
-    /// 2. What `map` returns meets condition 1 of [`MmioDoorbell::new`].
-    /// 3. The code runs where the processor allows port I/O (x86).
-    pub unsafe fn from_block(
-        block: &CpuidBlock,
+    /// 1. What `map` returns meets condition 1 of [`MmioDoorbell::new`].
+    /// 2. The code runs where the processor allows port I/O (x86), or at EL1 (arm64).
+    pub unsafe fn from_offer(
+        offer: &Offer,
         map: impl FnOnce(u64) -> Option<NonNull<u32>>,
     ) -> Option<Self> {
-        #[cfg(target_arch = "x86_64")]
-        if let Some(port) = block.doorbell_port {
-            // SAFETY: conditions 1 and 3: the host says that its doorbell is there.
-            return Some(Self::Port(unsafe { PortDoorbell::new(port) }));
+        // SAFETY: condition 2; the host says that its doorbell is there.
+        if let Some(doorbell) = unsafe { arch::native_doorbell(offer) } {
+            return Some(Self::Native(doorbell));
         }
-        let register = map(block.doorbell_address?)?;
-        // SAFETY: conditions 1 and 2.
+        let register = map(offer.block.doorbell_address?)?;
+        // SAFETY: condition 1; the host says that its doorbell is there.
         Some(Self::Mmio(unsafe { MmioDoorbell::new(register) }))
     }
 }
@@ -115,8 +93,7 @@ impl AnyDoorbell {
 impl Doorbell for AnyDoorbell {
     fn ring(&self, page: BufferPage) {
         match self {
-            #[cfg(target_arch = "x86_64")]
-            Self::Port(doorbell) => doorbell.ring(page),
+            Self::Native(doorbell) => doorbell.ring(page),
             Self::Mmio(doorbell) => doorbell.ring(page),
         }
     }

@@ -44,11 +44,14 @@
 //!     map_bar: fn(u8, u32) -> Option<NonNull<u32>>,
 //!     udelay: fn(u32),
 //! ) -> Result<(), MsiXError> {
-//!     // Once, at boot. `None` on hosts without the service.
-//!     let mut client = discover().and_then(|block| {
-//!         // SAFETY: the block comes from the host that we run on; `map_mmio`
-//!         // maps device memory for good.
-//!         let doorbell = unsafe { AnyDoorbell::from_block(&block, map_mmio) }?;
+//!     // Once, at boot. `None` on hosts without the service. On arm64 discovery takes the
+//!     // conduit that the platform names.
+//!     # #[cfg(target_arch = "aarch64")]
+//!     # let discover = || discover(pvmsi_guest::Conduit::Hvc);
+//!     let mut client = discover().and_then(|offer| {
+//!         // SAFETY: `map_mmio` maps device memory for good, and a kernel may use its
+//!         // processor's way into the host.
+//!         let doorbell = unsafe { AnyDoorbell::from_offer(&offer, map_mmio) }?;
 //!         // SAFETY: the memory is ours alone from here on.
 //!         let buffer = unsafe { CallBuffer::new(page, 65536, physical) }?;
 //!         let mut client = Client::new(buffer, doorbell, udelay);
@@ -87,18 +90,20 @@ mod table;
 mod tests;
 mod vector_bits;
 
-pub use arch::discover;
+#[cfg(target_arch = "x86_64")]
+pub use arch::PortDoorbell;
+#[cfg(target_arch = "aarch64")]
+pub use arch::{Conduit, SmcccDoorbell};
+pub use arch::{NativeDoorbell, discover};
 pub use buffer::CallBuffer;
 pub use capability::{MsiXCapability, PciFunction, TableLocation};
 pub use client::{Client, Grant};
-#[cfg(target_arch = "x86_64")]
-pub use doorbell::PortDoorbell;
-pub use doorbell::{AnyDoorbell, Doorbell, MmioDoorbell};
+pub use doorbell::{AnyDoorbell, Doorbell, MmioDoorbell, Offer};
 pub use error::MsiXError;
 pub use msix::{MsiX, World};
 
 pub use pvmsi_protocol::{
-    BufferPage, Busy, CallError, CpuidBlock, FunctionId, Generation, GuestMessage, Kind,
-    NegotiateAnswer, QueryFunctionAnswer, Reasons, ReleaseAnswer, RestoreAnswer, TableMessage,
+    BufferPage, Busy, CallError, FunctionId, Generation, GuestMessage, Kind, NegotiateAnswer,
+    QueryFunctionAnswer, Reasons, ReleaseAnswer, RestoreAnswer, ServiceBlock, TableMessage,
     TableMode, UpdateAnswer, VectorAnswer, VectorIndex, VectorSetup, VectorState, VectorUpdate,
 };

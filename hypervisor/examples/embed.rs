@@ -35,7 +35,7 @@ fn set_up(vm: Arc<kvm_ioctls::VmFd>) -> Result<Service, Box<dyn Error>> {
 /// The guest finds the service by CPUID.
 fn advertise(service: &Service, cpuid: &mut CpuId) -> Result<(), Box<dyn Error>> {
     for (function, leaf) in
-        service.cpuid_block(Some(DOORBELL), None).into_iter().flat_map(|b| b.leaves(0x4000_0100))
+        service.offer(Some(DOORBELL), None).into_iter().flat_map(|b| b.leaves(0x4000_0100))
     {
         let (eax, ebx, ecx, edx) = (leaf.eax, leaf.ebx, leaf.ecx, leaf.edx);
         cpuid.push(kvm_cpuid_entry2 { function, eax, ebx, ecx, edx, ..Default::default() })?;

@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use pvmsi_protocol::{
-    BUFFER_ALIGNMENT, BUFFER_MAX, BufferPage, CallError, ConfigureAnswer, CpuidBlock, Encode,
-    Features, FunctionId, Generation, Header, Limits, MAGIC, NegotiateAnswer, Parameter,
-    QueryVectorsAnswer, Reasons, ReleaseAnswer, Request, RestoreAnswer, Status, TableMode,
-    UpdateAnswer, VECTORS_MAX, VectorState, Version,
+    BUFFER_ALIGNMENT, BUFFER_MAX, BufferPage, CallError, ConfigureAnswer, Encode, Features,
+    FunctionId, Generation, Header, Limits, MAGIC, NegotiateAnswer, Parameter, QueryVectorsAnswer,
+    Reasons, ReleaseAnswer, Request, RestoreAnswer, SMCCC_CALL, SMCCC_DISCOVER, ServiceBlock,
+    SmcccStatus, Status, TableMode, UpdateAnswer, VECTORS_MAX, VectorState, Version,
 };
 use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
@@ -157,9 +157,9 @@ impl Service {
         self.functions.read().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
     }
 
-    /// What the guest's CPUID shall show; `None` when the policy is off. `port` and `mmio` are the doorbells that the VMM has.
-    pub fn cpuid_block(&self, port: Option<u16>, mmio: Option<u64>) -> Option<CpuidBlock> {
-        (self.config.policy != Policy::Off).then(|| CpuidBlock {
+    /// What the guest shall find, by CPUID or by [`smccc`](Self::smccc); `None` when the policy is off. `port` and `mmio` are the doorbells that the VMM has.
+    pub fn offer(&self, port: Option<u16>, mmio: Option<u64>) -> Option<ServiceBlock> {
+        (self.config.policy != Policy::Off).then(|| ServiceBlock {
             version: Version::CURRENT,
             features: self.features(),
             doorbell_port: port,
@@ -222,6 +222,30 @@ impl Service {
         memory
             .write_slice(&answer, address)
             .map_err(|_| DoorbellError::BufferOutsideMemory(address.0))
+    }
+
+    /// A guest has made an SMCCC call (arm64, HVC or SMC) that KVM forwards: X0 to X3 of the answer. `None` when the call is not PV-MSI's, or the policy is off: the VMM answers [`SmcccStatus::NOT_SUPPORTED`]. `arguments` are X1 to X3, `offer` is what [`offer`](Self::offer) said.
+    pub fn smccc<M: GuestMemoryBackend>(
+        &self,
+        memory: &M,
+        offer: &ServiceBlock,
+        function: u32,
+        [argument, ..]: [u64; 3],
+    ) -> Option<[u64; 4]> {
+        if self.config.policy == Policy::Off {
+            return None;
+        }
+        match function {
+            SMCCC_DISCOVER => Some(offer.smccc_answer(argument)),
+            SMCCC_CALL => {
+                let page = u32::try_from(argument).ok();
+                let answered = page.is_some_and(|page| self.doorbell(memory, page).is_ok());
+                let status =
+                    if answered { SmcccStatus::SUCCESS } else { SmcccStatus::INVALID_PARAMETER };
+                Some([status.0, 0, 0, 0])
+            }
+            _ => None,
+        }
     }
 
     /// A read that exited. `true` when it is a function's, and `data` is filled.

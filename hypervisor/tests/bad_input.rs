@@ -8,9 +8,10 @@ mod fixture;
 use fixture::*;
 use pvmsi_hypervisor::{DoorbellError, FunctionPolicy, Policy};
 use pvmsi_protocol::{
-    CallError, CallId, FunctionId, GuestMessage, Header, Kind, Parameter, Sequence, Status,
-    VectorSetup,
+    CallError, CallId, FunctionId, GuestMessage, Header, Kind, Parameter, SMCCC_CALL,
+    SMCCC_DISCOVER, Sequence, ServiceBlock, SmcccStatus, Status, VectorSetup,
 };
+use vm_memory::{Bytes, GuestAddress};
 
 /// A configured guest; `act` must fail with `expected` and change nothing.
 fn fails(expected: CallError, act: impl Fn(&Guest) -> Result<(), CallError>) {
@@ -241,12 +242,34 @@ fn what_is_not_a_call_buffer_is_not_written() {
     let off = Guest::new(Options { policy: Policy::Off, ..Options::default() });
     let (answer, _) = off.ring(0x10, header(CallId::Negotiate), &[]);
     assert_eq!(answer.status, Status::SENTINEL, "nobody answers: not supported");
-    assert!(off.service.cpuid_block(Some(1), None).is_none());
+    assert!(off.service.offer(Some(1), None).is_none());
+}
+
+#[test]
+fn smccc_calls_are_answered_in_registers_and_others_are_left_to_the_vmm() {
+    let guest = Guest::with_vectors(8);
+    let offer = guest.service.offer(None, None).unwrap();
+    let call = |function, x1| guest.service.smccc(&guest.memory, &offer, function, [x1, 0, 0]);
+    let found = ServiceBlock::find_by_smccc(|leaf| call(SMCCC_DISCOVER, leaf).unwrap());
+    assert_eq!(found, Some(offer));
+    let invalid = Some([SmcccStatus::INVALID_PARAMETER.0, 0, 0, 0]);
+    assert_eq!(call(SMCCC_DISCOVER, 4), invalid, "no such leaf");
+    assert_eq!(call(SMCCC_CALL, 0x11), invalid, "no call buffer there");
+    assert_eq!(call(SMCCC_CALL, 1 << 32), invalid, "no page number");
+    assert_eq!(call(SMCCC_CALL + 1, 0), None, "not ours");
+    let bytes = header(CallId::QueryFunction).to_bytes();
+    guest.memory.write_slice(&bytes, GuestAddress(0x1_0000)).unwrap();
+    assert_eq!(call(SMCCC_CALL, 0x10), Some([SmcccStatus::SUCCESS.0, 0, 0, 0]));
+    let status: u32 = guest.memory.read_obj(GuestAddress(0x1_0000 + 24)).unwrap();
+    assert_ne!(status, Status::SENTINEL.0, "the buffer is answered");
+
+    let off = Guest::new(Options { policy: Policy::Off, ..Options::default() });
+    let call = |function| off.service.smccc(&off.memory, &offer, function, [0; 3]);
+    assert_eq!((call(SMCCC_DISCOVER), call(SMCCC_CALL)), (None, None), "policy off");
 }
 
 #[test]
 fn answers_stay_inside_the_declared_buffer() {
-    use vm_memory::{Bytes, GuestAddress};
     let guest = Guest::with_vectors(8);
     for buffer_length in 32..600_u32 {
         let pattern = vec![0xa5; 8192];

@@ -44,25 +44,29 @@ mod function;
 mod header;
 mod message;
 mod negotiate;
+mod offer;
 mod query;
 mod request;
 mod restore;
+mod smccc;
 mod update;
 
 pub use call::{CallId, Kind, TableMode};
 pub use codec::{DecodeError, Encode, EncodeError, Encoder, List, ListIter};
 pub use configure::{ConfigureAnswer, ConfigureRequest, Sequence, VectorAnswer, VectorSetup};
-pub use cpuid::{CPUID_SCAN, CPUID_SIGNATURE, CpuidBlock, CpuidLeaf};
+pub use cpuid::CPUID_SCAN;
 pub use error::{Busy, CallError, Parameter, ParameterError, Status};
 pub use function::{FunctionId, Generation, ParseFunctionIdError, Reasons, VectorIndex};
 pub use header::{BUFFER_ALIGNMENT, BUFFER_MAX, BufferPage, Header, MAGIC};
 pub use message::{GuestMessage, TableMessage};
 pub use negotiate::{Features, Limits, NegotiateAnswer, NegotiateRequest, Version};
+pub use offer::{Leaf, SIGNATURE, ServiceBlock};
 pub use query::{
     Delivery, QueryFunctionAnswer, QueryVectorsAnswer, QueryVectorsRequest, VectorState,
 };
 pub use request::Request;
 pub use restore::{ReleaseAnswer, RestoreAnswer};
+pub use smccc::{SMCCC_CALL, SMCCC_DISCOVER, SmcccStatus};
 pub use update::{UpdateAnswer, UpdateRequest, VectorUpdate};
 
 /// The most vectors that one function can have (PCI Express Base Specification, MSI-X Message Control: Table Size is 11 bits, N-1 encoded).

@@ -136,8 +136,8 @@ fn versions_agree_on_the_lower_minor_of_the_same_major() {
 }
 
 #[test]
-fn the_cpuid_block_is_found_behind_others() {
-    let block = CpuidBlock {
+fn the_offer_is_found_behind_others() {
+    let block = ServiceBlock {
         version: Version::CURRENT,
         features: Features::DIRECT,
         doorbell_port: Some(0x5650),
@@ -146,13 +146,39 @@ fn the_cpuid_block_is_found_behind_others() {
     };
     let leaves = block.leaves(0x4000_0100);
     let cpuid = |leaf| {
-        let other = CpuidLeaf { eax: 0x4000_0001, ebx: 0x4b4d_564b, ecx: 0x564b_4d56, edx: 0x4d };
+        let other = Leaf { eax: 0x4000_0001, ebx: 0x4b4d_564b, ecx: 0x564b_4d56, edx: 0x4d };
         leaves.iter().find(|(number, _)| *number == leaf).map_or(other, |(_, registers)| *registers)
     };
-    assert_eq!(CpuidBlock::find(cpuid), Some(block));
-    assert_eq!(CpuidBlock::find(|_| CpuidLeaf::default()), None);
-    let truncated = |leaf| CpuidLeaf { eax: 0x4000_0101, ..cpuid(leaf) };
-    assert_eq!(CpuidBlock::find(truncated), None, "a block that ends too early is not ours");
+    assert_eq!(ServiceBlock::find_by_cpuid(cpuid), Some(block));
+    assert_eq!(ServiceBlock::find_by_cpuid(|_| Leaf::default()), None);
+    let truncated = |leaf| Leaf { eax: 0x4000_0101, ..cpuid(leaf) };
+    assert_eq!(
+        ServiceBlock::find_by_cpuid(truncated),
+        None,
+        "a block that ends too early is not ours"
+    );
+}
+
+#[test]
+fn the_block_is_read_by_smccc_and_only_where_the_host_knows_the_call() {
+    let block = ServiceBlock {
+        version: Version::CURRENT,
+        features: Features::all(),
+        doorbell_port: None,
+        doorbell_address: Some(0xffff_1234_5678_9000),
+        limits: Limits { buffer_bytes: 65536, vectors: 2048 },
+    };
+    assert_eq!(ServiceBlock::find_by_smccc(|leaf| block.smccc_answer(leaf)), Some(block));
+    let signature = block.smccc_answer(0);
+    assert_eq!(signature, [0, 0x4d2d_5650_0000_0003, 0x4953, 0]);
+    assert_eq!(block.smccc_answer(4), [SmcccStatus::INVALID_PARAMETER.0, 0, 0, 0]);
+    let unknown = |_| [SmcccStatus::NOT_SUPPORTED.0, 0, 0, 0];
+    assert_eq!(ServiceBlock::find_by_smccc(unknown), None);
+    let another = |leaf| match leaf {
+        0 => [0, 0x4b4d_564b_0000_0003, 0, 0],
+        _ => block.smccc_answer(leaf),
+    };
+    assert_eq!(ServiceBlock::find_by_smccc(another), None, "somebody else's call");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use pvmsi_hypervisor::Policy;
 use pvmsi_kvm_tests::*;
 use pvmsi_protocol::{
-    CallError, CallId, CpuidBlock, CpuidLeaf, FunctionId, GuestMessage, Header, Parameter, Status,
+    CallError, CallId, FunctionId, GuestMessage, Header, Leaf, Parameter, ServiceBlock, Status,
     VectorSetup,
 };
 
@@ -97,7 +97,7 @@ fn with_policy_off_nobody_is_found_and_nobody_answers() {
     let bench = Bench::start(config(4, Policy::Off));
     let cpuid = |leaf| {
         let [eax, ebx, ecx, edx] = bench.puppet.cpuid(0, leaf, 0).unwrap();
-        CpuidLeaf { eax, ebx, ecx, edx }
+        Leaf { eax, ebx, ecx, edx }
     };
     let scan = (0x4000_0000..=0x4000_0400).step_by(0x100).map(cpuid);
     assert!(scan.into_iter().all(|leaf| leaf.ebx != u32::from_le_bytes(*b"PV-M")));
@@ -109,12 +109,12 @@ fn with_policy_off_nobody_is_found_and_nobody_answers() {
 fn the_service_is_found_by_cpuid() {
     let bench = Bench::with_vectors(4);
     let find = || {
-        CpuidBlock::find(|leaf| {
+        ServiceBlock::find_by_cpuid(|leaf| {
             if leaf > 0x4000_0400 {
-                return CpuidLeaf::default();
+                return Leaf::default();
             }
             let [eax, ebx, ecx, edx] = bench.puppet.cpuid(0, leaf, 0).unwrap();
-            CpuidLeaf { eax, ebx, ecx, edx }
+            Leaf { eax, ebx, ecx, edx }
         })
     };
     assert_eq!(find().unwrap().doorbell_port, Some(DOORBELL));

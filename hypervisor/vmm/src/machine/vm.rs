@@ -101,7 +101,7 @@ pub(super) fn create_vcpus(
         Some(Doorbell::Mmio) => (None, Some(memory::DOORBELL_PAGE)),
         None => (None, None),
     };
-    let block = bus.service.cpuid_block(port, mmio);
+    let block = bus.service.offer(port, mmio);
     (0..cpus)
         .map(|index| {
             let vcpu =

@@ -1,7 +1,7 @@
 //! What a vCPU's CPUID shows: what KVM supports, the vCPU's own APIC id, and the block of PV-MSI.
 
 use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
-use pvmsi_protocol::{CpuidBlock, CpuidLeaf};
+use pvmsi_protocol::{Leaf, ServiceBlock};
 
 /// Where PV-MSI's block lies. KVM's own stays at 0x40000000.
 pub(crate) const BLOCK_BASE: u32 = 0x4000_0100;
@@ -16,7 +16,7 @@ pub(crate) fn for_vcpu(
     supported: &CpuId,
     index: u8,
     vcpus: u8,
-    block: Option<&CpuidBlock>,
+    block: Option<&ServiceBlock>,
 ) -> Result<CpuId, vmm_sys_util::fam::Error> {
     let apic_id = u32::from(index);
     let mut entries: Vec<_> = supported
@@ -45,7 +45,7 @@ pub(crate) fn for_vcpu(
         }
     }
     if let Some(block) = block {
-        for (function, CpuidLeaf { eax, ebx, ecx, edx }) in block.leaves(BLOCK_BASE) {
+        for (function, Leaf { eax, ebx, ecx, edx }) in block.leaves(BLOCK_BASE) {
             let leaf = kvm_cpuid_entry2 { function, eax, ebx, ecx, edx, ..Default::default() };
             entries.push(leaf);
         }
@@ -80,9 +80,9 @@ mod tests {
         .unwrap()
     }
 
-    fn leaf(id: &CpuId, function: u32) -> CpuidLeaf {
+    fn leaf(id: &CpuId, function: u32) -> Leaf {
         let entry = id.as_slice().iter().find(|entry| entry.function == function);
-        entry.map_or_else(CpuidLeaf::default, |entry| CpuidLeaf {
+        entry.map_or_else(Leaf::default, |entry| Leaf {
             eax: entry.eax,
             ebx: entry.ebx,
             ecx: entry.ecx,
@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn the_guest_finds_the_block_and_kvm_keeps_its_own() {
-        let block = CpuidBlock {
+        let block = ServiceBlock {
             version: Version::CURRENT,
             features: Features::empty(),
             doorbell_port: Some(0x5650),
@@ -100,15 +100,15 @@ mod tests {
             limits: Limits { buffer_bytes: 65536, vectors: 2048 },
         };
         let id = for_vcpu(&supported(), 0, 1, Some(&block)).unwrap();
-        assert_eq!(CpuidBlock::find(|function| leaf(&id, function)), Some(block));
+        assert_eq!(ServiceBlock::find_by_cpuid(|function| leaf(&id, function)), Some(block));
         assert_eq!(leaf(&id, 0x4000_0000).ebx, u32::from_le_bytes(*b"KVMK"));
     }
 
     #[test]
     fn without_the_service_there_is_no_block() {
         let id = for_vcpu(&supported(), 0, 1, None).unwrap();
-        assert_eq!(CpuidBlock::find(|function| leaf(&id, function)), None);
-        assert_eq!(leaf(&id, BLOCK_BASE), CpuidLeaf::default());
+        assert_eq!(ServiceBlock::find_by_cpuid(|function| leaf(&id, function)), None);
+        assert_eq!(leaf(&id, BLOCK_BASE), Leaf::default());
     }
 
     #[test]

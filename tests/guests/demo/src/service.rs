@@ -13,12 +13,11 @@ pub(crate) type ServiceClient = Client<'static, AnyDoorbell>;
 
 /// Connects; `None` when the host does not offer the service. An offer that does not hold is a failure of the run.
 pub(crate) fn connect() -> Option<ServiceClient> {
-    let block = discover()?;
+    let offer = discover()?;
     // SAFETY:
-    // 1. The block comes from `discover`.
-    // 2. Device memory below 4 GiB is mapped where it is, on every vCPU, for good.
-    // 3. The guest runs at privilege level 0.
-    let doorbell = unsafe { AnyDoorbell::from_block(&block, identity_mapped) };
+    // 1. Device memory below 4 GiB is mapped where it is, on every vCPU, for good.
+    // 2. The guest runs at privilege level 0.
+    let doorbell = unsafe { AnyDoorbell::from_offer(&offer, identity_mapped) };
     let Some(doorbell) = doorbell else {
         report::failure(format_args!("the host offers PV-MSI without a usable doorbell"));
         return None;

@@ -1,0 +1,73 @@
+//! What differs between processors: discovery, the doorbell, and how device memory is ordered.
+//!
+//! Everything else in this crate is the same on every architecture.
+
+use core::ptr::NonNull;
+
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
+
+#[cfg(target_arch = "aarch64")]
+pub use aarch64::{Conduit, NativeDoorbell, SmcccDoorbell, discover};
+#[cfg(target_arch = "aarch64")]
+pub(crate) use aarch64::{Transport, after_read, before_write, native_doorbell};
+#[cfg(target_arch = "x86_64")]
+pub use x86_64::{NativeDoorbell, PortDoorbell, discover};
+#[cfg(target_arch = "x86_64")]
+pub(crate) use x86_64::{Transport, after_read, before_write, native_doorbell};
+
+#[cfg(not(any(target_arch = "aarch64", target_arch = "x86_64")))]
+compile_error!("PV-MSI is for x86_64 and aarch64");
+
+/// Writes 32 bits to device memory, after every earlier access to memory.
+///
+/// # Safety
+/// `register` is mapped, aligned to 4 bytes, and may be written.
+pub(crate) unsafe fn write_device_u32(register: NonNull<u32>, value: u32) {
+    before_write();
+    #[cfg(test)]
+    trace::record(trace::Access::Write(register, value));
+    // SAFETY: the caller's condition.
+    unsafe { register.write_volatile(value) }
+}
+
+/// Reads 32 bits of device memory, before every later access to memory.
+///
+/// # Safety
+/// `register` is mapped, aligned to 4 bytes, and may be read.
+pub(crate) unsafe fn read_device_u32(register: NonNull<u32>) -> u32 {
+    #[cfg(test)]
+    trace::record(trace::Access::Read(register));
+    // SAFETY: the caller's condition.
+    let value = unsafe { register.read_volatile() };
+    after_read();
+    value
+}
+
+/// The accesses to device memory of the running test, in order.
+#[cfg(test)]
+pub(crate) mod trace {
+    use core::cell::RefCell;
+    use core::ptr::NonNull;
+
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) enum Access {
+        Read(NonNull<u32>),
+        Write(NonNull<u32>, u32),
+    }
+
+    std::thread_local! {
+        static ACCESSES: RefCell<Vec<Access>> = const { RefCell::new(Vec::new()) };
+    }
+
+    pub(crate) fn record(access: Access) {
+        ACCESSES.with_borrow_mut(|accesses| accesses.push(access));
+    }
+
+    /// What this thread has accessed since the last call.
+    pub(crate) fn take() -> Vec<Access> {
+        ACCESSES.with_borrow_mut(core::mem::take)
+    }
+}

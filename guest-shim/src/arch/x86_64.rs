@@ -1,0 +1,74 @@
+//! x86_64: CPUID, and an I/O port.
+
+use core::sync::atomic::{Ordering, fence};
+
+use pvmsi_protocol::{BufferPage, Leaf, ServiceBlock};
+
+use crate::{Doorbell, Offer};
+
+/// What an offer is found by, beyond its block: nothing.
+pub(crate) type Transport = ();
+
+/// The doorbell that is the processor's own way into the host.
+pub type NativeDoorbell = PortDoorbell;
+
+/// Asks the processor whether the host offers the service.
+///
+/// Scans the CPUID hypervisor leaves (0x4000_0000 to 0x4000_ff00) for PV-MSI's
+/// block; without a hypervisor, or under another one, that finds nothing and
+/// has no effect.
+pub fn discover() -> Option<Offer> {
+    let block = ServiceBlock::find_by_cpuid(|leaf| {
+        #[allow(unused_unsafe, reason = "newer compilers know it as safe")]
+        // SAFETY: every x86_64 processor has CPUID, and any leaf may be asked for.
+        let result = unsafe { core::arch::x86_64::__cpuid_count(leaf, 0) };
+        Leaf { eax: result.eax, ebx: result.ebx, ecx: result.ecx, edx: result.edx }
+    })?;
+    Some(Offer { block, transport: () })
+}
+
+/// The port that the offer names.
+///
+/// # Safety
+/// As [`PortDoorbell::new`].
+pub(crate) unsafe fn native_doorbell(offer: &Offer) -> Option<NativeDoorbell> {
+    // SAFETY: the caller's condition.
+    offer.block.doorbell_port.map(|port| unsafe { PortDoorbell::new(port) })
+}
+
+/// A 32-bit write to an I/O port (x86).
+#[derive(Debug)]
+pub struct PortDoorbell {
+    port: u16,
+}
+
+impl PortDoorbell {
+    /// A doorbell at `port`, as [`ServiceBlock::doorbell_port`] gives it.
+    ///
+    /// # Safety
+    /// 1. The host has a PV-MSI doorbell at `port`, or nothing that a write would disturb.
+    /// 2. The code runs where the processor allows port I/O (privilege level 0).
+    pub const unsafe fn new(port: u16) -> Self {
+        Self { port }
+    }
+}
+
+impl Doorbell for PortDoorbell {
+    fn ring(&self, page: BufferPage) {
+        // SAFETY: the conditions of `new`. Without `nomem` the compiler assumes that any memory
+        // may have been read and written, which is what a doorbell does.
+        unsafe {
+            core::arch::asm!("out dx, eax", in("dx") self.port, in("eax") page.0, options(nostack, preserves_flags));
+        }
+    }
+}
+
+/// Orders earlier accesses to memory before a write of device memory.
+pub(crate) fn before_write() {
+    fence(Ordering::Release);
+}
+
+/// Orders later accesses to memory after a read of device memory.
+pub(crate) fn after_read() {
+    fence(Ordering::Acquire);
+}
