@@ -17,6 +17,12 @@ pub(crate) fn drain(event: &EventFd) -> bool {
     event.read().is_ok()
 }
 
+/// Signals the event.
+pub(crate) fn signal(event: &EventFd) {
+    // A counter that is full still wakes whoever waits for it.
+    let _ = event.write(1);
+}
+
 /// Whether the event holds a signal, which it keeps. Only for events that nobody is attached to.
 pub(crate) fn is_signalled(event: &EventFd) -> bool {
     drain(event) && event.write(1).is_ok()

@@ -79,21 +79,31 @@ impl Routes for KvmRoutes {
         Ok(())
     }
 
-    /// KVM raises what an event already holds from a work queue, some time after `KVM_IRQFD` has
-    /// returned; a guest could mask the vector in between. Detaching waits for that work, so one
-    /// more round makes the promise of [`Routes::attach`] true.
+    /// What KVM finds in an eventfd at the moment of `KVM_IRQFD` it raises from a work queue, some
+    /// time after the request has returned: a guest could mask the vector in between. So what the
+    /// event holds is taken out first, and signalled again once KVM waits for it. That too can end
+    /// in the work queue (on arm64, before KVM has the translation in its cache). Detaching waits
+    /// for the work, so one more round makes the promise of [`Routes::attach`] true; most attaches
+    /// have nothing held and need none.
     fn attach(&self, event: &EventFd, gsi: Gsi) -> Result<(), RoutesError> {
-        let register = || self.vm.register_irqfd(event, gsi.0).map_err(kernel("KVM_IRQFD"));
-        register()?;
         for _ in 0..ATTACH_ROUNDS {
-            // Not signalled, or signalled and already taken by KVM. A failure to detach leaves the
-            // event attached, which is what was asked for.
-            if !event::drain(event) || self.detach(event, gsi).is_err() {
-                break;
+            let held = event::drain(event);
+            let attached = self.vm.register_irqfd(event, gsi.0).map_err(kernel("KVM_IRQFD"));
+            if held {
+                event::signal(event);
             }
-            register()?;
+            attached?;
+            // Signalled since it was drained, and found by KVM in the event.
+            let found = event::drain(event);
+            if !held && !found {
+                return Ok(());
+            }
+            if self.detach(event, gsi).is_err() {
+                // Still attached, which is what was asked for.
+                return Ok(());
+            }
         }
-        Ok(())
+        self.vm.register_irqfd(event, gsi.0).map_err(kernel("KVM_IRQFD"))
     }
 
     fn detach(&self, event: &EventFd, gsi: Gsi) -> Result<(), RoutesError> {

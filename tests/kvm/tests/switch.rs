@@ -118,6 +118,26 @@ fn a_vector_is_taken_back_and_given_again_under_load() {
     assert!(bench.taken(1) <= raised + 1, "doubled");
 }
 
+/// Attaching races with signalling: KVM can raise an event twice that arrives just then (about once in half a million attaches). `PVMSI_ATTACH_EVENTS` makes a longer run.
+#[test]
+fn an_event_at_the_moment_of_an_attach_is_raised_once() {
+    let events = std::env::var("PVMSI_ATTACH_EVENTS").map_or(2000, |text| text.parse().unwrap());
+    let bench = Bench::start(config(4, Policy::Trapped));
+    bench.control(ENABLE);
+    bench.program(1, message(1));
+    // Each unmask attaches. One event at a time, at moments that drift against that.
+    let masker = bench.puppet.start_mask_loop(1, bench.entry(1, 3)).unwrap();
+    for event in 1..=events {
+        bench.raise(1);
+        bench.wait_taken(1, event);
+        let pause = Duration::from_nanos(u64::from(event.wrapping_mul(7919) % 300_000));
+        std::thread::sleep(pause);
+        assert_eq!(bench.taken(1), event, "doubled");
+    }
+    let attaches = masker.stop().unwrap();
+    println!("{events} events, {attaches} attaches");
+}
+
 #[test]
 fn every_event_of_a_serial_run_is_one_interrupt_in_both_modes() {
     let bench = Bench::direct(190);

@@ -52,6 +52,8 @@ static SENT: AtomicUsize = AtomicUsize::new(0);
 static LENGTH: AtomicUsize = AtomicUsize::new(0);
 /// Interrupts without a message behind them.
 static SPURIOUS: AtomicU32 = AtomicU32::new(0);
+/// What the handler knew when it took the first of them: see [`first_spurious`].
+static FIRST_SPURIOUS: [AtomicU32; 4] = [const { AtomicU32::new(0) }; 4];
 /// [`SYNC_VECTOR`] interrupts taken.
 static SYNCS: AtomicU32 = AtomicU32::new(0);
 
@@ -102,6 +104,13 @@ pub(crate) fn spurious() -> u32 {
     SPURIOUS.load(Ordering::Relaxed)
 }
 
+/// For a report of the first of them: its vector in the window, the window's length, messages that its vector had sent, interrupts of it taken.
+pub(crate) fn first_spurious() -> [u32; 4] {
+    [0, 1, 2, 3].map(|index: usize| {
+        FIRST_SPURIOUS.get(index).map_or(0, |known| known.load(Ordering::Relaxed))
+    })
+}
+
 /// [`SYNC_VECTOR`] interrupts taken, since the guest started, modulo 2^32.
 pub(crate) fn syncs() -> u32 {
     SYNCS.load(Ordering::Acquire)
@@ -118,19 +127,36 @@ pub(crate) fn handle(vector: u8) {
     let Some(slot) = SLOTS.get(index) else { return };
     count(&slot.taken);
     if index >= LENGTH.load(Ordering::Relaxed) {
-        count(&SPURIOUS);
+        spurious_interrupt(index, 0, slot);
         return;
     }
     let sent = counter(SENT.load(Ordering::Relaxed), index).read();
     let fresh = sent.wrapping_sub(slot.sent.load(Ordering::Relaxed));
     let credit = slot.credit.load(Ordering::Relaxed).wrapping_add(fresh);
     match credit.checked_sub(1) {
-        None => count(&SPURIOUS),
+        None => spurious_interrupt(index, sent, slot),
         Some(credit) => slot.credit.store(credit.min(CREDIT_MAX), Ordering::Relaxed),
     }
     slot.sent.store(sent, Ordering::Relaxed);
     let events = counter(EVENTS.load(Ordering::Relaxed), index).read();
     slot.seen.store(events, Ordering::Relaxed);
+}
+
+#[cold]
+fn spurious_interrupt(index: usize, sent: u32, slot: &Slot) {
+    count(&SPURIOUS);
+    if SPURIOUS.load(Ordering::Relaxed) == 1 {
+        let number = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
+        let known = [
+            number(index),
+            number(LENGTH.load(Ordering::Relaxed)),
+            sent,
+            slot.taken.load(Ordering::Relaxed),
+        ];
+        for (place, value) in FIRST_SPURIOUS.iter().zip(known) {
+            place.store(value, Ordering::Relaxed);
+        }
+    }
 }
 
 /// Counts up what only the handler changes.

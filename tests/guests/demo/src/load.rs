@@ -126,6 +126,12 @@ pub(crate) fn run(device: &Device, granted: u16, options: &Options) {
     println!(
         "guest: {observed} of {requested} events observed, {spurious} spurious interrupts, {while_masked} while masked, {mask_cycles} mask cycles"
     );
+    if accounting::spurious() != 0 {
+        let [vector, length, sent, taken] = accounting::first_spurious();
+        println!(
+            "guest: the first spurious interrupt: vector {vector} of a window of {length}, {sent} messages sent, interrupt {taken} of the window"
+        );
+    }
     apic::stop_tick();
 }
 
