@@ -1,23 +1,24 @@
 //! Which interrupts came, and whether each had a reason.
 //!
-//! Interrupt vectors are fewer than vectors, so a run looks at a *window* of
+//! Interrupt numbers are fewer than vectors, so a run looks at a *window* of
 //! consecutive vectors at a time; within a window each vector has an interrupt
-//! vector of its own, and every interrupt can be told. Only the window's
+//! number of its own, and every interrupt can be told. Only the window's
 //! vectors have events then.
 //!
 //! The handler runs on vCPU 0 alone; other vCPUs read what it counts.
 
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
+use pvmsi_guest_runtime::interrupts::{FIRST_DEVICE, FIRST_OWN};
 use pvmsi_guest_runtime::mmio::Register;
 
-use crate::device::{FIRST_VECTOR, VECTORS};
+use crate::device::VECTORS;
 
-/// The masker sends this to vCPU 0 to learn that all device interrupts before it have been handled: it is below all of theirs, so the local APIC delivers them first.
-pub(crate) const SYNC_VECTOR: u8 = 0x22;
+/// The masker sends this to vCPU 0 to learn that all device interrupts before it have been handled: it is below all of theirs, so they come first.
+pub(crate) const SYNC: u8 = FIRST_OWN;
 
 /// Messages that may be behind an interrupt that has not come yet, at the time of another of the
-/// same vector: one in the local APIC, one held or under way on the host, one counted but not
+/// same vector: one pending at the vCPU, one held or under way on the host, one counted but not
 /// sent yet. Credit beyond that is for messages that have merged, and is forgotten: an interrupt
 /// too many shall not live on it.
 const CREDIT_MAX: u32 = 3;
@@ -54,7 +55,7 @@ static LENGTH: AtomicUsize = AtomicUsize::new(0);
 static SPURIOUS: AtomicU32 = AtomicU32::new(0);
 /// What the handler knew when it took the first of them: see [`first_spurious`].
 static FIRST_SPURIOUS: [AtomicU32; 4] = [const { AtomicU32::new(0) }; 4];
-/// [`SYNC_VECTOR`] interrupts taken.
+/// [`SYNC`] interrupts taken.
 static SYNCS: AtomicU32 = AtomicU32::new(0);
 
 /// Starts a window. No interrupt of the function may be under way.
@@ -111,15 +112,15 @@ pub(crate) fn first_spurious() -> [u32; 4] {
     })
 }
 
-/// [`SYNC_VECTOR`] interrupts taken, since the guest started, modulo 2^32.
+/// [`SYNC`] interrupts taken, since the guest started, modulo 2^32.
 pub(crate) fn syncs() -> u32 {
     SYNCS.load(Ordering::Acquire)
 }
 
 /// The interrupt handler.
-pub(crate) fn handle(vector: u8) {
-    let Some(index) = vector.checked_sub(FIRST_VECTOR).map(usize::from) else {
-        if vector == SYNC_VECTOR {
+pub(crate) fn handle(number: u8) {
+    let Some(index) = number.checked_sub(FIRST_DEVICE).map(usize::from) else {
+        if number == SYNC {
             count(&SYNCS);
         }
         return;

@@ -6,12 +6,11 @@ use core::ptr::NonNull;
 use pvmsi_guest::{
     FunctionId, GuestMessage, MsiX, MsiXCapability, PciFunction, TableLocation, VectorIndex,
 };
-use pvmsi_guest_runtime::{apic, memory, pci, report};
+use pvmsi_guest_runtime::interrupts::FIRST_DEVICE;
+use pvmsi_guest_runtime::msi::{self, Route};
+use pvmsi_guest_runtime::{memory, pci, report};
 
-/// The first interrupt vector of devices. Above the tick, the wake-up and the masker's interrupt: of several that wait, the local APIC delivers the highest first.
-pub(crate) const FIRST_VECTOR: u8 = 0x30;
-
-/// Interrupt vectors of devices on one vCPU. As many vectors of a function as this can be told apart at a time.
+/// Interrupt numbers of devices on one vCPU. As many vectors of a function as this can be told apart at a time.
 pub(crate) const VECTORS: u16 = 192;
 
 /// What a function is.
@@ -63,6 +62,11 @@ impl Device {
             report::failure(format_args!("{id}: the vector table is not below 4 GiB"));
             return None;
         };
+        let route = |vector| interrupts.route(VectorIndex(vector));
+        if let Err(error) = msi::prepare(function, capability.table_size, route) {
+            report::failure(format_args!("{}: {error}", function.id()));
+            return None;
+        }
         // SAFETY:
         // 1. The BAR is mapped where it is, on every vCPU, for good; the capability gives the table's length.
         // 2. No pending bit array is given.
@@ -82,22 +86,17 @@ impl Device {
 }
 
 impl Interrupts {
-    /// The interrupt vector of a vector: VECTORS consecutive ones have one each.
-    pub(crate) fn interrupt(vector: VectorIndex) -> u8 {
-        let step = u8::try_from(vector.0.checked_rem(VECTORS).unwrap_or(0)).unwrap_or(0);
-        FIRST_VECTOR.saturating_add(step)
-    }
-
     /// The guest message of a vector.
     pub(crate) fn message(self, vector: VectorIndex) -> GuestMessage {
-        let (address, data) = apic::message(self.target(vector), Self::interrupt(vector));
+        let (address, data) = msi::message(vector.0, self.route(vector));
         GuestMessage { address, data }
     }
 
-    /// The vCPU, and APIC id, that takes a vector.
-    fn target(self, vector: VectorIndex) -> u8 {
+    /// Which vCPU takes a vector, and as which interrupt: VECTORS consecutive ones have one each.
+    fn route(self, vector: VectorIndex) -> Route {
         let queue = vector.0.checked_sub(1).filter(|&queue| queue < self.spread);
-        queue.and_then(|queue| u8::try_from(queue).ok()).unwrap_or(0)
+        let step = u8::try_from(vector.0.checked_rem(VECTORS).unwrap_or(0)).unwrap_or(0);
+        Route { vcpu: queue.map_or(0, usize::from), interrupt: FIRST_DEVICE.saturating_add(step) }
     }
 }
 
@@ -119,7 +118,7 @@ impl PciFunction for Interrupts {
     }
 
     fn deliver(&self, vector: VectorIndex) {
-        apic::send_ipi(self.target(vector), Self::interrupt(vector));
+        msi::deliver(self.function, vector.0, self.route(vector));
     }
 }
 

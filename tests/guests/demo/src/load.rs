@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering
 use pvmsi_guest::{MsiX, PciFunction as _, VectorIndex};
 use pvmsi_guest_report::{Event, Outcome, Section};
 use pvmsi_guest_runtime::mmio::Register;
-use pvmsi_guest_runtime::{apic, interrupts, println, report, vcpu};
+use pvmsi_guest_runtime::{interrupts, println, report, timer, vcpu};
 
 use crate::accounting;
 use crate::device::{Device, Interrupts, VECTORS};
@@ -91,7 +91,7 @@ pub(crate) fn run(device: &Device, granted: u16, options: &Options) {
     let mut events_left = options.events;
     let mut vectors_left = granted;
     registers.pace.write(options.pace);
-    apic::start_tick();
+    timer::start_tick();
 
     report::send(&Event::SectionStart(Section::Interrupts));
     for first in (0..granted).step_by(usize::from(VECTORS)) {
@@ -132,7 +132,7 @@ pub(crate) fn run(device: &Device, granted: u16, options: &Options) {
             "guest: the first spurious interrupt: vector {vector} of a window of {length}, {sent} messages sent, interrupt {taken} of the window"
         );
     }
-    apic::stop_tick();
+    timer::stop_tick();
 }
 
 /// Vectors that can be told apart, and what they are asked for.
@@ -226,7 +226,7 @@ fn wait_for_device(registers: &Registers, total: u32) -> Result<(), u32> {
             last = done;
             moved = now;
         }
-        done == total || now.wrapping_sub(moved) > PATIENCE / apic::TICK_MS
+        done == total || now.wrapping_sub(moved) > PATIENCE / timer::TICK_MS
     });
     if last == total { Ok(()) } else { Err(total.wrapping_sub(last)) }
 }
@@ -262,8 +262,7 @@ fn masker(_index: usize) {
 /// Masks one vector, watches it, and unmasks it.
 ///
 /// After `mask` and SENDING = 0 no message of the vector is under way; after a
-/// round trip through vCPU 0 at lower priority none is in its local APIC
-/// either. What is handled between that and a second round trip came while the
+/// round trip through vCPU 0 at lower priority none waits there either. What is handled between that and a second round trip came while the
 /// vector was masked.
 fn mask_cycle(
     msix: &MsiX<Interrupts>,
@@ -288,10 +287,10 @@ fn mask_cycle(
     msix.unmask(vector).map_err(|_| "cannot be unmasked")
 }
 
-/// Returns when vCPU 0 has handled every device interrupt that its local APIC had.
+/// Returns when vCPU 0 has handled every device interrupt that it had pending.
 fn synchronise() -> Result<(), &'static str> {
     let before = accounting::syncs();
-    apic::send_ipi(0, accounting::SYNC_VECTOR);
+    interrupts::send(0, accounting::SYNC);
     if vcpu::spin_until(PATIENCE, || accounting::syncs() != before) {
         Ok(())
     } else {

@@ -22,7 +22,7 @@ mod phase;
 mod service;
 
 use pvmsi_guest_report::{Event, World};
-use pvmsi_guest_runtime::{Start, apic, entry, park, pci, println, report, vcpu};
+use pvmsi_guest_runtime::{Start, entry, park, pci, println, report, timer, vcpu};
 
 use device::Device;
 use options::Options;
@@ -33,11 +33,11 @@ fn main(start: &Start, index: usize) -> ! {
     if index != 0 {
         vcpu::serve(index);
     }
-    apic::start_tick();
-    let vcpus = vcpu::settle(vcpu::expected());
-    apic::stop_tick();
-    if vcpus < vcpu::expected() {
-        report::failure(format_args!("only {vcpus} of {} vCPUs have started", vcpu::expected()));
+    timer::start_tick();
+    let vcpus = vcpu::settle(start.vcpus());
+    timer::stop_tick();
+    if vcpus < start.vcpus() {
+        report::failure(format_args!("only {vcpus} of {} vCPUs have started", start.vcpus()));
     }
     let options = Options::read(start, vcpus);
     let mut client = service::connect();

@@ -8,7 +8,7 @@ use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use pvmsi_guest_report::{Event, Outcome, Section};
-use pvmsi_guest_runtime::{VCPUS_MAX, apic, interrupts, println, report, vcpu};
+use pvmsi_guest_runtime::{VCPUS_MAX, interrupts, println, report, timer, vcpu};
 
 use crate::device::Device;
 use crate::options::Options;
@@ -47,7 +47,7 @@ pub(crate) fn run(device: &Device, granted: u16, options: &Options) {
         return;
     }
     interrupts::set_handler(queue::handle);
-    apic::start_tick();
+    timer::start_tick();
     match Controller::new(device.bar0) {
         Some(mut controller) => {
             let result = prepare(&mut controller, granted, options);
@@ -58,7 +58,7 @@ pub(crate) fn run(device: &Device, granted: u16, options: &Options) {
         }
         None => report::failure(format_args!("{device}: no RAM left for the admin queue")),
     }
-    apic::stop_tick();
+    timer::stop_tick();
 }
 
 /// Brings the controller up, with one queue pair for each vCPU, each with its own vector, as far as queues and vectors go.
@@ -123,7 +123,7 @@ fn read_disk(options: &Options) -> Result<(), &'static str> {
     work(0);
     // Each worker gives up by itself when its queue is stuck.
     while !workers().skip(1).all(vcpu::is_idle) {
-        vcpu::wait_until(apic::TICK_MS, || false);
+        vcpu::wait_until(timer::TICK_MS, || false);
     }
     let bytes_verified = BYTES_READ.load(Ordering::Acquire);
     let bytes_wrong = BYTES_WRONG.load(Ordering::Acquire);
@@ -147,7 +147,7 @@ fn read_disk(options: &Options) -> Result<(), &'static str> {
 /// Reads one queue's share of the disk and verifies it, on the queue's vCPU.
 fn work(index: usize) {
     if index != 0 {
-        apic::start_tick();
+        timer::start_tick();
     }
     let Some(worker) = WORKERS.get(index) else { return };
     // SAFETY: this vCPU has been told to work, so the worker is its own (see `Worker`).
@@ -163,7 +163,7 @@ fn work(index: usize) {
         report::failure(format_args!("NVMe on vCPU {index}: {stuck:?}"));
     }
     if index != 0 {
-        apic::stop_tick();
+        timer::stop_tick();
     }
 }
 

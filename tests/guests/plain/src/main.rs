@@ -10,9 +10,9 @@
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use pvmsi_guest_runtime::mmio::Register;
-use pvmsi_guest_runtime::{Start, apic, entry, exit, interrupts, park, pci, println, vcpu};
+use pvmsi_guest_runtime::msi::{self, Route};
+use pvmsi_guest_runtime::{Start, entry, exit, interrupts, park, pci, println, timer, vcpu};
 
-const FIRST_VECTOR: u8 = 0x30;
 /// Vectors that are used, at most.
 const VECTORS_MAX: u16 = 32;
 /// How long an interrupt may take, in milliseconds.
@@ -38,7 +38,7 @@ fn main(_: &Start, index: usize) -> ! {
     if index != 0 {
         park();
     }
-    apic::start_tick();
+    timer::start_tick();
     match run() {
         Ok(vectors) => {
             println!("plain guest: {vectors} vectors work the standard way");
@@ -66,6 +66,7 @@ fn run() -> Result<u16, &'static str> {
     let vectors = (others & 0x7ff).wrapping_add(1).min(VECTORS_MAX);
     let table = location(function, capability.wrapping_add(4)).ok_or("no vector table")?;
     let pending = location(function, capability.wrapping_add(8)).ok_or("no pending bit array")?;
+    msi::prepare(function, vectors, route)?;
     let device = Device { base, table, pending, vectors };
     function.write_u16(control, others | ENABLE | FUNCTION_MASK);
     for vector in 0..vectors {
@@ -80,13 +81,19 @@ fn run() -> Result<u16, &'static str> {
     Ok(vectors)
 }
 
-fn handle(vector: u8) {
-    let Some(index) = vector.checked_sub(FIRST_VECTOR).map(usize::from) else { return };
+fn handle(number: u8) {
+    let Some(index) = number.checked_sub(interrupts::FIRST_DEVICE).map(usize::from) else { return };
     let (Some(taken), Some(seen)) = (TAKEN.get(index), SEEN.get(index)) else { return };
     taken.fetch_add(1, Ordering::Relaxed);
     let base = usize::try_from(BASE.load(Ordering::Relaxed)).unwrap_or(0);
     let events = base.wrapping_add(0x1_0000).wrapping_add(index.wrapping_mul(4));
     seen.store(register(events).read(), Ordering::Release);
+}
+
+/// Each vector is an interrupt of its own of vCPU 0.
+fn route(vector: u16) -> Route {
+    let step = u8::try_from(vector).unwrap_or(0);
+    Route { vcpu: 0, interrupt: interrupts::FIRST_DEVICE.saturating_add(step) }
 }
 
 fn taken(vector: u16) -> u32 {
@@ -108,8 +115,7 @@ struct Device {
 impl Device {
     /// Writes an entry and unmasks it.
     fn program(&self, vector: u16) {
-        let number = u8::try_from(vector).unwrap_or(0);
-        let (address, data) = apic::message(0, FIRST_VECTOR.saturating_add(number));
+        let (address, data) = msi::message(vector, route(vector));
         let [a0, a1, a2, a3, a4, a5, a6, a7] = address.to_le_bytes();
         self.mask(vector, true);
         self.entry(vector, 0).write(u32::from_le_bytes([a0, a1, a2, a3]));

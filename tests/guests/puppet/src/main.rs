@@ -45,9 +45,8 @@ use core::arch::asm;
 use core::sync::atomic::{AtomicU32, Ordering, fence};
 
 use pvmsi_guest_runtime::mmio::Register;
-use pvmsi_guest_runtime::x86_64::instructions::interrupts as flag;
-use pvmsi_guest_runtime::x86_64::instructions::port::Port;
-use pvmsi_guest_runtime::{Start, apic, entry, interrupts, park, vcpu};
+use pvmsi_guest_runtime::{Start, entry, interrupts, park, vcpu};
+use x86_64::instructions::port::Port;
 
 const PAGE: usize = 0x8000;
 const SLOT_BYTES: usize = 256;
@@ -139,15 +138,15 @@ impl Slot {
                 }
             }
             7 => {
-                let were_on = flag::are_enabled();
-                flag::enable_and_hlt();
+                let were_on = interrupts::are_enabled();
+                interrupts::enable_and_sleep();
                 if !were_on {
-                    flag::disable();
+                    interrupts::disable();
                 }
             }
-            8 => apic::send_ipi(a.to_le_bytes()[0], low),
-            9 => flag::enable(),
-            10 => flag::disable(),
+            8 => interrupts::send(address, low),
+            9 => interrupts::enable(),
+            10 => interrupts::disable(),
             11 => {
                 for _ in 0..d {
                     *first = store(address, b, c);

@@ -1,16 +1,13 @@
 //! The ends of a guest.
 
-use x86_64::instructions::port::Port;
-use x86_64::instructions::{hlt, interrupts};
+use crate::{arch, interrupts};
 
 /// The exit status after a panic or an unexpected exception.
 pub(crate) const STATUS_PANIC: u8 = 101;
 
-/// Ends the run with this exit status (port 0xF4).
+/// Ends the run with this exit status.
 pub fn exit(status: u8) -> ! {
-    let mut port = Port::<u8>::new(0xf4);
-    // SAFETY: the machine contract gives this port that meaning; nothing runs after it.
-    unsafe { port.write(status) };
+    arch::machine::end_run(status);
     park()
 }
 
@@ -18,6 +15,6 @@ pub fn exit(status: u8) -> ! {
 pub fn park() -> ! {
     loop {
         interrupts::disable();
-        hlt();
+        arch::interrupts::sleep();
     }
 }

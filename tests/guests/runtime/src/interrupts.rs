@@ -1,130 +1,29 @@
-//! The interrupt table: one stub for each of 256 vectors, one handler per guest.
+//! Interrupts by number, and the one handler of a guest.
+//!
+//! Numbers mean the same on every architecture. On one vCPU, a device's
+//! interrupt comes before any lower number that waits, and the handler is
+//! never interrupted.
 
-use core::arch::global_asm;
-use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
-use x86_64::VirtAddr;
-use x86_64::registers::control::Cr2;
-use x86_64::structures::idt::InterruptDescriptorTable;
+use crate::{VCPUS_MAX, vcpu};
 
-use crate::exit::STATUS_PANIC;
-use crate::{VCPUS_MAX, apic, exit, report, serial, vcpu};
+pub use crate::arch::interrupts::{are_enabled, disable, enable, enable_and_sleep, send};
 
-/// The first vector that is not an exception.
-pub const FIRST: u8 = 0x20;
+/// The tick of [`timer`](crate::timer).
+pub const TICK: u8 = 0x20;
+/// Wakes a vCPU that waits for work.
+pub const WAKE: u8 = 0x21;
+/// The first number that vCPUs may [`send`] each other for purposes of their own; there are 14.
+pub const FIRST_OWN: u8 = 0x22;
+/// The first number of devices.
+pub const FIRST_DEVICE: u8 = 0x30;
 
 /// Runs for each interrupt (the tick is counted before it), on the interrupted vCPU with interrupts off; the end of the interrupt is signalled after it.
-pub type Handler = fn(vector: u8);
+pub type Handler = fn(number: u8);
 
-// Each stub leaves its vector number on the stack, above an error code (the
-// processor's, or 0). Only what Rust code may change is saved; there are no
-// vector registers. Stubs are 16 bytes each.
-global_asm!(
-    ".pushsection .text",
-    ".balign 16",
-    "interrupt_stubs:",
-    ".set vector, 0",
-    ".rept 256",
-    ".balign 16",
-    ".if (vector == 8) || (vector == 10) || (vector == 11) || (vector == 12) || (vector == 13) || (vector == 14) || (vector == 17) || (vector == 21) || (vector == 29) || (vector == 30)",
-    ".else",
-    "    push 0",
-    ".endif",
-    "    .byte 0x68",
-    "    .long vector",
-    "    jmp interrupt_common",
-    ".set vector, vector + 1",
-    ".endr",
-    ".balign 16",
-    "interrupt_common:",
-    "    push rax",
-    "    push rcx",
-    "    push rdx",
-    "    push rsi",
-    "    push rdi",
-    "    push r8",
-    "    push r9",
-    "    push r10",
-    "    push r11",
-    "    lea rdi, [rsp + 72]",
-    "    cld",
-    "    call {dispatch}",
-    "    pop r11",
-    "    pop r10",
-    "    pop r9",
-    "    pop r8",
-    "    pop rdi",
-    "    pop rsi",
-    "    pop rdx",
-    "    pop rcx",
-    "    pop rax",
-    "    add rsp, 16",
-    "    iretq",
-    ".popsection",
-    dispatch = sym dispatch,
-);
-
-/// What a stub and the processor leave on the stack.
-#[repr(C)]
-struct Frame {
-    vector: u64,
-    error: u64,
-    rip: u64,
-    cs: u64,
-    rflags: u64,
-    rsp: u64,
-    ss: u64,
-}
-
-struct Table(UnsafeCell<InterruptDescriptorTable>);
-
-// SAFETY: written by the boot processor before the others may load it, and by nobody later.
-unsafe impl Sync for Table {}
-
-static TABLE: Table = Table(UnsafeCell::new(InterruptDescriptorTable::new()));
 static HANDLER: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
 static TICKS: [AtomicU32; VCPUS_MAX] = [const { AtomicU32::new(0) }; VCPUS_MAX];
-
-unsafe extern "C" {
-    static interrupt_stubs: u8;
-}
-
-fn stub(vector: u8) -> VirtAddr {
-    let stubs = (&raw const interrupt_stubs).addr() as u64;
-    VirtAddr::new(stubs.saturating_add(u64::from(vector).saturating_mul(16)))
-}
-
-pub(crate) fn initialise() {
-    // SAFETY: only the boot processor runs this, before the others go on.
-    let table = unsafe { &mut *TABLE.0.get() };
-    macro_rules! exceptions {
-        ($($vector:literal $entry:ident),+ $(,)?) => {$(
-            // SAFETY: the stub follows the processor's calling convention for this vector.
-            unsafe { table.$entry.set_handler_addr(stub($vector)); }
-        )+};
-    }
-    exceptions!(
-        0 divide_error, 1 debug, 2 non_maskable_interrupt, 3 breakpoint, 4 overflow,
-        5 bound_range_exceeded, 6 invalid_opcode, 7 device_not_available, 8 double_fault,
-        10 invalid_tss, 11 segment_not_present, 12 stack_segment_fault,
-        13 general_protection_fault, 14 page_fault, 16 x87_floating_point, 17 alignment_check,
-        18 machine_check, 19 simd_floating_point,
-    );
-    for vector in FIRST..=u8::MAX {
-        // SAFETY: as above.
-        #[allow(clippy::indexing_slicing, reason = "the table has an entry for each of these")]
-        unsafe {
-            table[vector].set_handler_addr(stub(vector))
-        };
-    }
-}
-
-pub(crate) fn load() {
-    // SAFETY: `initialise` has filled the table, and nobody changes it any more.
-    let table: &'static InterruptDescriptorTable = unsafe { &*TABLE.0.get() };
-    table.load();
-}
 
 /// Names the handler of all interrupts, for all vCPUs. Without one they are only counted off.
 pub fn set_handler(handler: Handler) {
@@ -136,13 +35,10 @@ pub fn ticks() -> u32 {
     TICKS.get(vcpu::index()).map_or(0, |ticks| ticks.load(Ordering::Relaxed))
 }
 
-extern "sysv64" fn dispatch(frame: &Frame) {
-    let [vector, ..] = frame.vector.to_le_bytes();
-    if vector < FIRST {
-        exception(frame);
-    }
+/// Handles an interrupt that the architecture has taken.
+pub(crate) fn dispatch(number: u8) {
     let handler = HANDLER.load(Ordering::Acquire);
-    if vector == apic::TICK_VECTOR
+    if number == TICK
         && let Some(ticks) = TICKS.get(vcpu::index())
     {
         ticks.fetch_add(1, Ordering::Relaxed);
@@ -150,21 +46,6 @@ extern "sysv64" fn dispatch(frame: &Frame) {
     if !handler.is_null() {
         // SAFETY: only `set_handler` stores here, and only this type.
         let handler = unsafe { core::mem::transmute::<*mut (), Handler>(handler) };
-        handler(vector);
+        handler(number);
     }
-    if vector != apic::SPURIOUS_VECTOR {
-        apic::end_of_interrupt();
-    }
-}
-
-#[cold]
-fn exception(frame: &Frame) -> ! {
-    let address = Cr2::read_raw();
-    let text = format_args!(
-        "exception {} at {:#x}, error code {:#x}, CR2 {address:#x}, stack {:#x}",
-        frame.vector, frame.rip, frame.error, frame.rsp
-    );
-    serial::print(format_args!("guest: {text}\n"));
-    report::failure_anyhow(text);
-    exit(STATUS_PANIC)
 }

@@ -3,19 +3,13 @@
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::VCPUS_MAX;
-use crate::entry::STACK_BYTES;
+use crate::arch;
 
 /// Bytes of a page; all areas start at one.
 pub const PAGE: usize = 4096;
 
 static NEXT: AtomicUsize = AtomicUsize::new(0);
 static END: AtomicUsize = AtomicUsize::new(0);
-
-unsafe extern "C" {
-    /// The end of the image; the linker defines it.
-    static _end: u8;
-}
 
 /// A zeroed area of pages. Its address is its guest physical address.
 #[derive(Clone, Copy, Debug)]
@@ -42,22 +36,26 @@ impl Area {
 }
 
 pub(crate) fn initialise(ram_end: u64) {
-    let image_end = (&raw const _end).expose_provenance();
-    let stacks = STACK_BYTES.saturating_mul(VCPUS_MAX);
-    let next = image_end.next_multiple_of(PAGE).saturating_add(stacks);
-    NEXT.store(next, Ordering::Relaxed);
+    NEXT.store(arch::image_end().next_multiple_of(PAGE), Ordering::Relaxed);
     END.store(usize::try_from(ram_end).unwrap_or(0), Ordering::Relaxed);
 }
 
 /// Hands out so many bytes, rounded up to pages and zeroed. They are never taken back. `None` when the RAM is used up.
 pub fn allocate(bytes: usize) -> Option<Area> {
+    allocate_aligned(bytes, PAGE)
+}
+
+/// As [`allocate`], from a multiple of `alignment` on, which is at least a page.
+pub fn allocate_aligned(bytes: usize, alignment: usize) -> Option<Area> {
     let bytes = bytes.checked_next_multiple_of(PAGE)?;
     let end = END.load(Ordering::Relaxed);
-    let start = NEXT
+    let start = |next: usize| next.checked_next_multiple_of(alignment);
+    let next = NEXT
         .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |next| {
-            next.checked_add(bytes).filter(|&after| after <= end)
+            start(next)?.checked_add(bytes).filter(|&after| after <= end)
         })
         .ok()?;
+    let start = start(next)?;
     let start = NonNull::new(core::ptr::with_exposed_provenance_mut::<u8>(start))?;
     // SAFETY: RAM behind image and stacks, below the end that the machine gave, and handed out to nobody else.
     unsafe { start.write_bytes(0, bytes) };

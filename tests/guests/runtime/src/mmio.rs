@@ -1,7 +1,13 @@
 //! Registers of devices in the identity map.
+//!
+//! Accesses happen in the order of the program, with each other and with
+//! memory, as far as the processor does not keep it by itself; only a write
+//! followed by a read of something else needs a fence.
+
+use crate::arch::mmio;
 
 /// A value that one access moves.
-pub trait Width: Copy {}
+pub trait Width: mmio::Access {}
 impl Width for u8 {}
 impl Width for u16 {}
 impl Width for u32 {}
@@ -28,7 +34,7 @@ impl<T: Width> Register<T> {
     /// The register at a guest physical address.
     ///
     /// # Safety
-    /// 1. `address` is not 0, aligned for `T` (x86 takes unaligned accesses, but they may split) and inside the identity map.
+    /// 1. `address` is not 0, aligned for `T` and inside the identity map.
     /// 2. No access through the register touches memory that Rust code holds references to.
     pub unsafe fn at(address: usize) -> Self {
         Self(core::ptr::with_exposed_provenance_mut(address))
@@ -37,12 +43,12 @@ impl<T: Width> Register<T> {
     /// Reads it, by one instruction.
     pub fn read(self) -> T {
         // SAFETY: the conditions of `at`.
-        unsafe { self.0.read_volatile() }
+        unsafe { mmio::read(self.0) }
     }
 
     /// Writes it, by one instruction.
     pub fn write(self, value: T) {
         // SAFETY: the conditions of `at`.
-        unsafe { self.0.write_volatile(value) }
+        unsafe { mmio::write(self.0, value) }
     }
 }

@@ -1,13 +1,8 @@
-//! PCI configuration mechanism 1, segment 0, bus 0 (PCI Local Bus Specification 3.0, 3.2.2.3.2).
-
-use core::sync::atomic::{AtomicBool, Ordering};
+//! Functions on segment 0, bus 0, and their configuration space.
 
 use pvmsi_protocol::FunctionId;
-use x86_64::instructions::port::Port;
 
-const ADDRESS: u16 = 0xcf8;
-const DATA: u16 = 0xcfc;
-const ENABLE: u32 = 1 << 31;
+use crate::arch::config;
 
 const VENDOR: u16 = 0x00;
 const COMMAND: u16 = 0x04;
@@ -24,9 +19,6 @@ const MULTI_FUNCTION: u8 = 1 << 7;
 
 /// The capability id of MSI-X.
 pub const CAPABILITY_MSIX: u8 = 0x11;
-
-/// Address and data port are two accesses: one vCPU at a time.
-static BUSY: AtomicBool = AtomicBool::new(false);
 
 /// A function on bus 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +45,11 @@ pub fn functions() -> impl Iterator<Item = Function> {
 impl Function {
     fn exists(self) -> bool {
         self.read_u16(VENDOR) != 0xffff
+    }
+
+    /// Device (5 bits) and function (3 bits): with bus 0, also the requester id of what it writes.
+    pub(crate) fn requester_id(self) -> u8 {
+        self.device << 3 | self.function & 7
     }
 
     /// How PV-MSI names it.
@@ -111,63 +108,31 @@ impl Function {
 
     /// Reads 8 bits of config space.
     pub fn read_u8(self, offset: u16) -> u8 {
-        let mut port = Port::new(self.data_port(offset, 3));
-        // SAFETY: config reads of mechanism 1 have no side effect that matters.
-        self.select(offset, || unsafe { port.read() })
+        config::read(self, offset)
     }
 
     /// Reads 16 bits of config space; `offset` is even.
     pub fn read_u16(self, offset: u16) -> u16 {
-        let mut port = Port::new(self.data_port(offset, 2));
-        // SAFETY: as above.
-        self.select(offset, || unsafe { port.read() })
+        config::read(self, offset)
     }
 
     /// Reads 32 bits of config space; `offset` is a multiple of 4.
     pub fn read_u32(self, offset: u16) -> u32 {
-        let mut port = Port::new(self.data_port(offset, 0));
-        // SAFETY: as above.
-        self.select(offset, || unsafe { port.read() })
+        config::read(self, offset)
     }
 
     /// Writes 8 bits of config space.
     pub fn write_u8(self, offset: u16, value: u8) {
-        let mut port = Port::new(self.data_port(offset, 3));
-        // SAFETY: the guest owns its functions. A BAR that were moved over RAM would be its own fault; nothing here moves one.
-        self.select(offset, || unsafe { port.write(value) });
+        config::write(self, offset, value);
     }
 
     /// Writes 16 bits of config space; `offset` is even.
     pub fn write_u16(self, offset: u16, value: u16) {
-        let mut port = Port::new(self.data_port(offset, 2));
-        // SAFETY: as above.
-        self.select(offset, || unsafe { port.write(value) });
+        config::write(self, offset, value);
     }
 
     /// Writes 32 bits of config space; `offset` is a multiple of 4.
     pub fn write_u32(self, offset: u16, value: u32) {
-        let mut port = Port::new(self.data_port(offset, 0));
-        // SAFETY: as above.
-        self.select(offset, || unsafe { port.write(value) });
-    }
-
-    fn data_port(self, offset: u16, lanes: u16) -> u16 {
-        DATA | offset & lanes
-    }
-
-    fn select<T>(self, offset: u16, access: impl FnOnce() -> T) -> T {
-        let address = ENABLE
-            | u32::from(self.device) << 11
-            | u32::from(self.function) << 8
-            | u32::from(offset & 0xfc);
-        while BUSY.swap(true, Ordering::Acquire) {
-            core::hint::spin_loop();
-        }
-        let mut port = Port::<u32>::new(ADDRESS);
-        // SAFETY: the address register of mechanism 1; it only selects.
-        unsafe { port.write(address) };
-        let result = access();
-        BUSY.store(false, Ordering::Release);
-        result
+        config::write(self, offset, value);
     }
 }

@@ -1,11 +1,12 @@
-//! The report channel: one page, one port.
+//! The report channel: one page, one register.
 
 use core::cell::UnsafeCell;
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use pvmsi_guest_report::{EVENT_BYTES, Event, REPORT_PORT};
-use x86_64::instructions::port::Port;
+use pvmsi_guest_report::{EVENT_BYTES, Event};
+
+use crate::arch::machine;
 
 #[repr(C, align(4096))]
 struct Page(UnsafeCell<[u8; EVENT_BYTES]>);
@@ -25,7 +26,7 @@ pub fn send(event: &Event<'_>) {
     BUSY.store(false, Ordering::Release);
 }
 
-/// Says that something is wrong, on COM1 and in the report.
+/// Says that something is wrong, on the serial port and in the report.
 pub fn failure(text: fmt::Arguments<'_>) {
     crate::serial::print(format_args!("guest: {text}\n"));
     let mut line = Line::new();
@@ -53,9 +54,7 @@ fn write(event: &Event<'_>) {
         return;
     }
     let Ok(number) = u32::try_from(PAGE.0.get().addr() / EVENT_BYTES) else { return };
-    let mut port = Port::<u32>::new(REPORT_PORT);
-    // SAFETY: the machine contract gives this port that meaning; the machine only reads the page.
-    unsafe { port.write(number) };
+    machine::report(number);
 }
 
 /// A line of text that is cut where its room ends.

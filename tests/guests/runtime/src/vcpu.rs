@@ -2,33 +2,20 @@
 
 use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
-use x86_64::instructions::interrupts::{self as flag, enable_and_hlt};
-
-use crate::entry::STACK_BYTES;
-use crate::interrupts::ticks;
-use crate::memory::PAGE;
-use crate::{VCPUS_MAX, apic};
-
-/// Wakes a vCPU that waits for work. Below all device vectors, so that a device's interrupts come first.
-pub const WAKE_VECTOR: u8 = 0x21;
+use crate::interrupts::{self, ticks};
+use crate::timer::{Stopwatch, TICK_MS};
+use crate::{VCPUS_MAX, arch};
 
 /// What a vCPU can be told to do; it gets its index.
 pub type Work = fn(index: usize);
-
-unsafe extern "C" {
-    /// The end of the image; the linker defines it. The stacks follow it.
-    static _end: u8;
-}
 
 static ONLINE: AtomicUsize = AtomicUsize::new(0);
 static WORK: [AtomicPtr<()>; VCPUS_MAX] =
     [const { AtomicPtr::new(core::ptr::null_mut()) }; VCPUS_MAX];
 
-/// The index of the vCPU that runs this, from where its stack lies: cheaper than the local APIC's id.
+/// The index of the vCPU that runs this.
 pub fn index() -> usize {
-    let here = 0u8;
-    let stacks = (&raw const _end).addr().next_multiple_of(PAGE);
-    (&raw const here).addr().saturating_sub(stacks) / STACK_BYTES
+    arch::vcpu_index()
 }
 
 pub(crate) fn online() {
@@ -40,19 +27,19 @@ pub fn count() -> usize {
     ONLINE.load(Ordering::Acquire)
 }
 
-/// Waits with HLT until `done`, at most about `milliseconds`; says whether it is done. Interrupts are on meanwhile and off afterwards. Needs the tick on this vCPU.
+/// Waits asleep until `done`, at most about `milliseconds`; says whether it is done. Interrupts are on meanwhile and off afterwards. Needs the tick on this vCPU.
 pub fn wait_until(milliseconds: u32, mut done: impl FnMut() -> bool) -> bool {
     let start = ticks();
-    let patience = (milliseconds / apic::TICK_MS).saturating_add(1);
+    let patience = (milliseconds / TICK_MS).saturating_add(1);
     loop {
-        flag::disable();
+        interrupts::disable();
         if done() {
             return true;
         }
         if ticks().wrapping_sub(start) > patience {
             return false;
         }
-        enable_and_hlt();
+        interrupts::enable_and_sleep();
     }
 }
 
@@ -65,7 +52,7 @@ pub fn spin_until(milliseconds: u32, mut done: impl FnMut() -> bool) -> bool {
         }
         core::hint::spin_loop();
     }
-    let stopwatch = apic::Stopwatch::start();
+    let stopwatch = Stopwatch::start();
     loop {
         for _ in 0..GLANCES {
             if done() {
@@ -77,15 +64,6 @@ pub fn spin_until(milliseconds: u32, mut done: impl FnMut() -> bool) -> bool {
             return false;
         }
     }
-}
-
-/// How many vCPUs the machine has: CPUID leaf 1, EBX bits 23 to 16.
-pub fn expected() -> usize {
-    #[allow(unused_unsafe, reason = "safe since Rust 1.94, unsafe before")]
-    // SAFETY: every x86_64 processor has CPUID.
-    let leaf = unsafe { core::arch::x86_64::__cpuid(1) };
-    let [_, _, count, _] = leaf.ebx.to_le_bytes();
-    usize::from(count).clamp(1, VCPUS_MAX)
 }
 
 /// Waits until `expected` vCPUs have started; returns how many have. Needs the tick.
@@ -102,9 +80,7 @@ pub fn start(index: usize, work: Work) -> bool {
     if slot.compare_exchange(idle, work, Ordering::AcqRel, Ordering::Acquire).is_err() {
         return false;
     }
-    if let Ok(target) = u8::try_from(index) {
-        apic::send_ipi(target, WAKE_VECTOR);
-    }
+    interrupts::send(index, interrupts::WAKE);
     true
 }
 
@@ -117,10 +93,10 @@ pub fn is_idle(index: usize) -> bool {
 pub fn serve(index: usize) -> ! {
     let Some(slot) = WORK.get(index) else { crate::park() };
     loop {
-        flag::disable();
+        interrupts::disable();
         let work = slot.load(Ordering::Acquire);
         if work.is_null() {
-            enable_and_hlt();
+            interrupts::enable_and_sleep();
             continue;
         }
         // SAFETY: only `start` stores here, and only this type.

@@ -3,9 +3,7 @@
 use core::sync::atomic::{AtomicU32, Ordering, fence};
 
 use pvmsi_guest_runtime::mmio::Register;
-use pvmsi_guest_runtime::{VCPUS_MAX, memory, vcpu};
-
-use crate::device::FIRST_VECTOR;
+use pvmsi_guest_runtime::{VCPUS_MAX, interrupts, memory, vcpu};
 
 /// Entries of each queue.
 pub(crate) const ENTRIES: u16 = 32;
@@ -20,8 +18,10 @@ const PATIENCE: u32 = 10_000;
 static TAKEN: [AtomicU32; VCPUS_MAX + 1] = [const { AtomicU32::new(0) }; VCPUS_MAX + 1];
 
 /// The interrupt handler.
-pub(crate) fn handle(vector: u8) {
-    let slot = vector.checked_sub(FIRST_VECTOR).and_then(|index| TAKEN.get(usize::from(index)));
+pub(crate) fn handle(number: u8) {
+    let slot = number
+        .checked_sub(interrupts::FIRST_DEVICE)
+        .and_then(|index| TAKEN.get(usize::from(index)));
     if let Some(taken) = slot {
         taken.fetch_add(1, Ordering::Release);
     }
@@ -155,7 +155,7 @@ impl QueuePair {
         self.submission_doorbell.write(self.tail.into());
     }
 
-    /// Waits with HLT for an interrupt that has not been looked after. False when none comes.
+    /// Sleeps until there is an interrupt that has not been looked after. False when none comes.
     pub(crate) fn wait_for_interrupt(&mut self) -> bool {
         let (number, noticed) = (self.number, self.noticed);
         let came = vcpu::wait_until(PATIENCE, || taken(number) != noticed);

@@ -2,10 +2,11 @@
 
 use x86_64::instructions::port::Port;
 
+use crate::interrupts::TICK;
 use crate::mmio::Register;
+use crate::timer::TICK_MS;
 
 const BASE: usize = 0xfee0_0000;
-const ID: usize = 0x20;
 const TASK_PRIORITY: usize = 0x80;
 const EOI: usize = 0xb0;
 const SPURIOUS: usize = 0xf0;
@@ -24,11 +25,9 @@ const PERIODIC: u32 = 1 << 17;
 const DIVIDE_BY_1: u32 = 0b1011;
 
 /// The vector of spurious interrupts of the local APIC itself.
-pub const SPURIOUS_VECTOR: u8 = 0xff;
-/// The vector of the tick.
-pub const TICK_VECTOR: u8 = 0x20;
-/// Milliseconds between two ticks. KVM's timer counts nanoseconds.
-pub const TICK_MS: u32 = 10;
+pub(crate) const SPURIOUS_VECTOR: u8 = 0xff;
+/// KVM's timer counts nanoseconds.
+const TIMER_HZ: u32 = 1_000_000_000;
 
 fn register(offset: usize) -> Register<u32> {
     // SAFETY: the local APIC is at this address (machine contract), its
@@ -52,19 +51,13 @@ pub(crate) fn mask_legacy_controllers() {
     }
 }
 
-/// This vCPU's APIC id.
-pub fn id() -> u8 {
-    let [.., id] = register(ID).read().to_le_bytes();
-    id
-}
-
 /// Ends the interrupt that is in service.
-pub fn end_of_interrupt() {
+pub(crate) fn end_of_interrupt() {
     register(EOI).write(0);
 }
 
 /// Sends a fixed interrupt to the vCPU with this APIC id; it may be the own one. The interrupt is in the target's request register when this returns (KVM delivers it in the write).
-pub fn send_ipi(target: u8, vector: u8) {
+pub(crate) fn send_ipi(target: u8, vector: u8) {
     register(COMMAND_HIGH).write(u32::from(target) << 24);
     register(COMMAND_LOW).write(ASSERT | u32::from(vector));
     for _ in 0..1000 {
@@ -74,11 +67,11 @@ pub fn send_ipi(target: u8, vector: u8) {
     }
 }
 
-/// Makes [`TICK_VECTOR`] come to this vCPU every [`TICK_MS`], so that HLT never lasts for ever.
+/// Makes [`TICK`] come to this vCPU every [`TICK_MS`], so that it never sleeps for ever.
 pub fn start_tick() {
     register(TIMER_DIVIDE).write(DIVIDE_BY_1);
-    register(TIMER_VECTOR).write(PERIODIC | u32::from(TICK_VECTOR));
-    register(TIMER_INITIAL).write(TICK_MS.saturating_mul(1_000_000));
+    register(TIMER_VECTOR).write(PERIODIC | u32::from(TICK));
+    register(TIMER_INITIAL).write(TICK_MS.saturating_mul(TIMER_HZ / 1000));
 }
 
 /// Measures time up to four seconds with interrupts off. The vCPU has no tick while one is in use.
@@ -96,7 +89,7 @@ impl Stopwatch {
 
     /// Milliseconds since the start; stops at about 4294.
     pub fn milliseconds(&self) -> u32 {
-        u32::MAX.saturating_sub(register(TIMER_CURRENT).read()) / 1_000_000
+        u32::MAX.saturating_sub(register(TIMER_CURRENT).read()) / (TIMER_HZ / 1000)
     }
 }
 
@@ -104,9 +97,4 @@ impl Stopwatch {
 pub fn stop_tick() {
     register(TIMER_VECTOR).write(MASKED);
     register(TIMER_INITIAL).write(0);
-}
-
-/// The message that makes a function interrupt this vector of the vCPU with this APIC id: address and data (Intel SDM volume 3, 12.11; fixed, edge, physical destination).
-pub fn message(target: u8, vector: u8) -> (u64, u32) {
-    (0xfee0_0000 | u64::from(target) << 12, u32::from(vector))
 }

@@ -1,0 +1,13 @@
+//! x86_64: local APIC, I/O ports, entry in 64-bit mode.
+
+pub(crate) mod apic;
+pub(crate) mod config;
+mod entry;
+pub(crate) mod interrupts;
+pub(crate) mod machine;
+pub(crate) mod mmio;
+pub(crate) mod msi;
+mod start;
+
+pub(crate) use apic as timer;
+pub(crate) use entry::{VCPUS_MAX, image_end, vcpu_index};
