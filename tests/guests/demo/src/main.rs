@@ -40,7 +40,7 @@ fn main(start: &Start, index: usize) -> ! {
         report::failure(format_args!("only {vcpus} of {} vCPUs have started", start.vcpus()));
     }
     let options = Options::read(start, vcpus);
-    let mut client = service::connect();
+    let mut client = service::connect(start.platform());
     println!(
         "guest: {vcpus} vCPUs, PV-MSI {}",
         if client.is_some() { "offered" } else { "not offered" }

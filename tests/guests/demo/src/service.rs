@@ -1,9 +1,13 @@
 //! The connection to PV-MSI, once per run.
 
+#[cfg_attr(target_arch = "x86_64", path = "service/x86_64.rs")]
+#[cfg_attr(target_arch = "aarch64", path = "service/aarch64.rs")]
+mod arch;
+
 use core::ptr::NonNull;
 
-use pvmsi_guest::{AnyDoorbell, CallBuffer, Client, discover};
-use pvmsi_guest_runtime::{memory, report};
+use pvmsi_guest::{AnyDoorbell, CallBuffer, Client};
+use pvmsi_guest_runtime::{Platform, memory, report};
 
 /// Enough for 2048 vectors.
 const BUFFER_BYTES: usize = 64 << 10;
@@ -12,13 +16,8 @@ const BUFFER_BYTES: usize = 64 << 10;
 pub(crate) type ServiceClient = Client<'static, AnyDoorbell>;
 
 /// Connects; `None` when the host does not offer the service. An offer that does not hold is a failure of the run.
-pub(crate) fn connect() -> Option<ServiceClient> {
-    let offer = discover()?;
-    // SAFETY:
-    // 1. Device memory below 4 GiB is mapped where it is, on every vCPU, for good.
-    // 2. The guest runs at privilege level 0.
-    let doorbell = unsafe { AnyDoorbell::from_offer(&offer, identity_mapped) };
-    let Some(doorbell) = doorbell else {
+pub(crate) fn connect(platform: Platform) -> Option<ServiceClient> {
+    let Some(doorbell) = arch::doorbell(platform)? else {
         report::failure(format_args!("the host offers PV-MSI without a usable doorbell"));
         return None;
     };

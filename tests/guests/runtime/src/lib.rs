@@ -32,6 +32,9 @@ mod start;
 pub mod timer;
 pub mod vcpu;
 
+#[cfg(target_arch = "aarch64")]
+pub use arch::Conduit;
+pub use arch::Platform;
 pub use exit::{exit, park};
 pub use start::Start;
 

@@ -1,11 +1,14 @@
 //! What the machine says at the start.
 
+use crate::arch::Platform;
+
 /// RAM, vCPUs and command line.
 #[derive(Clone, Copy, Debug)]
 pub struct Start {
     pub(crate) ram_end: u64,
     pub(crate) vcpus: usize,
     pub(crate) command_line: &'static str,
+    pub(crate) platform: Platform,
 }
 
 impl Start {
@@ -17,6 +20,11 @@ impl Start {
     /// How many vCPUs the machine has, as far as the guest uses them.
     pub fn vcpus(&self) -> usize {
         self.vcpus
+    }
+
+    /// What only this architecture's machine has to say.
+    pub fn platform(&self) -> Platform {
+        self.platform
     }
 
     /// The number after `key=` on the command line; the first one counts.

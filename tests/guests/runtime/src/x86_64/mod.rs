@@ -11,3 +11,7 @@ mod start;
 
 pub(crate) use apic as timer;
 pub(crate) use entry::{VCPUS_MAX, image_end, vcpu_index};
+
+/// Nothing: the processor itself can be asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Platform;

@@ -4,6 +4,7 @@
 
 use core::str;
 
+use super::Platform;
 use super::entry::VCPUS_MAX;
 use crate::Start;
 
@@ -42,7 +43,8 @@ struct MemoryMapEntry {
 
 /// Reads the structure at a guest physical address.
 pub(crate) fn read(address: u64) -> Start {
-    let mut start = Start { ram_end: RAM_DEFAULT, vcpus: vcpus(), command_line: "" };
+    let mut start =
+        Start { ram_end: RAM_DEFAULT, vcpus: vcpus(), command_line: "", platform: Platform };
     let Some(info) = structure::<StartInfo>(address).filter(|info| info.magic == MAGIC) else {
         return start;
     };
