@@ -1,5 +1,8 @@
 //! arm64: the SMC Calling Convention, by HVC or SMC.
 
+use core::arch::asm;
+use core::ptr::NonNull;
+
 use pvmsi_protocol::{BufferPage, SMCCC_CALL, SMCCC_DISCOVER, ServiceBlock};
 
 use crate::{Doorbell, Offer};
@@ -78,14 +81,41 @@ impl Doorbell for SmcccDoorbell {
     }
 }
 
-/// Orders earlier accesses to memory before a write of device memory.
-pub(crate) fn before_write() {
-    // SAFETY: a barrier has no effect but order. Not `nomem`: the compiler must keep the order, too.
-    unsafe { core::arch::asm!("dmb oshst", options(nostack, preserves_flags)) }
+// A trapped access is emulated by what the processor says of the instruction, and it says nothing
+// of those that also move the address or load two registers. A volatile access may become one.
+
+/// Stores to device memory, after every earlier access to memory.
+///
+/// # Safety
+/// `register` is mapped, aligned to 4 bytes, and may be written.
+pub(crate) unsafe fn store_u32(register: NonNull<u32>, value: u32) {
+    // SAFETY: the caller's condition. Not `nomem`: the compiler must keep the order, too.
+    unsafe {
+        asm!(
+            "dmb osh",
+            "str {value:w}, [{register}]",
+            value = in(reg) value,
+            register = in(reg) register.as_ptr(),
+            options(nostack, preserves_flags)
+        );
+    }
 }
 
-/// Orders later accesses to memory after a read of device memory.
-pub(crate) fn after_read() {
+/// Loads from device memory, before every later access to memory.
+///
+/// # Safety
+/// `register` is mapped, aligned to 4 bytes, and may be read.
+pub(crate) unsafe fn load_u32(register: NonNull<u32>) -> u32 {
+    let value;
     // SAFETY: as above.
-    unsafe { core::arch::asm!("dmb oshld", options(nostack, preserves_flags)) }
+    unsafe {
+        asm!(
+            "ldr {value:w}, [{register}]",
+            "dmb oshld",
+            value = out(reg) value,
+            register = in(reg) register.as_ptr(),
+            options(nostack, preserves_flags)
+        );
+    }
+    value
 }

@@ -12,11 +12,11 @@ mod x86_64;
 #[cfg(target_arch = "aarch64")]
 pub use aarch64::{Conduit, NativeDoorbell, SmcccDoorbell, discover};
 #[cfg(target_arch = "aarch64")]
-pub(crate) use aarch64::{Transport, after_read, before_write, native_doorbell};
+pub(crate) use aarch64::{Transport, load_u32, native_doorbell, store_u32};
 #[cfg(target_arch = "x86_64")]
 pub use x86_64::{NativeDoorbell, PortDoorbell, discover};
 #[cfg(target_arch = "x86_64")]
-pub(crate) use x86_64::{Transport, after_read, before_write, native_doorbell};
+pub(crate) use x86_64::{Transport, load_u32, native_doorbell, store_u32};
 
 #[cfg(not(any(target_arch = "aarch64", target_arch = "x86_64")))]
 compile_error!("PV-MSI is for x86_64 and aarch64");
@@ -26,11 +26,10 @@ compile_error!("PV-MSI is for x86_64 and aarch64");
 /// # Safety
 /// `register` is mapped, aligned to 4 bytes, and may be written.
 pub(crate) unsafe fn write_device_u32(register: NonNull<u32>, value: u32) {
-    before_write();
     #[cfg(test)]
     trace::record(trace::Access::Write(register, value));
     // SAFETY: the caller's condition.
-    unsafe { register.write_volatile(value) }
+    unsafe { store_u32(register, value) }
 }
 
 /// Reads 32 bits of device memory, before every later access to memory.
@@ -41,9 +40,7 @@ pub(crate) unsafe fn read_device_u32(register: NonNull<u32>) -> u32 {
     #[cfg(test)]
     trace::record(trace::Access::Read(register));
     // SAFETY: the caller's condition.
-    let value = unsafe { register.read_volatile() };
-    after_read();
-    value
+    unsafe { load_u32(register) }
 }
 
 /// The accesses to device memory of the running test, in order.

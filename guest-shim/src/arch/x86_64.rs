@@ -1,5 +1,6 @@
 //! x86_64: CPUID, and an I/O port.
 
+use core::ptr::NonNull;
 use core::sync::atomic::{Ordering, fence};
 
 use pvmsi_protocol::{BufferPage, Leaf, ServiceBlock};
@@ -63,12 +64,23 @@ impl Doorbell for PortDoorbell {
     }
 }
 
-/// Orders earlier accesses to memory before a write of device memory.
-pub(crate) fn before_write() {
+/// Stores to device memory, after every earlier access to memory.
+///
+/// # Safety
+/// `register` is mapped, aligned to 4 bytes, and may be written.
+pub(crate) unsafe fn store_u32(register: NonNull<u32>, value: u32) {
     fence(Ordering::Release);
+    // SAFETY: the caller's condition.
+    unsafe { register.write_volatile(value) }
 }
 
-/// Orders later accesses to memory after a read of device memory.
-pub(crate) fn after_read() {
+/// Loads from device memory, before every later access to memory.
+///
+/// # Safety
+/// `register` is mapped, aligned to 4 bytes, and may be read.
+pub(crate) unsafe fn load_u32(register: NonNull<u32>) -> u32 {
+    // SAFETY: the caller's condition.
+    let value = unsafe { register.read_volatile() };
     fence(Ordering::Acquire);
+    value
 }
