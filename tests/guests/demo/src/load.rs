@@ -1,6 +1,6 @@
 //! Interrupts under load: vCPU 0 takes them while vCPU 1 masks and unmasks.
 
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering, fence};
 
 use pvmsi_guest::{MsiX, PciFunction as _, VectorIndex};
 use pvmsi_guest_report::{Event, Outcome, Section};
@@ -271,6 +271,8 @@ fn mask_cycle(
     sending: Register<u32>,
 ) -> Result<(), &'static str> {
     msix.mask(vector).map_err(|_| "cannot be masked")?;
+    // The device looks at the mask bit after it has written SENDING, this the other way round.
+    fence(Ordering::SeqCst);
     if !vcpu::spin_until(PATIENCE, || sending.read() == 0) {
         return Err("the device sends for ever");
     }

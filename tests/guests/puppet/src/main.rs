@@ -1,6 +1,6 @@
 //! A guest whose vCPUs do what a host-side test tells them, one command at a time.
 //!
-//! The host and the guest share the page at 0x8000. All fields are little
+//! The host and the guest share the page at 0x8000 (x86_64) or 0x4001_0000 (arm64). All fields are little
 //! endian and aligned. Slot n (256 bytes) is at n + 1 times 256; the header
 //! takes the place before slot 0.
 //!
@@ -29,26 +29,30 @@
 //! | 4 port out | port, width, value | |
 //! | 5 CPUID | leaf, subleaf | EAX, EBX, ECX, EDX |
 //! | 6 clear the interrupt counters | | |
-//! | 7 HLT until an interrupt | | |
-//! | 8 fixed interrupt | APIC id, vector | |
+//! | 7 sleep until an interrupt | | |
+//! | 8 interrupt of a vCPU | its index, number | |
 //! | 9 interrupts on | | |
 //! | 10 interrupts off | | |
 //! | 11 store again and again | address, width, value, times | |
 //! | 12 write 1 and 0 in turn (mask, unmask), reading back, until stopped | address of a vector control | rounds |
 //!
-//! An unknown opcode, or a width that is not 1, 2, 4 (or 8, of memory), gives
-//! all ones as the first result.
+//! An unknown opcode, one that the processor has nothing for (3, 4 and 5 on
+//! arm64), or a width that is not 1, 2, 4 (or 8, of memory), gives all ones as
+//! the first result.
 #![no_std]
 #![no_main]
 
-use core::arch::asm;
+#[cfg_attr(target_arch = "x86_64", path = "x86_64.rs")]
+#[cfg_attr(target_arch = "aarch64", path = "aarch64.rs")]
+mod arch;
+
 use core::sync::atomic::{AtomicU32, Ordering, fence};
 
 use pvmsi_guest_runtime::mmio::Register;
 use pvmsi_guest_runtime::{Start, entry, interrupts, park, vcpu};
-use x86_64::instructions::port::Port;
 
-const PAGE: usize = 0x8000;
+use arch::{PAGE, cpuid, load, port_in, port_out, store};
+
 const SLOT_BYTES: usize = 256;
 const SLOTS: usize = 15;
 const MAGIC: u32 = u32::from_le_bytes(*b"PUPT");
@@ -183,86 +187,4 @@ fn word(address: usize) -> Register<u32> {
 fn word64(address: usize) -> Register<u64> {
     // SAFETY: as in `word`.
     unsafe { Register::at(address) }
-}
-
-// One instruction each, at any alignment: tests want accesses that Rust's own would not be allowed to make.
-fn load(address: usize, width: u64) -> u64 {
-    let value: u64;
-    macro_rules! load {
-        ($instruction:literal) => {
-            // SAFETY: the test says that this address may be read.
-            unsafe {
-                asm!($instruction, address = in(reg) address, value = out(reg) value, options(nostack, preserves_flags));
-            }
-        };
-    }
-    match width {
-        1 => load!("movzx {value:e}, byte ptr [{address}]"),
-        2 => load!("movzx {value:e}, word ptr [{address}]"),
-        4 => load!("mov {value:e}, dword ptr [{address}]"),
-        8 => load!("mov {value}, qword ptr [{address}]"),
-        _ => value = u64::MAX,
-    }
-    value
-}
-
-fn store(address: usize, width: u64, value: u64) -> u64 {
-    macro_rules! store {
-        ($instruction:literal) => {
-            // SAFETY: the test says that this address may be written.
-            unsafe {
-                asm!($instruction, address = in(reg) address, value = in(reg) value, options(nostack, preserves_flags));
-            }
-        };
-    }
-    match width {
-        // AL, because only some registers have a byte.
-        1 => {
-            // SAFETY: as above.
-            unsafe {
-                asm!("mov byte ptr [{address}], al", address = in(reg) address, in("rax") value, options(nostack, preserves_flags));
-            }
-        }
-        2 => store!("mov word ptr [{address}], {value:x}"),
-        4 => store!("mov dword ptr [{address}], {value:e}"),
-        8 => store!("mov qword ptr [{address}], {value}"),
-        _ => return u64::MAX,
-    }
-    0
-}
-
-#[allow(clippy::multiple_unsafe_ops_per_block, reason = "one access, of one of three widths")]
-fn port_in(port: u16, width: u64) -> u64 {
-    // SAFETY: the test says that this port may be read.
-    unsafe {
-        match width {
-            1 => Port::<u8>::new(port).read().into(),
-            2 => Port::<u16>::new(port).read().into(),
-            4 => Port::<u32>::new(port).read().into(),
-            _ => u64::MAX,
-        }
-    }
-}
-
-#[allow(clippy::multiple_unsafe_ops_per_block, reason = "one access, of one of three widths")]
-fn port_out(port: u16, width: u64, value: u64) -> u64 {
-    let [b0, b1, b2, b3, ..] = value.to_le_bytes();
-    // SAFETY: the test says that this port may be written.
-    unsafe {
-        match width {
-            1 => Port::<u8>::new(port).write(b0),
-            2 => Port::<u16>::new(port).write(u16::from_le_bytes([b0, b1])),
-            4 => Port::<u32>::new(port).write(u32::from_le_bytes([b0, b1, b2, b3])),
-            _ => return u64::MAX,
-        }
-    }
-    0
-}
-
-fn cpuid(leaf: u64, subleaf: u64) -> [u64; 4] {
-    let low = |value: u64| u32::try_from(value & u64::from(u32::MAX)).unwrap_or(0);
-    #[allow(unused_unsafe, reason = "safe since Rust 1.94, unsafe before")]
-    // SAFETY: every x86_64 processor has CPUID.
-    let result = unsafe { core::arch::x86_64::__cpuid_count(low(leaf), low(subleaf)) };
-    [result.eax.into(), result.ebx.into(), result.ecx.into(), result.edx.into()]
 }
