@@ -33,6 +33,8 @@ mod event;
 mod function;
 mod isolation;
 mod kvm_routes;
+#[cfg(target_arch = "aarch64")]
+mod kvm_smccc;
 mod kvm_window;
 mod layout;
 mod mode;
@@ -52,6 +54,8 @@ pub use counters::Counters;
 pub use function::{BarMapping, Isolation, PciFunction};
 pub use isolation::{UnsafeInterrupts, host_isolation};
 pub use kvm_routes::KvmRoutes;
+#[cfg(target_arch = "aarch64")]
+pub use kvm_smccc::SmcccFilter;
 pub use kvm_window::{KvmWindow, MemorySlot, MemorySlots};
 pub use layout::{Bar, BarIndex, ENTRY_BYTES, Layout, LayoutError, Target};
 pub use platform::Platform;
