@@ -2,8 +2,8 @@
 
 use vm_allocator::{AddressAllocator, AllocPolicy};
 
+use crate::arch::BAR_WINDOW;
 use crate::error::MachineError;
-use crate::memory::BAR_WINDOW;
 
 const BAR0: u64 = 0x10;
 const BARS: u64 = 6;
@@ -42,7 +42,7 @@ impl Placement {
     /// Finds a place for each memory BAR, the largest first. `page_size` is the host's: no two BARs share a page.
     ///
     /// # Errors
-    /// When they do not fit below 4 GiB.
+    /// When they do not fit the window below 4 GiB.
     pub(crate) fn find<C: ConfigAccess>(
         functions: &[C],
         page_size: u64,

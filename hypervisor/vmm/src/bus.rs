@@ -1,27 +1,18 @@
-//! Port and memory accesses of the guest that exit to this process: who answers.
+//! Accesses of the guest that exit to this process: what answers them on every architecture.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use pvmsi_guest_report::{EVENT_BYTES, Event, REPORT_PORT};
+use pvmsi_guest_report::{EVENT_BYTES, Event};
 use pvmsi_hypervisor::Service;
-use pvmsi_protocol::BufferPage;
+use pvmsi_protocol::{BufferPage, ServiceBlock};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
+use crate::arch::{self, DOORBELL_REGISTER, PciConfig};
 use crate::config::Doorbell;
 use crate::exits::{ExitCounters, ExitKind};
-use crate::memory::{DOORBELL_PAGE, DOORBELL_PAGE_BYTES};
-use crate::pci::{ADDRESS_PORT, ConfigMechanism, DATA_PORTS};
 use crate::recorder::Recorder;
-use crate::serial::{self, Com1};
-
-/// The doorbell's I/O port.
-pub(crate) const DOORBELL_PORT: u16 = 0x5650;
-const RESET_PORT: u16 = 0xcf9;
-/// System reset and CPU reset.
-const RESET_VALUE: u8 = 0x06;
-const EXIT_PORT: u16 = 0xf4;
-const SERIAL_END: u16 = serial::PORT + serial::PORTS;
+use crate::serial::SerialPort;
 
 /// What the machine shall do after an access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,86 +31,22 @@ pub(crate) struct Bus {
     pub(crate) memory: Arc<GuestMemoryMmap>,
     pub(crate) service: Arc<Service>,
     pub(crate) exits: Arc<ExitCounters>,
-    pub(crate) serial: Com1,
-    pub(crate) config: ConfigMechanism,
+    pub(crate) serial: SerialPort,
+    pub(crate) pci: PciConfig,
     /// `None` with policy off.
     pub(crate) doorbell: Option<Doorbell>,
+    /// What the guest can find of the service without a device tree; `None` where it finds nothing.
+    pub(crate) offer: Option<ServiceBlock>,
     pub(crate) recorder: Mutex<Recorder>,
 }
 
 impl Bus {
-    /// `in`.
-    pub(crate) fn port_in(&self, port: u16, data: &mut [u8]) {
-        data.fill(0xff);
-        let kind = match port {
-            serial::PORT..SERIAL_END => {
-                for byte in data {
-                    *byte = self.serial.read(serial_register(port));
-                }
-                ExitKind::Serial
-            }
-            ADDRESS_PORT => {
-                self.config.read_address(data);
-                ExitKind::PciConfig
-            }
-            _ if DATA_PORTS.contains(&port) => {
-                self.config.read_data(port, data);
-                ExitKind::PciConfig
-            }
-            _ => ExitKind::Other,
-        };
-        self.exits.count(kind);
-    }
-
-    /// `out`. The exit is counted before anything else happens, except that the end of a section is dated first.
-    pub(crate) fn port_out(&self, port: u16, data: &[u8]) -> Action {
-        let now = Instant::now();
-        let value = <[u8; 4]>::try_from(data).map(u32::from_le_bytes).ok();
-        match port {
-            DOORBELL_PORT if self.doorbell == Some(Doorbell::Port) => {
-                self.exits.count(ExitKind::Doorbell);
-                self.ring(value);
-            }
-            REPORT_PORT => {
-                self.exits.count(ExitKind::Report);
-                if value.is_some_and(|page| self.report(page, now)) {
-                    return Action::Finish;
-                }
-            }
-            serial::PORT..SERIAL_END => {
-                self.exits.count(ExitKind::Serial);
-                for byte in data {
-                    self.serial.write(serial_register(port), *byte);
-                }
-            }
-            ADDRESS_PORT => {
-                self.exits.count(ExitKind::PciConfig);
-                self.config.write_address(data);
-            }
-            RESET_PORT => {
-                self.exits.count(ExitKind::Other);
-                if data == [RESET_VALUE] {
-                    return Action::Reset;
-                }
-            }
-            EXIT_PORT => {
-                self.exits.count(ExitKind::Other);
-                if let [status] = data {
-                    return Action::Exit(*status);
-                }
-            }
-            _ if DATA_PORTS.contains(&port) => {
-                self.exits.count(ExitKind::PciConfig);
-                self.config.write_data(port, data);
-            }
-            _ => self.exits.count(ExitKind::Other),
-        }
-        Action::Continue
-    }
-
     /// A load where no memory is.
     pub(crate) fn memory_read(&self, address: u64, data: &mut [u8]) {
         data.fill(0xff);
+        if arch::device_read(self, address, data) {
+            return;
+        }
         let kind = if self.is_doorbell(address) {
             ExitKind::Doorbell
         } else if self.service.mmio_read(address, data) {
@@ -131,16 +58,19 @@ impl Bus {
     }
 
     /// A store where no memory is.
-    pub(crate) fn memory_write(&self, address: u64, data: &[u8]) {
+    pub(crate) fn memory_write(&self, address: u64, data: &[u8]) -> Action {
+        if let Some(action) = arch::device_write(self, address, data) {
+            return action;
+        }
         if self.is_doorbell(address) {
             self.exits.count(ExitKind::Doorbell);
-            let value = <[u8; 4]>::try_from(data).map(u32::from_le_bytes).ok();
-            self.ring(value.filter(|_| address == DOORBELL_PAGE));
+            self.ring(word(data).filter(|_| address == DOORBELL_REGISTER.start));
         } else if self.service.mmio_write(address, data) {
             self.exits.count(ExitKind::FunctionMmio);
         } else {
             self.exits.count(ExitKind::Other);
         }
+        Action::Continue
     }
 
     /// The report so far.
@@ -149,12 +79,11 @@ impl Bus {
     }
 
     fn is_doorbell(&self, address: u64) -> bool {
-        self.doorbell == Some(Doorbell::Mmio)
-            && address.checked_sub(DOORBELL_PAGE).is_some_and(|at| at < DOORBELL_PAGE_BYTES)
+        self.doorbell == Some(Doorbell::Mmio) && DOORBELL_REGISTER.contains(&address)
     }
 
     /// Only 32-bit writes ring.
-    fn ring(&self, page: Option<u32>) {
+    pub(crate) fn ring(&self, page: Option<u32>) {
         let Some(page) = page else { return };
         if let Err(error) = self.service.doorbell(self.memory.as_ref(), page) {
             // The guest finds its sentinel; a log at this level is nobody's default.
@@ -162,8 +91,17 @@ impl Bus {
         }
     }
 
+    /// A write to the report channel; `now` is the moment of the exit.
+    pub(crate) fn report(&self, page: Option<u32>, now: Instant) -> Action {
+        self.exits.count(ExitKind::Report);
+        match page {
+            Some(page) if self.take_event(page, now) => Action::Finish,
+            _ => Action::Continue,
+        }
+    }
+
     /// Takes an event of the report; `true` when it was the last.
-    fn report(&self, page: u32, now: Instant) -> bool {
+    fn take_event(&self, page: u32, now: Instant) -> bool {
         let mut bytes = [0; EVENT_BYTES];
         let address = GuestAddress(BufferPage(page).address());
         let read = self.memory.read_slice(&mut bytes, address).is_ok();
@@ -178,7 +116,7 @@ impl Bus {
     }
 }
 
-fn serial_register(port: u16) -> u8 {
-    let [register, _] = port.wrapping_sub(serial::PORT).to_le_bytes();
-    register
+/// What a 32-bit access writes; `None` for other widths.
+pub(crate) fn word(data: &[u8]) -> Option<u32> {
+    <[u8; 4]>::try_from(data).map(u32::from_le_bytes).ok()
 }

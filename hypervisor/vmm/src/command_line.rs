@@ -4,13 +4,14 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::builder::PossibleValue;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use pvmsi_hypervisor::Policy;
 use pvmsi_protocol::FunctionId;
 
 use crate::config::{Doorbell, FunctionConfig};
-use crate::{probe, run};
+use crate::{arch, probe, run};
 
 /// Exit statuses of `pvmsi`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,7 +87,7 @@ pub(crate) struct RunArguments {
     #[arg(long = "pv-msi", value_name = "POLICY", default_value = "direct", value_parser = parse_policy)]
     pub(crate) policy: Policy,
     /// vCPUs
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=254))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=i64::from(arch::CPUS_MAX)))]
     pub(crate) cpus: u8,
     /// RAM, with K, M or G
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = parse_size)]
@@ -94,9 +95,8 @@ pub(crate) struct RunArguments {
     /// What is printed on stdout: a table, one JSON object (schema pvmsi.report/1), or nothing
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = ReportFormat::Text)]
     pub(crate) report: ReportFormat,
-    /// How the guest rings: I/O port 0x5650, or a register at 0xFEBFF000
-    #[arg(long, value_name = "KIND", value_enum, default_value_t = DoorbellArgument::Port)]
-    pub(crate) doorbell: DoorbellArgument,
+    #[arg(long, value_name = "KIND", value_enum, default_value_t, help = arch::DOORBELL_HELP)]
+    pub(crate) doorbell: Doorbell,
     /// End the run, as failed, after this many seconds
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) timeout: Option<u64>,
@@ -129,19 +129,17 @@ pub(crate) enum ReportFormat {
     None,
 }
 
-/// `--doorbell`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum DoorbellArgument {
-    Port,
-    Mmio,
-}
+impl ValueEnum for Doorbell {
+    fn value_variants<'a>() -> &'a [Self] {
+        &arch::DOORBELLS
+    }
 
-impl From<DoorbellArgument> for Doorbell {
-    fn from(argument: DoorbellArgument) -> Self {
-        match argument {
-            DoorbellArgument::Port => Self::Port,
-            DoorbellArgument::Mmio => Self::Mmio,
-        }
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(match self {
+            Self::Port => "port",
+            Self::Hvc => "hvc",
+            Self::Mmio => "mmio",
+        }))
     }
 }
 
@@ -254,7 +252,7 @@ mod tests {
         assert_eq!(arguments.policy, Policy::Trapped);
         assert_eq!((arguments.cpus, arguments.memory), (2, 64 << 20));
         assert_eq!(arguments.report, ReportFormat::Json);
-        assert_eq!(Doorbell::from(arguments.doorbell), Doorbell::Mmio);
+        assert_eq!(arguments.doorbell, Doorbell::Mmio);
         assert_eq!(arguments.timeout, Some(5));
         assert_eq!(arguments.append, "pairs=2 writes=3");
         assert_eq!(arguments.guest(), Some(PathBuf::from("guest.elf")));
@@ -269,8 +267,9 @@ mod tests {
             (&["--pv-msi", "on"], "off, trapped or direct"),
             (&["--memory", "lots"], "write 64M or 1G"),
             (&["--memory", "99999999999G"], "write 64M or 1G"),
-            (&["--cpus", "0"], "1..=254"),
+            (&["--cpus", "0"], "1..="),
             (&["--report", "xml"], "possible values: text, json, none"),
+            (&["--doorbell", "bell"], "mmio"),
             (&["--guest", "a", "b"], "cannot be used with"),
         ] {
             let error = run(arguments).unwrap_err();

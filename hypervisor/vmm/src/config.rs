@@ -7,16 +7,18 @@ use std::path::PathBuf;
 use pvmsi_hypervisor::{Policy, SoftwareOptions};
 use pvmsi_protocol::FunctionId;
 
-/// The most vCPUs: APIC ids are 8 bits wide and 255 means all of them.
-pub const CPUS_MAX: u8 = 254;
+use crate::arch;
+
+/// The most vCPUs of a machine: 254 on x86_64, 16 on arm64.
+pub const CPUS_MAX: u8 = arch::CPUS_MAX;
 
 /// What a machine is built from. Start from [`MachineConfig::new`] and change what differs.
 pub struct MachineConfig {
-    /// The guest: an ELF64 program, linked to physical addresses of 1 MiB and above.
+    /// The guest: an ELF64 program, linked to physical addresses in RAM behind what the machine keeps there (MACHINE.md).
     pub guest: Vec<u8>,
     /// The guest's command line.
     pub command_line: String,
-    /// RAM in bytes, a multiple of 4096, at most 3 GiB.
+    /// RAM in bytes, a multiple of the host's page size, at most 3 GiB.
     pub memory_bytes: u64,
     /// vCPUs, 1 to [`CPUS_MAX`].
     pub cpus: u8,
@@ -35,7 +37,7 @@ pub struct MachineConfig {
 }
 
 impl MachineConfig {
-    /// A machine with one vCPU, 256 MiB and no functions; policy direct, doorbell on its port.
+    /// A machine with one vCPU, 256 MiB and no functions; policy direct, the usual doorbell of the architecture.
     pub fn new(guest: Vec<u8>) -> Self {
         Self {
             guest,
@@ -43,7 +45,7 @@ impl MachineConfig {
             memory_bytes: 256 << 20,
             cpus: 1,
             policy: Policy::Direct,
-            doorbell: Doorbell::Port,
+            doorbell: Doorbell::default(),
             functions: Vec::new(),
             vectors_per_call: None,
             run_devices: true,
@@ -52,14 +54,22 @@ impl MachineConfig {
     }
 }
 
-/// How the guest rings the doorbell of PV-MSI.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// How the guest rings the doorbell of PV-MSI. The default is the port on x86_64 and HVC on arm64.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Doorbell {
-    /// By a write to I/O port 0x5650.
-    #[default]
+    /// x86_64: by a write to I/O port 0x5650.
     Port,
-    /// By a write to the register at 0xFEBF_F000.
+    /// arm64: by an SMCCC call, with HVC or SMC.
+    Hvc,
+    /// By a write to a register in memory: at 0xFEBF_F000 on x86_64, at 0x0A00_0000 on arm64.
     Mmio,
+}
+
+impl Default for Doorbell {
+    fn default() -> Self {
+        let [usual, _] = arch::DOORBELLS;
+        usual
+    }
 }
 
 /// A PCI function of the machine.

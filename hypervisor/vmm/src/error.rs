@@ -66,9 +66,6 @@ pub(crate) fn kvm_remedy(error: &io::Error) -> &'static str {
         io::ErrorKind::PermissionDenied => {
             "add this user to the group that owns /dev/kvm (usually: adduser USER kvm) and log in again"
         }
-        _ => {
-            "load the module (modprobe kvm_intel or kvm_amd) and see that virtualization is enabled in the firmware; \
-             without KVM, `cargo xtask lab x86_64` shows the same in an emulated host"
-        }
+        _ => crate::arch::KVM_REMEDY,
     }
 }

@@ -13,7 +13,7 @@ pub(crate) enum ExitKind {
     FunctionMmio,
     /// Configuration space.
     PciConfig,
-    /// COM1.
+    /// The serial port.
     Serial,
     /// The report channel.
     Report,
@@ -30,7 +30,7 @@ pub struct ExitCounts {
     pub function_mmio: u64,
     /// Configuration space.
     pub pci_config: u64,
-    /// COM1.
+    /// The serial port.
     pub serial: u64,
     /// The report channel.
     pub report: u64,

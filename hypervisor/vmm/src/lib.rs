@@ -21,9 +21,7 @@
 //! # }
 //! ```
 
-#[cfg(not(target_arch = "x86_64"))]
-compile_error!("the reference machine exists for x86_64 only, so far");
-
+mod arch;
 mod bars;
 mod bus;
 pub mod command_line;
@@ -49,7 +47,6 @@ mod test_guest;
 #[cfg(test)]
 mod test_machine;
 mod vcpu;
-mod x86_64;
 
 pub use config::{Backend, CPUS_MAX, Doorbell, FunctionConfig, MachineConfig};
 pub use control::End;

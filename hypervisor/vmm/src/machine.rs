@@ -12,23 +12,23 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use kvm_ioctls::{Kvm, VmFd};
-use pvmsi_hypervisor::{Platform, Policy, Service, ServiceConfig, SoftwareDevice, VfioHost};
+use pvmsi_hypervisor::{Policy, Service, ServiceConfig, SoftwareDevice, VfioHost};
 use pvmsi_protocol::FunctionId;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::arch::{self, CPUS_MAX, InterruptController, PciConfig, SERIAL_GSI};
 use crate::bars::Placement;
 use crate::bus::Bus;
-use crate::config::{Backend, CPUS_MAX, MachineConfig};
+use crate::config::{Backend, MachineConfig};
 use crate::control::{Control, End, Next};
 use crate::device_threads::DeviceThreads;
 use crate::error::MachineError;
 use crate::exits::{ExitCounters, ExitCounts};
 use crate::recorder::Recorder;
 use crate::report::{Host, REPORT_SCHEMA, Report};
-use crate::serial::{self, Com1};
+use crate::serial::SerialPort;
 use crate::vcpu::{self, Vcpu};
-use crate::x86_64::{boot, irqchip};
 use crate::{host, memory, pci};
 use functions::{Functions, function_access};
 
@@ -62,7 +62,7 @@ struct Parts {
     bus: Bus,
     functions: Vec<MachineFunction>,
     placement: Placement,
-    irqchip: irqchip::PowerOnState,
+    interrupts: InterruptController,
     guest: Guest,
     vm: Arc<VmFd>,
     /// Keeps the DMA mappings.
@@ -77,6 +77,7 @@ struct Guest {
     elf: Vec<u8>,
     command_line: String,
     memory_bytes: u64,
+    cpus: u8,
 }
 
 /// The vCPU threads; dropping them ends the run.
@@ -94,12 +95,13 @@ impl Machine {
         check(&config)?;
         let kvm = Kvm::new().map_err(MachineError::kvm_unavailable)?;
         let vm = Arc::new(vm::create(&kvm)?);
+        let mut interrupts = InterruptController::create(&vm)?;
         let memory = Arc::new(memory::create(config.memory_bytes)?);
         vm::map_ram(&vm, &memory)?;
 
         let routes = Arc::new(vm::routes(&vm));
         let service_config =
-            ServiceConfig { policy: config.policy, ..ServiceConfig::new(Platform::X86_64) };
+            ServiceConfig { policy: config.policy, ..ServiceConfig::new(arch::PLATFORM) };
         let service_config = match config.vectors_per_call {
             Some(vectors_per_call) => ServiceConfig { vectors_per_call, ..service_config },
             None => service_config,
@@ -108,37 +110,42 @@ impl Machine {
         let functions = Functions::add(&config, &kvm, &vm, &memory, &service)?;
 
         let interrupt = EventFd::new(0).map_err(eventfd)?;
-        vm.register_irqfd(&interrupt, serial::GSI).map_err(MachineError::kvm("KVM_IRQFD"))?;
-        let serial = Com1::new(interrupt, config.console).map_err(eventfd)?;
+        let serial = SerialPort::new(interrupt.try_clone().map_err(eventfd)?, config.console)
+            .map_err(eventfd)?;
         let doorbell = (config.policy != Policy::Off).then_some(config.doorbell);
+        let offer = arch::open_doorbell(&vm, &service, doorbell)?;
         let exits = Arc::new(ExitCounters::default());
         let recorder = Recorder::new(Arc::clone(&service), Arc::clone(&exits), functions.recorded);
         let bus = Bus {
             memory: Arc::clone(&memory),
-            config: pci::ConfigMechanism::new(Arc::clone(&service)),
+            pci: PciConfig::new(Arc::clone(&service)),
             service,
             exits,
             serial,
             doorbell,
+            offer,
             recorder: Mutex::new(recorder),
         };
         let vcpus = vm::create_vcpus(&kvm, &vm, config.cpus, &bus)?;
 
+        interrupts.finish(config.cpus)?;
+        // KVM takes irqfds only once its interrupt controllers are complete.
+        vm.register_irqfd(&interrupt, SERIAL_GSI).map_err(MachineError::kvm("KVM_IRQFD"))?;
+
         let access = function_access(&functions.all, &bus.service);
         let placement = Placement::find(&access, host::page_size())?;
-        let irqchip =
-            irqchip::PowerOnState::read(&vm).map_err(MachineError::kvm("KVM_GET_IRQCHIP"))?;
         let parts = Arc::new(Parts {
             control: Control::new(vcpus.len()),
             vcpus,
             bus,
             functions: functions.all,
             placement,
-            irqchip,
+            interrupts,
             guest: Guest {
                 elf: config.guest,
                 command_line: config.command_line,
                 memory_bytes: config.memory_bytes,
+                cpus: config.cpus,
             },
             vm,
             _vfio: functions.vfio,
@@ -172,7 +179,7 @@ impl Machine {
         self.parts.kick();
     }
 
-    /// Resets the machine as the guest can by port 0xCF9, and waits until that is done: RAM outside the program keeps its content. A paused machine stays paused.
+    /// Resets the machine as the guest can (port 0xCF9, PSCI), and waits until that is done: RAM outside the program keeps its content. A paused machine stays paused.
     pub fn reset(&self) {
         self.parts.ask_for_reset();
         self.parts.control.wait_for_reset();
@@ -199,7 +206,7 @@ impl Machine {
         self.parts.control.ended()
     }
 
-    /// The guest's RAM, from guest physical address 0 on.
+    /// The guest's RAM.
     pub fn memory(&self) -> &GuestMemoryMmap {
         &self.parts.memory
     }
@@ -224,7 +231,7 @@ impl Machine {
         self.parts.bus.exits.read()
     }
 
-    /// What the guest has written to COM1, at most the first MiB.
+    /// What the guest has written to the serial port, at most the first MiB.
     pub fn serial_output(&self) -> Vec<u8> {
         self.parts.bus.serial.output()
     }
@@ -275,8 +282,9 @@ impl Parts {
     /// Brings everything to the state at power-on. All vCPUs are at rest.
     fn power_on(&self) -> Result<(), MachineError> {
         let entry = memory::load(&self.memory, &self.guest.elf)?;
-        boot::write(&self.memory, self.guest.memory_bytes, &self.guest.command_line)?;
-        self.bus.config.reset();
+        let Guest { command_line, memory_bytes, cpus, .. } = &self.guest;
+        arch::write_boot_data(&self.memory, *memory_bytes, command_line, *cpus, self.bus.doorbell)?;
+        self.bus.pci.reset();
         self.bus.serial.reset().map_err(eventfd)?;
         self.placement.write(&function_access(&self.functions, &self.bus.service));
         self.vcpus.iter().try_for_each(|vcpu| vcpu.reset(entry))
@@ -285,7 +293,7 @@ impl Parts {
     fn reset(&self) -> Result<(), MachineError> {
         tracing::info!("machine reset");
         self.bus.service.reset();
-        self.irqchip.restore(&self.vm).map_err(MachineError::kvm("KVM_SET_IRQCHIP"))?;
+        self.interrupts.reset(&self.vm)?;
         self.power_on()
     }
 

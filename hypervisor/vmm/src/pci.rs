@@ -1,19 +1,13 @@
-//! PCI configuration mechanism 1: an address register at 0xCF8, a data window at 0xCFC (PCI Local Bus Specification 3.0, 3.2.2.3.2).
+//! The PCI bus: which functions there are, the host bridge, and configuration space as every way of access reaches it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use pvmsi_hypervisor::Service;
 use pvmsi_protocol::FunctionId;
 
-/// The address register.
-pub(crate) const ADDRESS_PORT: u16 = 0xcf8;
-/// The data window.
-pub(crate) const DATA_PORTS: std::ops::Range<u16> = 0xcfc..0xd00;
 /// The most functions of a machine: 32 devices of 8 functions, without the host bridge.
 pub(crate) const FUNCTIONS_MAX: usize = 255;
 
-const ENABLE: u32 = 1 << 31;
 const HEADER_TYPE: u64 = 0x0e;
 const MULTI_FUNCTION: u8 = 1 << 7;
 
@@ -25,42 +19,19 @@ pub(crate) fn address(n: usize) -> Option<FunctionId> {
     FunctionId::new(0, 0, device, function)
 }
 
-/// The mechanism, and the host bridge at 00:00.0. Functions are the service's.
-pub(crate) struct ConfigMechanism {
+/// Configuration space of segment 0, with the host bridge at 00:00.0. Functions are the service's.
+pub(crate) struct ConfigSpace {
     service: Arc<Service>,
-    address: AtomicU32,
 }
 
-impl ConfigMechanism {
+impl ConfigSpace {
     pub(crate) fn new(service: Arc<Service>) -> Self {
-        Self { service, address: AtomicU32::new(0) }
+        Self { service }
     }
 
-    /// As at power-on.
-    pub(crate) fn reset(&self) {
-        self.address.store(0, Ordering::Relaxed);
-    }
-
-    /// Reads the address register; only 32 bits at a time.
-    pub(crate) fn read_address(&self, data: &mut [u8]) {
-        let value = self.address.load(Ordering::Relaxed).to_le_bytes();
-        match <&mut [u8; 4]>::try_from(&mut *data) {
-            Ok(data) => *data = value,
-            Err(_) => data.fill(0xff),
-        }
-    }
-
-    /// Writes the address register; only 32 bits at a time.
-    pub(crate) fn write_address(&self, data: &[u8]) {
-        if let Ok(value) = <[u8; 4]>::try_from(data) {
-            self.address.store(u32::from_le_bytes(value), Ordering::Relaxed);
-        }
-    }
-
-    /// Reads through the data window.
-    pub(crate) fn read_data(&self, port: u16, data: &mut [u8]) {
+    /// Reads registers of a function; ones where there is none.
+    pub(crate) fn read(&self, function: FunctionId, offset: u64, data: &mut [u8]) {
         data.fill(0xff);
-        let Some((function, offset)) = self.target(port, data.len()) else { return };
         if function == HOST_BRIDGE {
             for (at, byte) in (offset..).zip(data.iter_mut()) {
                 *byte = host_bridge(at);
@@ -75,28 +46,9 @@ impl ConfigMechanism {
         }
     }
 
-    /// Writes through the data window.
-    pub(crate) fn write_data(&self, port: u16, data: &[u8]) {
-        if let Some((function, offset)) = self.target(port, data.len()) {
-            // Nothing of the host bridge can be written, and writes to nobody are dropped.
-            self.service.config_write(function, offset, data);
-        }
-    }
-
-    /// What an access of this width at this port means; `None` for nothing.
-    fn target(&self, port: u16, width: usize) -> Option<(FunctionId, u64)> {
-        let lane = port.checked_sub(DATA_PORTS.start)?;
-        let end = usize::from(lane).checked_add(width)?;
-        if !matches!(width, 1 | 2 | 4) || end > 4 {
-            return None;
-        }
-        let address = self.address.load(Ordering::Relaxed);
-        let [register, devfn, bus, enable] = address.to_le_bytes();
-        if u32::from(enable) << 24 & ENABLE == 0 {
-            return None;
-        }
-        let function = FunctionId::new(0, bus, devfn >> 3, devfn & 7)?;
-        Some((function, u64::from(register & 0xfc).checked_add(u64::from(lane))?))
+    /// Writes registers of a function. Nothing of the host bridge can be written, and writes to nobody are dropped.
+    pub(crate) fn write(&self, function: FunctionId, offset: u64, data: &[u8]) {
+        self.service.config_write(function, offset, data);
     }
 
     /// The bit that tells enumeration to look at functions 1 to 7.
@@ -130,44 +82,16 @@ fn host_bridge(offset: u64) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::test_machine::{NoRoutes, NoWindow};
-    use pvmsi_hypervisor::{
-        FunctionPolicy, Platform, ServiceConfig, SoftwareFunction, SoftwareOptions,
-    };
-
-    fn mechanism(functions: usize) -> ConfigMechanism {
-        let service = Service::new(ServiceConfig::new(Platform::X86_64), Arc::new(NoRoutes));
-        for n in 0..functions {
-            let function = SoftwareFunction::new(SoftwareOptions::default(), 4096).unwrap();
-            service
-                .add_function(
-                    address(n).unwrap(),
-                    Box::new(function),
-                    Box::new(NoWindow),
-                    FunctionPolicy::default(),
-                )
-                .unwrap();
-        }
-        ConfigMechanism::new(Arc::new(service))
-    }
-
-    fn select(mechanism: &ConfigMechanism, device: u8, function: u8, register: u8) {
-        let address = 1 << 31
-            | u32::from(device) << 11
-            | u32::from(function) << 8
-            | u32::from(register & 0xfc);
-        mechanism.write_address(&address.to_le_bytes());
-    }
+    use crate::test_machine;
 
     fn read<const N: usize>(
-        mechanism: &ConfigMechanism,
+        space: &ConfigSpace,
         device: u8,
         function: u8,
-        register: u8,
+        register: u64,
     ) -> [u8; N] {
-        select(mechanism, device, function, register);
         let mut data = [0; N];
-        mechanism.read_data(0xcfc + u16::from(register & 3), &mut data);
+        space.read(FunctionId::new(0, 0, device, function).unwrap(), register, &mut data);
         data
     }
 
@@ -183,57 +107,22 @@ mod tests {
 
     #[test]
     fn enumeration_finds_bridge_and_functions_and_nothing_else() {
-        let mechanism = mechanism(2);
-        assert_eq!(read(&mechanism, 0, 0, 0), [0xfe, 0xff, 0x51, 0x56]);
-        assert_eq!(read(&mechanism, 0, 0, 8), [0, 0, 0, 6]);
-        assert_eq!(read(&mechanism, 1, 0, 0), [0xfe, 0xff, 0x50, 0x56]);
-        assert_eq!(read(&mechanism, 2, 0, 0), [0xfe, 0xff, 0x50, 0x56]);
-        assert_eq!(read(&mechanism, 3, 0, 0), [0xff; 4]);
-        assert_eq!(read::<1>(&mechanism, 1, 0, 0x0e), [0], "one function only");
+        let space = ConfigSpace::new(test_machine::service(2));
+        assert_eq!(read(&space, 0, 0, 0), [0xfe, 0xff, 0x51, 0x56]);
+        assert_eq!(read(&space, 0, 0, 8), [0, 0, 0, 6]);
+        assert_eq!(read(&space, 1, 0, 0), [0xfe, 0xff, 0x50, 0x56]);
+        assert_eq!(read(&space, 2, 0, 0), [0xfe, 0xff, 0x50, 0x56]);
+        assert_eq!(read(&space, 3, 0, 0), [0xff; 4]);
+        assert_eq!(read::<1>(&space, 1, 0, 0x0e), [0], "one function only");
     }
 
     #[test]
     fn the_multi_function_bit_shows_where_there_are_more() {
-        let mechanism = mechanism(33);
-        assert_eq!(read::<1>(&mechanism, 0, 0, 0x0e), [0x80], "host bridge");
-        assert_eq!(read::<1>(&mechanism, 1, 0, 0x0e), [0x80]);
-        assert_eq!(read::<1>(&mechanism, 1, 1, 0x0e), [0]);
-        assert_eq!(read::<1>(&mechanism, 2, 0, 0x0e), [0]);
-        assert_eq!(read(&mechanism, 1, 1, 0), [0xfe, 0xff, 0x50, 0x56]);
-    }
-
-    #[test]
-    fn accesses_of_any_width_inside_the_double_word() {
-        let mechanism = mechanism(1);
-        assert_eq!(read::<2>(&mechanism, 1, 0, 2), [0x50, 0x56]);
-        assert_eq!(read::<1>(&mechanism, 1, 0, 3), [0x56]);
-        assert_eq!(read::<2>(&mechanism, 1, 0, 1), [0xff, 0x50]);
-        assert_eq!(read::<2>(&mechanism, 1, 0, 3), [0xff; 2], "crosses the end");
-        select(&mechanism, 1, 0, 0);
-        let mut long = [0; 8];
-        mechanism.read_data(0xcfc, &mut long);
-        assert_eq!(long, [0xff; 8]);
-        select(&mechanism, 1, 0, 4);
-        mechanism.write_data(0xcfc, &[6]);
-        assert_eq!(read::<2>(&mechanism, 1, 0, 4), [6, 0]);
-        select(&mechanism, 1, 0, 4);
-        mechanism.write_data(0xcff, &[0, 0]);
-        mechanism.write_data(0xcfc, &[0; 3]);
-        assert_eq!(read::<2>(&mechanism, 1, 0, 4), [6, 0], "dropped");
-    }
-
-    #[test]
-    fn nothing_answers_while_the_address_is_disabled_or_names_another_bus() {
-        let mechanism = mechanism(1);
-        for address in [0x0000_0800_u32, 0x8001_0800] {
-            mechanism.write_address(&address.to_le_bytes());
-            let mut data = [0; 4];
-            mechanism.read_data(0xcfc, &mut data);
-            assert_eq!(data, [0xff; 4], "{address:#x}");
-        }
-        mechanism.write_address(&[1]);
-        let mut address = [0; 4];
-        mechanism.read_address(&mut address);
-        assert_eq!(u32::from_le_bytes(address), 0x8001_0800, "bytes do not change it");
+        let space = ConfigSpace::new(test_machine::service(33));
+        assert_eq!(read::<1>(&space, 0, 0, 0x0e), [0x80], "host bridge");
+        assert_eq!(read::<1>(&space, 1, 0, 0x0e), [0x80]);
+        assert_eq!(read::<1>(&space, 1, 1, 0x0e), [0]);
+        assert_eq!(read::<1>(&space, 2, 0, 0x0e), [0]);
+        assert_eq!(read(&space, 1, 1, 0), [0xfe, 0xff, 0x50, 0x56]);
     }
 }

@@ -35,7 +35,7 @@ struct FunctionProbe {
 
 /// One thing that was looked at.
 #[derive(Debug, Serialize)]
-struct Check {
+pub(crate) struct Check {
     /// What was looked at.
     name: &'static str,
     /// Whether it is as it must be.
@@ -50,12 +50,22 @@ struct Check {
     remedy: Option<String>,
 }
 
+/// How an architecture's kernel shows, by the names of its interrupt chips, whether the host's own interrupts are confined.
+pub(crate) struct RemappingSigns {
+    /// Starts of the names where they are.
+    pub(crate) confined: &'static [&'static str],
+    /// Starts of the names where they are not.
+    pub(crate) free: &'static [&'static str],
+    /// What to do about it.
+    pub(crate) remedy: &'static str,
+}
+
 impl Check {
-    fn good(name: &'static str, found: impl Into<String>) -> Self {
+    pub(crate) fn good(name: &'static str, found: impl Into<String>) -> Self {
         Self { name, ok: true, found: found.into(), problem: None, remedy: None }
     }
 
-    fn bad(
+    pub(crate) fn bad(
         name: &'static str,
         problem: &'static str,
         found: impl Into<String>,

@@ -49,7 +49,7 @@ fn run(arguments: &RunArguments) -> Result<Status, (Status, String)> {
         memory_bytes: arguments.memory,
         cpus: arguments.cpus,
         policy: arguments.policy,
-        doorbell: arguments.doorbell.into(),
+        doorbell: arguments.doorbell,
         functions: arguments.functions.clone(),
         console: Some(console),
         ..MachineConfig::new(elf)

@@ -1,4 +1,4 @@
-//! COM1: a 16550A whose output is kept, and shown.
+//! The serial port: a 16550A whose output is kept, and shown.
 
 use std::convert::Infallible;
 use std::io::{self, Write};
@@ -8,17 +8,11 @@ use vm_superio::serial::NoEvents;
 use vm_superio::{Serial, Trigger};
 use vmm_sys_util::eventfd::EventFd;
 
-/// Its first I/O port.
-pub(crate) const PORT: u16 = 0x3f8;
-/// Its registers.
-pub(crate) const PORTS: u16 = 8;
-/// Its GSI.
-pub(crate) const GSI: u32 = 4;
 /// Output beyond this many bytes is shown but no longer kept: a guest cannot make the host grow.
 const KEPT_MAX: usize = 1 << 20;
 
-/// The UART of COM1.
-pub(crate) struct Com1 {
+/// The UART.
+pub(crate) struct SerialPort {
     uart: Mutex<Option<Uart>>,
     interrupt: EventFd,
     output: Output,
@@ -26,16 +20,16 @@ pub(crate) struct Com1 {
 
 type Uart = Serial<Interrupt, NoEvents, Output>;
 
-impl Com1 {
+impl SerialPort {
     /// A UART whose interrupt is `interrupt`.
     pub(crate) fn new(
         interrupt: EventFd,
         console: Option<Box<dyn Write + Send>>,
     ) -> io::Result<Self> {
         let output = Output(Arc::new(Mutex::new(Kept { bytes: Vec::new(), console })));
-        let com1 = Self { uart: Mutex::new(None), interrupt, output };
-        com1.reset()?;
-        Ok(com1)
+        let port = Self { uart: Mutex::new(None), interrupt, output };
+        port.reset()?;
+        Ok(port)
     }
 
     /// Back to power-on. What was written stays.
@@ -117,17 +111,17 @@ mod tests {
 
     #[test]
     fn output_is_kept_and_bounded() {
-        let com1 = Com1::new(EventFd::new(0).unwrap(), None).unwrap();
+        let port = SerialPort::new(EventFd::new(0).unwrap(), None).unwrap();
         for byte in b"hello" {
-            com1.write(0, *byte);
+            port.write(0, *byte);
         }
-        com1.reset().unwrap();
-        com1.write(0, b'!');
-        assert_eq!(com1.output(), b"hello!");
+        port.reset().unwrap();
+        port.write(0, b'!');
+        assert_eq!(port.output(), b"hello!");
         for _ in 0..KEPT_MAX {
-            com1.write(0, b'x');
+            port.write(0, b'x');
         }
-        assert_eq!(com1.output().len(), KEPT_MAX);
-        assert_eq!(com1.read(5) & 0x60, 0x60, "the transmitter is empty");
+        assert_eq!(port.output().len(), KEPT_MAX);
+        assert_eq!(port.read(5) & 0x60, 0x60, "the transmitter is empty");
     }
 }

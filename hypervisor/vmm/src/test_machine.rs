@@ -1,9 +1,33 @@
 //! Stand-ins for KVM in unit tests.
 
 use std::io;
+use std::sync::Arc;
 
-use pvmsi_hypervisor::{Gsi, RouteChange, Routes, RoutesError, View, Window};
+use pvmsi_hypervisor::{
+    FunctionPolicy, Gsi, RouteChange, Routes, RoutesError, Service, ServiceConfig,
+    SoftwareFunction, SoftwareOptions, View, Window,
+};
 use vmm_sys_util::eventfd::EventFd;
+
+use crate::{arch, host, pci};
+
+/// A service with so many software functions, at their addresses on the bus.
+pub(crate) fn service(functions: usize) -> Arc<Service> {
+    let service = Service::new(ServiceConfig::new(arch::PLATFORM), Arc::new(NoRoutes));
+    for n in 0..functions {
+        let function =
+            SoftwareFunction::new(SoftwareOptions::default(), host::page_size()).unwrap();
+        service
+            .add_function(
+                pci::address(n).unwrap(),
+                Box::new(function),
+                Box::new(NoWindow),
+                FunctionPolicy::default(),
+            )
+            .unwrap();
+    }
+    Arc::new(service)
+}
 
 /// Routes that lead nowhere.
 pub(crate) struct NoRoutes;

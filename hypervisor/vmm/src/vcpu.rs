@@ -10,11 +10,11 @@ use std::time::Duration;
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
 
+use crate::arch::{self, PowerOnState};
 use crate::bus::{Action, Bus};
 use crate::control::{Control, End};
 use crate::error::MachineError;
 use crate::exits::ExitKind;
-use crate::x86_64::registers::{self, PowerOnState};
 
 /// How often a vCPU that was refused memory tries again before the run fails.
 const FAULTS_MAX: u32 = 100;
@@ -32,31 +32,25 @@ pub(crate) struct Vcpu {
 }
 
 impl Vcpu {
-    /// Takes a vCPU that has its CPUID and has not run.
-    ///
-    /// # Errors
-    /// KVM's.
-    pub(crate) fn new(index: u8, mut fd: VcpuFd) -> Result<Self, MachineError> {
-        let power_on =
-            PowerOnState::read(&fd).map_err(MachineError::kvm("reading a vCPU's registers"))?;
+    /// Takes a vCPU that has not run.
+    pub(crate) fn new(index: u8, mut fd: VcpuFd, power_on: PowerOnState) -> Self {
         let immediate_exit = ImmediateExit::of(&mut fd);
-        let thread = Mutex::new(None);
-        Ok(Self { index, fd: Mutex::new(fd), immediate_exit, thread, power_on })
+        Self { index, fd: Mutex::new(fd), immediate_exit, thread: Mutex::new(None), power_on }
     }
 
-    /// Brings a vCPU that is at rest to the entry point.
+    /// Brings a vCPU that is at rest to power-on, and the boot processor to the entry point.
     ///
     /// # Errors
     /// KVM's.
     pub(crate) fn reset(&self, entry: u64) -> Result<(), MachineError> {
         self.power_on
-            .restore(&self.fd(), self.index, entry)
+            .restore(&self.fd(), entry)
             .map_err(MachineError::kvm("setting a vCPU's registers"))
     }
 
     /// The registers of a vCPU that is at rest.
     pub(crate) fn describe(&self) -> String {
-        format!("vCPU {}: {}", self.index, registers::describe(&self.fd()))
+        format!("vCPU {}: {}", self.index, arch::describe(&self.fd()))
     }
 
     /// Calls the vCPU out of the guest, or back before it has entered.
@@ -100,31 +94,17 @@ impl Vcpu {
             return None;
         }
         loop {
-            let action = match vcpu.run() {
-                Ok(VcpuExit::IoOut(port, data)) => bus.port_out(port, data),
-                Ok(VcpuExit::MmioWrite(address, data)) => {
-                    bus.memory_write(address, data);
-                    Action::Continue
-                }
-                Ok(VcpuExit::MmioRead(address, data)) => {
-                    bus.memory_read(address, data);
-                    Action::Continue
-                }
-                Ok(VcpuExit::IoIn(port, data)) => {
-                    bus.port_in(port, data);
-                    Action::Continue
-                }
-                Ok(VcpuExit::Intr) => Action::Continue,
-                Ok(VcpuExit::MemoryFault { gpa, .. }) => {
-                    if let Some(end) = self.fault(&vcpu, &mut faults, Some(gpa)) {
+            let action = match arch::run(&mut vcpu, bus) {
+                Ok(Exit::Served(action)) => action,
+                Ok(Exit::MemoryFault(address)) => {
+                    if let Some(end) = self.fault(&vcpu, &mut faults, Some(address)) {
                         return Some(end);
                     }
                     continue;
                 }
-                Ok(exit) => {
-                    let what = describe_exit(&exit);
+                Ok(Exit::Stuck(what)) => {
                     bus.exits.count(ExitKind::Other);
-                    return Some(self.failed(&mut vcpu, &what));
+                    return Some(self.failed(&vcpu, &what));
                 }
                 Err(error) => match error.errno() {
                     libc::EINTR => {
@@ -144,7 +124,7 @@ impl Vcpu {
                         }
                         continue;
                     }
-                    _ => return Some(self.failed(&mut vcpu, &format!("KVM_RUN: {error}"))),
+                    _ => return Some(self.failed(&vcpu, &format!("KVM_RUN: {error}"))),
                 },
             };
             faults = 0;
@@ -171,12 +151,12 @@ impl Vcpu {
             "vCPU {}: KVM cannot reach guest memory{at} (EFAULT, {FAULTS_MAX} times in a row): a page is mapped into the \
              guest that does not answer; {}",
             self.index,
-            registers::describe(vcpu)
+            arch::describe(vcpu)
         )))
     }
 
-    fn failed(&self, vcpu: &mut VcpuFd, what: &str) -> End {
-        End::Failed(format!("vCPU {}: {what}; {}", self.index, registers::describe(vcpu)))
+    fn failed(&self, vcpu: &VcpuFd, what: &str) -> End {
+        End::Failed(format!("vCPU {}: {what}; {}", self.index, arch::describe(vcpu)))
     }
 
     fn fd(&self) -> MutexGuard<'_, VcpuFd> {
@@ -184,24 +164,33 @@ impl Vcpu {
     }
 }
 
-/// What KVM says when a guest cannot go on.
-fn describe_exit(exit: &VcpuExit<'_>) -> String {
+/// What came out of the guest.
+pub(crate) enum Exit {
+    Served(Action),
+    /// KVM could not reach guest memory at this address.
+    MemoryFault(u64),
+    /// The vCPU cannot go on, and why.
+    Stuck(String),
+}
+
+/// Serves the exits that are the same on all architectures.
+pub(crate) fn serve(exit: VcpuExit<'_>, bus: &Bus) -> Exit {
     match exit {
-        VcpuExit::Shutdown => {
-            "shutdown: a triple fault, most often an exception without a handler \
-                               or a stack that is not there"
-                .to_owned()
+        VcpuExit::MmioWrite(address, data) => Exit::Served(bus.memory_write(address, data)),
+        VcpuExit::MmioRead(address, data) => {
+            bus.memory_read(address, data);
+            Exit::Served(Action::Continue)
         }
-        VcpuExit::InternalError => {
-            "KVM cannot go on (internal error): most often an instruction that this KVM cannot \
-             emulate; guests must be built without SSE"
-                .to_owned()
-        }
+        VcpuExit::Intr => Exit::Served(Action::Continue),
+        VcpuExit::MemoryFault { gpa, .. } => Exit::MemoryFault(gpa),
+        VcpuExit::InternalError => Exit::Stuck(
+            "KVM cannot go on (internal error): most often an instruction that it cannot emulate"
+                .to_owned(),
+        ),
         VcpuExit::FailEntry(reason, cpu) => {
-            format!("KVM cannot enter the guest (reason {reason:#x}, host CPU {cpu})")
+            Exit::Stuck(format!("KVM cannot enter the guest (reason {reason:#x}, host CPU {cpu})"))
         }
-        VcpuExit::Hlt => "HLT came out of KVM, which has no interrupt controller".to_owned(),
-        other => format!("an exit that the machine does not know: {other:?}"),
+        other => Exit::Stuck(format!("an exit that the machine does not know: {other:?}")),
     }
 }
 

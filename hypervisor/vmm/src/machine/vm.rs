@@ -3,33 +3,25 @@
 use std::io;
 use std::sync::Arc;
 
-use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_userspace_memory_region};
+use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use pvmsi_hypervisor::KvmRoutes;
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
-use crate::bus::{Bus, DOORBELL_PORT};
-use crate::config::Doorbell;
+use crate::arch::{self, FIRST_MESSAGE_GSI, VcpuModel};
+use crate::bus::Bus;
 use crate::error::MachineError;
-use crate::memory;
 use crate::vcpu::Vcpu;
-use crate::x86_64::cpuid;
-use crate::x86_64::irqchip::{self, PINS};
 
 /// The memory slot of the RAM; all others are for functions.
 pub(super) const RAM_SLOT: u32 = 0;
 
-/// A VM with interrupt controllers.
+/// A VM.
 ///
 /// # Errors
 /// When this KVM lacks something, or refuses.
 pub(super) fn create(kvm: &Kvm) -> Result<VmFd, MachineError> {
-    for (capability, name) in [
-        (Cap::Irqchip, "an interrupt controller in the kernel"),
-        (Cap::Irqfd, "irqfds"),
-        (Cap::IrqRouting, "interrupt routing"),
-        (Cap::ImmediateExit, "immediate_exit (Linux 4.13)"),
-    ] {
+    for (capability, name) in arch::REQUIRED {
         if !kvm.check_extension(capability) {
             return Err(MachineError::Kvm {
                 operation: "looking for what the machine needs of KVM",
@@ -37,16 +29,13 @@ pub(super) fn create(kvm: &Kvm) -> Result<VmFd, MachineError> {
             });
         }
     }
-    let vm = loop {
+    loop {
         match kvm.create_vm() {
             // The kernel waits for others here and may be interrupted.
             Err(error) if error.errno() == libc::EINTR => {}
-            other => break other.map_err(MachineError::kvm("KVM_CREATE_VM"))?,
+            other => return other.map_err(MachineError::kvm("KVM_CREATE_VM")),
         }
-    };
-    vm.set_tss_address(memory::KVM_TSS).map_err(MachineError::kvm("KVM_SET_TSS_ADDR"))?;
-    vm.create_irq_chip().map_err(MachineError::kvm("KVM_CREATE_IRQCHIP"))?;
-    Ok(vm)
+    }
 }
 
 /// Shows the RAM to the guest.
@@ -76,14 +65,14 @@ pub(super) fn map_ram(vm: &VmFd, memory: &GuestMemoryMmap) -> Result<(), Machine
 
 /// The routing table: the pins of the interrupt controllers, and everything else for messages.
 pub(super) fn routes(vm: &Arc<VmFd>) -> KvmRoutes {
-    let base = irqchip::base_routes();
+    let base = arch::base_routes();
     let entries = u32::try_from(vm.check_extension_int(Cap::IrqRouting)).unwrap_or(0);
     let taken = u32::try_from(base.len()).unwrap_or(0);
-    let end = entries.saturating_sub(taken).saturating_add(PINS).max(PINS);
-    KvmRoutes::new(Arc::clone(vm), base, PINS..end)
+    let end = entries.saturating_sub(taken).saturating_add(FIRST_MESSAGE_GSI);
+    KvmRoutes::new(Arc::clone(vm), base, FIRST_MESSAGE_GSI..end.max(FIRST_MESSAGE_GSI))
 }
 
-/// The vCPUs, each with its CPUID.
+/// The vCPUs.
 ///
 /// # Errors
 /// KVM's.
@@ -93,28 +82,13 @@ pub(super) fn create_vcpus(
     cpus: u8,
     bus: &Bus,
 ) -> Result<Vec<Vcpu>, MachineError> {
-    let supported = kvm
-        .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
-        .map_err(MachineError::kvm("KVM_GET_SUPPORTED_CPUID"))?;
-    let (port, mmio) = match bus.doorbell {
-        Some(Doorbell::Port) => (Some(DOORBELL_PORT), None),
-        Some(Doorbell::Mmio) => (None, Some(memory::DOORBELL_PAGE)),
-        None => (None, None),
-    };
-    let block = bus.service.offer(port, mmio);
+    let model = VcpuModel::new(kvm, vm, cpus, bus.offer)?;
     (0..cpus)
         .map(|index| {
             let vcpu =
                 vm.create_vcpu(u64::from(index)).map_err(MachineError::kvm("KVM_CREATE_VCPU"))?;
-            let cpuid =
-                cpuid::for_vcpu(&supported, index, cpus, block.as_ref()).map_err(|error| {
-                    MachineError::Kvm {
-                        operation: "building CPUID",
-                        source: io::Error::other(format!("{error:?}")),
-                    }
-                })?;
-            vcpu.set_cpuid2(&cpuid).map_err(MachineError::kvm("KVM_SET_CPUID2"))?;
-            Vcpu::new(index, vcpu)
+            let power_on = model.apply(&vcpu, index)?;
+            Ok(Vcpu::new(index, vcpu, power_on))
         })
         .collect()
 }

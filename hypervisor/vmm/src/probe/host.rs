@@ -9,7 +9,7 @@ use kvm_ioctls::{Cap, Kvm};
 use pvmsi_hypervisor::{Isolation, VfioBackend, host_isolation};
 
 use super::Check;
-use crate::{file_limit, host};
+use crate::{arch, file_limit, host};
 
 /// What was found of the host, and how functions would be attached.
 pub(super) struct HostProbe {
@@ -20,8 +20,9 @@ pub(super) struct HostProbe {
 pub(super) fn probe(sysfs: &Path, dev: &Path) -> HostProbe {
     let backend = backend(dev);
     let found = format!("{}, pages of {} bytes", host::kernel(), host::page_size());
-    let mut checks = vec![Check::good("kernel", found), kvm(sysfs, dev), vfio(dev, backend)];
-    checks.push(iommu(sysfs));
+    let mut checks = vec![Check::good("kernel", found)];
+    checks.extend(kvm(sysfs, dev));
+    checks.extend([vfio(dev, backend), iommu(sysfs)]);
     if let Some(backend) = backend {
         checks.push(isolation(sysfs, backend));
     }
@@ -43,7 +44,7 @@ fn backend(dev: &Path) -> Option<VfioBackend> {
     }
 }
 
-fn kvm(sysfs: &Path, dev: &Path) -> Check {
+fn kvm(sysfs: &Path, dev: &Path) -> Vec<Check> {
     let path = dev.join("kvm");
     let opened = CString::new(path.as_os_str().as_bytes())
         .map_err(|error| error.to_string())
@@ -52,14 +53,17 @@ fn kvm(sysfs: &Path, dev: &Path) -> Check {
         Ok(kvm) => {
             let routes = kvm.check_extension_int(Cap::IrqRouting);
             let module = host::kvm_module(sysfs);
-            Check::good("KVM", format!("{module}, {routes} interrupt routes for each VM"))
+            let found = format!("{module}, {routes} interrupt routes for each VM");
+            let mut checks = vec![Check::good("KVM", found)];
+            checks.extend(arch::kvm_checks(&kvm));
+            checks
         }
-        Err(error) => Check::bad(
+        Err(error) => vec![Check::bad(
             "KVM",
             "no-kvm",
             format!("{} cannot be opened: {error}", path.display()),
-            "switch virtualisation on in the firmware, load kvm_intel or kvm_amd, and join the group kvm",
-        ),
+            format!("join the group kvm; {}", arch::KVM_REMEDY),
+        )],
     }
 }
 
@@ -85,12 +89,7 @@ fn iommu(sysfs: &Path) -> Check {
         .collect();
     names.sort();
     if names.is_empty() {
-        return Check::bad(
-            "IOMMU",
-            "no-iommu",
-            "none is in use",
-            "switch VT-d or AMD-Vi on in the firmware; on Intel, boot with intel_iommu=on",
-        );
+        return Check::bad("IOMMU", "no-iommu", "none is in use", arch::IOMMU_REMEDY);
     }
     Check::good("IOMMU", names.join(", "))
 }
@@ -99,7 +98,7 @@ fn isolation(sysfs: &Path, backend: VfioBackend) -> Check {
     match host_isolation(sysfs, backend) {
         Isolation::Isolated => Check::good(
             "isolation",
-            "functions are attached only where interrupt remapping confines them",
+            "functions are attached only where the host confines them to their own interrupts",
         ),
         Isolation::NotIsolated(why) => {
             // The verdict names the remedy after a semicolon.
@@ -109,7 +108,7 @@ fn isolation(sysfs: &Path, backend: VfioBackend) -> Check {
     }
 }
 
-/// Whether the host's own interrupts are remapped. On x86 the chips of remapped ones have names that start with `IR-`; elsewhere nobody can tell from here.
+/// Whether the host's own interrupts are confined, as far as the names of its interrupt chips tell; `None` where they do not.
 fn interrupt_remapping(sysfs: &Path) -> Option<Check> {
     let chips: Vec<String> = fs::read_dir(sysfs.join("kernel/irq"))
         .into_iter()
@@ -117,16 +116,17 @@ fn interrupt_remapping(sysfs: &Path) -> Option<Check> {
         .flatten()
         .filter_map(|entry| fs::read_to_string(entry.path().join("chip_name")).ok())
         .collect();
-    let some = |start: &str| chips.iter().any(|chip| chip.starts_with(start));
-    if some("IR-") {
+    let some = |starts: &[&str]| {
+        chips.iter().any(|chip| starts.iter().any(|start| chip.starts_with(start)))
+    };
+    if some(arch::REMAPPING.confined) {
         Some(Check::good("remapping", "the host's interrupts are remapped"))
-    } else if some("IO-APIC") || some("PCI-MSI") {
+    } else if some(arch::REMAPPING.free) {
         Some(Check::bad(
             "remapping",
             "no-isolation",
             "interrupts are not remapped",
-            "switch interrupt remapping on in the firmware (VT-d, AMD-Vi), and take intremap=off or nointremap off the \
-             kernel's command line; without it the kernel refuses to attach functions, or they stay trapped",
+            arch::REMAPPING.remedy,
         ))
     } else {
         None

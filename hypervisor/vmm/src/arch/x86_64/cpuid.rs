@@ -1,18 +1,67 @@
 //! What a vCPU's CPUID shows: what KVM supports, the vCPU's own APIC id, and the block of PV-MSI.
 
-use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
+use std::io;
+
+use kvm_bindings::{
+    CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2,
+};
+use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use pvmsi_protocol::{Leaf, ServiceBlock};
 
+use super::PowerOnState;
+use crate::error::MachineError;
+
 /// Where PV-MSI's block lies. KVM's own stays at 0x40000000.
-pub(crate) const BLOCK_BASE: u32 = 0x4000_0100;
+const BLOCK_BASE: u32 = 0x4000_0100;
 
 const HYPERVISOR_PRESENT: u32 = 1 << 31;
+
+/// What all vCPUs have in common.
+pub(crate) struct VcpuModel {
+    supported: CpuId,
+    cpus: u8,
+    offer: Option<ServiceBlock>,
+}
+
+impl VcpuModel {
+    /// For a machine with so many vCPUs.
+    ///
+    /// # Errors
+    /// KVM's.
+    pub(crate) fn new(
+        kvm: &Kvm,
+        _vm: &VmFd,
+        cpus: u8,
+        offer: Option<ServiceBlock>,
+    ) -> Result<Self, MachineError> {
+        let supported = kvm
+            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+            .map_err(MachineError::kvm("KVM_GET_SUPPORTED_CPUID"))?;
+        Ok(Self { supported, cpus, offer })
+    }
+
+    /// Gives a new vCPU its CPUID.
+    ///
+    /// # Errors
+    /// KVM's.
+    pub(crate) fn apply(&self, vcpu: &VcpuFd, index: u8) -> Result<PowerOnState, MachineError> {
+        let cpuid =
+            for_vcpu(&self.supported, index, self.cpus, self.offer.as_ref()).map_err(|error| {
+                MachineError::Kvm {
+                    operation: "building CPUID",
+                    source: io::Error::other(format!("{error:?}")),
+                }
+            })?;
+        vcpu.set_cpuid2(&cpuid).map_err(MachineError::kvm("KVM_SET_CPUID2"))?;
+        PowerOnState::read(vcpu, index).map_err(MachineError::kvm("reading a vCPU's registers"))
+    }
+}
 
 /// The leaves for the vCPU with this index, which is its APIC id.
 ///
 /// # Errors
 /// When there are more leaves than KVM takes.
-pub(crate) fn for_vcpu(
+fn for_vcpu(
     supported: &CpuId,
     index: u8,
     vcpus: u8,

@@ -6,6 +6,9 @@ use kvm_bindings::{
 };
 use kvm_ioctls::VmFd;
 
+use super::KVM_TSS;
+use crate::error::MachineError;
+
 /// Pins of the I/O APIC, and the first GSI that is free for messages.
 pub(crate) const PINS: u32 = 24;
 const PIC_PINS: u32 = 8;
@@ -32,32 +35,50 @@ fn route(gsi: u32, irqchip: u32, pin: u32) -> kvm_irq_routing_entry {
     entry
 }
 
-/// The state of PICs and I/O APIC after their creation, to go back to.
-pub(crate) struct PowerOnState(Vec<kvm_irqchip>);
+/// PICs, I/O APIC and, with each vCPU, a local APIC.
+pub(crate) struct InterruptController {
+    /// The state of PICs and I/O APIC after their creation, to go back to.
+    power_on: Vec<kvm_irqchip>,
+}
 
-impl PowerOnState {
-    /// Reads it from a machine that has not run.
+impl InterruptController {
+    /// Creates them; before the first vCPU.
     ///
     /// # Errors
     /// KVM's.
-    pub(crate) fn read(vm: &VmFd) -> Result<Self, kvm_ioctls::Error> {
+    pub(crate) fn create(vm: &VmFd) -> Result<Self, MachineError> {
+        vm.set_tss_address(KVM_TSS).map_err(MachineError::kvm("KVM_SET_TSS_ADDR"))?;
+        vm.create_irq_chip().map_err(MachineError::kvm("KVM_CREATE_IRQCHIP"))?;
         let chips = [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_IRQCHIP_IOAPIC];
-        chips
+        let read = |chip_id| {
+            let mut chip = kvm_irqchip { chip_id, ..Default::default() };
+            vm.get_irqchip(&mut chip).map(|()| chip)
+        };
+        let power_on = chips
             .into_iter()
-            .map(|chip_id| {
-                let mut chip = kvm_irqchip { chip_id, ..Default::default() };
-                vm.get_irqchip(&mut chip).map(|()| chip)
-            })
+            .map(read)
             .collect::<Result<_, _>>()
-            .map(Self)
+            .map_err(MachineError::kvm("KVM_GET_IRQCHIP"))?;
+        Ok(Self { power_on })
     }
 
-    /// Brings the controllers back to it.
+    /// All vCPUs are there.
+    ///
+    /// # Errors
+    /// None here.
+    pub(crate) fn finish(&mut self, _cpus: u8) -> Result<(), MachineError> {
+        Ok(())
+    }
+
+    /// Back to power-on; local APICs are reset with their vCPUs.
     ///
     /// # Errors
     /// KVM's.
-    pub(crate) fn restore(&self, vm: &VmFd) -> Result<(), kvm_ioctls::Error> {
-        self.0.iter().try_for_each(|chip| vm.set_irqchip(chip))
+    pub(crate) fn reset(&self, vm: &VmFd) -> Result<(), MachineError> {
+        self.power_on
+            .iter()
+            .try_for_each(|chip| vm.set_irqchip(chip))
+            .map_err(MachineError::kvm("KVM_SET_IRQCHIP"))
     }
 }
 

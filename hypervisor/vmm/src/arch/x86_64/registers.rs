@@ -20,6 +20,7 @@ const RFLAGS_RESERVED: u64 = 1 << 1;
 
 /// What a machine reset brings a vCPU back to.
 pub(crate) struct PowerOnState {
+    index: u8,
     sregs: kvm_sregs,
     lapic: kvm_lapic_state,
     events: kvm_vcpu_events,
@@ -30,22 +31,17 @@ impl PowerOnState {
     ///
     /// # Errors
     /// KVM's.
-    pub(crate) fn read(vcpu: &VcpuFd) -> Result<Self, kvm_ioctls::Error> {
+    pub(super) fn read(vcpu: &VcpuFd, index: u8) -> Result<Self, kvm_ioctls::Error> {
         let mut sregs = vcpu.get_sregs()?;
         enter_64bit_mode(&mut sregs);
-        Ok(Self { sregs, lapic: vcpu.get_lapic()?, events: vcpu.get_vcpu_events()? })
+        Ok(Self { index, sregs, lapic: vcpu.get_lapic()?, events: vcpu.get_vcpu_events()? })
     }
 
     /// Brings the vCPU to the entry point, ready to run.
     ///
     /// # Errors
     /// KVM's.
-    pub(crate) fn restore(
-        &self,
-        vcpu: &VcpuFd,
-        index: u8,
-        entry: u64,
-    ) -> Result<(), kvm_ioctls::Error> {
+    pub(crate) fn restore(&self, vcpu: &VcpuFd, entry: u64) -> Result<(), kvm_ioctls::Error> {
         vcpu.set_sregs(&self.sregs)?;
         vcpu.set_lapic(&self.lapic)?;
         vcpu.set_vcpu_events(&self.events)?;
@@ -53,7 +49,7 @@ impl PowerOnState {
             rip: entry,
             rflags: RFLAGS_RESERVED,
             rdi: START_INFO,
-            rsi: u64::from(index),
+            rsi: u64::from(self.index),
             ..Default::default()
         })?;
         // Processors beside the first wait for INIT and SIPI otherwise.

@@ -1,0 +1,34 @@
+//! Exits of an x86_64 vCPU.
+
+use kvm_ioctls::{Error, VcpuExit, VcpuFd};
+
+use super::ports;
+use crate::bus::{Action, Bus};
+use crate::vcpu::{self, Exit};
+
+/// Enters the guest and serves the exit.
+///
+/// # Errors
+/// `KVM_RUN`'s.
+pub(crate) fn run(vcpu: &mut VcpuFd, bus: &Bus) -> Result<Exit, Error> {
+    Ok(match vcpu.run()? {
+        VcpuExit::IoOut(port, data) => Exit::Served(ports::write(bus, port, data)),
+        VcpuExit::IoIn(port, data) => {
+            ports::read(bus, port, data);
+            Exit::Served(Action::Continue)
+        }
+        VcpuExit::Shutdown => Exit::Stuck(
+            "shutdown: a triple fault, most often an exception without a handler or a stack that is not there"
+                .to_owned(),
+        ),
+        VcpuExit::InternalError => Exit::Stuck(
+            "KVM cannot go on (internal error): most often an instruction that this KVM cannot emulate; guests must be \
+             built without SSE"
+                .to_owned(),
+        ),
+        VcpuExit::Hlt => {
+            Exit::Stuck("HLT came out of KVM, which has no interrupt controller".to_owned())
+        }
+        other => vcpu::serve(other, bus),
+    })
+}
