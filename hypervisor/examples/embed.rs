@@ -5,8 +5,7 @@
 use std::error::Error;
 use std::sync::Arc;
 
-use kvm_bindings::{CpuId, kvm_cpuid_entry2};
-use kvm_ioctls::{Kvm, VcpuExit};
+use kvm_ioctls::{Kvm, VcpuExit, VmFd};
 use pvmsi_hypervisor::{
     FunctionPolicy, KvmRoutes, KvmWindow, MemorySlots, PciFunction, Platform, Service,
     ServiceConfig, SoftwareFunction, SoftwareOptions,
@@ -14,18 +13,20 @@ use pvmsi_hypervisor::{
 use pvmsi_protocol::FunctionId;
 use vm_memory::{ByteValued, GuestAddress, GuestMemoryMmap};
 
-/// An I/O port that the VMM has free.
-const DOORBELL: u16 = 0x5650;
+/// The host's page size in bytes.
+const PAGE: u64 = 4096;
+/// The guest physical address of a register that the VMM has free. A VMM may have an I/O port (x86_64) or an SMCCC call (arm64, `SmcccFilter`) ring instead.
+const DOORBELL: u64 = 0xfeb0_0000;
 
 /// Set-up, once for the VM and once for each function.
-fn set_up(vm: Arc<kvm_ioctls::VmFd>) -> Result<Service, Box<dyn Error>> {
+fn set_up(vm: Arc<VmFd>) -> Result<Service, Box<dyn Error>> {
     // GSIs 24 and up are ours; the VMM's own routes would go into the base table.
     let routes = Arc::new(KvmRoutes::new(Arc::clone(&vm), Vec::new(), 24..4096));
-    let service = Service::new(ServiceConfig::new(Platform::X86_64), routes);
+    let service = Service::new(ServiceConfig::new(PLATFORM), routes);
     // Memory slots from 100 on are ours.
     let slots = Arc::new(MemorySlots::new(vm, 100..200));
     // Or VfioFunction::open(&host, Path::new("/sys/bus/pci/devices/0000:01:00.0"))?
-    let function = SoftwareFunction::new(SoftwareOptions::default(), 4096)?;
+    let function = SoftwareFunction::new(SoftwareOptions::default(), PAGE)?;
     let window = KvmWindow::new(slots, function.layout(), function.mappings()?);
     let id = FunctionId::new(0, 0, 1, 0).ok_or("no such address")?;
     service.add_function(id, Box::new(function), Box::new(window), FunctionPolicy::default())?;
@@ -33,20 +34,35 @@ fn set_up(vm: Arc<kvm_ioctls::VmFd>) -> Result<Service, Box<dyn Error>> {
 }
 
 /// The guest finds the service by CPUID.
-fn advertise(service: &Service, cpuid: &mut CpuId) -> Result<(), Box<dyn Error>> {
-    for (function, leaf) in
-        service.offer(Some(DOORBELL), None).into_iter().flat_map(|b| b.leaves(0x4000_0100))
-    {
+#[cfg(target_arch = "x86_64")]
+fn advertise(kvm: &Kvm, service: &Service) -> Result<(), Box<dyn Error>> {
+    let mut cpuid = kvm.get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)?;
+    let offer = service.offer(None, Some(DOORBELL));
+    for (function, leaf) in offer.into_iter().flat_map(|offer| offer.leaves(0x4000_0100)) {
         let (eax, ebx, ecx, edx) = (leaf.eax, leaf.ebx, leaf.ecx, leaf.edx);
-        cpuid.push(kvm_cpuid_entry2 { function, eax, ebx, ecx, edx, ..Default::default() })?;
+        let entry =
+            kvm_bindings::kvm_cpuid_entry2 { function, eax, ebx, ecx, edx, ..Default::default() };
+        cpuid.push(entry)?;
     }
     Ok(())
 }
 
+/// The guest finds the service in its device tree.
+#[cfg(target_arch = "aarch64")]
+fn advertise(_kvm: &Kvm, _service: &Service) -> Result<(), Box<dyn Error>> {
+    println!("pv-msi {{ compatible = \"pv-msi,pv-msi-1\"; reg = <0 {DOORBELL:#x} 0 0x1000>; }};");
+    Ok(())
+}
+
+#[cfg(target_arch = "x86_64")]
+const PLATFORM: Platform = Platform::X86_64;
+#[cfg(target_arch = "aarch64")]
+const PLATFORM: Platform = Platform::Aarch64 { its_doorbell: 0x0809_0040 };
+
 /// In the vCPU loop: the doorbell, and accesses to BARs that exit. `false` when the exit is somebody else's.
 fn handle_exit(service: &Service, memory: &GuestMemoryMmap, exit: VcpuExit<'_>) -> bool {
     match exit {
-        VcpuExit::IoOut(DOORBELL, data) => {
+        VcpuExit::MmioWrite(DOORBELL, data) => {
             if let Some(page) = u32::from_slice(data) {
                 service.doorbell(memory, *page).ok();
             }
@@ -65,11 +81,9 @@ fn handle_exit(service: &Service, memory: &GuestMemoryMmap, exit: VcpuExit<'_>) 
 fn main() -> Result<(), Box<dyn Error>> {
     let kvm = Kvm::new()?;
     let vm = Arc::new(kvm.create_vm()?);
-    vm.create_irq_chip()?;
     let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)])?;
     let service = set_up(vm)?;
-    let mut cpuid = kvm.get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)?;
-    advertise(&service, &mut cpuid)?;
+    advertise(&kvm, &service)?;
     handle_exit(&service, &memory, VcpuExit::MmioRead(0xc000_0000, &mut [0; 4]));
     for id in service.functions() {
         println!("{id}: {:?}", service.status(id));
