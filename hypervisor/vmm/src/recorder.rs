@@ -56,6 +56,7 @@ struct Started {
 struct Cost {
     exits: u64,
     doorbell: u64,
+    function_mmio: u64,
     counters: Counters,
     raised: Option<u64>,
     time: Duration,
@@ -187,6 +188,7 @@ impl Recorder {
             // The event that ends the section is an exit, too.
             exits: exits.total().saturating_sub(started.exits.total()).saturating_sub(1),
             doorbell: exits.doorbell.saturating_sub(started.exits.doorbell),
+            function_mmio: exits.function_mmio.saturating_sub(started.exits.function_mmio),
             counters: self.counters(function).since(&started.counters),
             raised: self.raised(function).map(|raised| raised.saturating_sub(started.raised)),
             time: now.saturating_duration_since(started.at),
@@ -294,8 +296,10 @@ impl PhaseReport {
                     mask_cycles,
                 });
             }
-            Outcome::Io { blocks, bytes_verified, bytes_wrong, interrupts, queues } => {
+            Outcome::Io { commands, blocks, bytes_verified, bytes_wrong, interrupts, queues } => {
                 self.io = Some(Io {
+                    commands,
+                    mmio_exits: cost.function_mmio,
                     blocks,
                     bytes_verified,
                     bytes_wrong,
@@ -393,6 +397,18 @@ mod tests {
             while_masked: 1,
             mask_cycles: 9,
         }));
+        s.send(Event::SectionStart(Section::Io));
+        for kind in [ExitKind::FunctionMmio, ExitKind::FunctionMmio, ExitKind::Serial] {
+            s.exits.count(kind);
+        }
+        s.send(Event::SectionEnd(Outcome::Io {
+            commands: 1,
+            blocks: 8,
+            bytes_verified: 4096,
+            bytes_wrong: 0,
+            interrupts: 1,
+            queues: 1,
+        }));
         s.send(Event::PhaseEnd);
         assert!(s.send(Event::Done));
         let (functions, failures) = s.recorder.results();
@@ -404,7 +420,9 @@ mod tests {
         assert_eq!(phase.neighbour.as_ref().unwrap().exits, 0);
         let interrupts = phase.interrupts.as_ref().unwrap();
         assert_eq!((interrupts.raised, interrupts.observed, interrupts.lost), (5, 3, 2));
-        assert!(phase.io.is_none() && phase.configure.is_none());
+        let io = phase.io.as_ref().unwrap();
+        assert_eq!((io.commands, io.mmio_exits, io.exits), (1, 2, 3));
+        assert!(phase.configure.is_none());
         assert_eq!(
             failures,
             [

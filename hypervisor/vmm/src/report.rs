@@ -164,6 +164,10 @@ pub struct Interrupts {
 /// Reading a disk by interrupts only.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Io {
+    /// I/O commands of the guest.
+    pub commands: u64,
+    /// Exits on the memory of functions meanwhile: doorbells and other registers that share a page with the table.
+    pub mmio_exits: u64,
     /// Blocks read.
     pub blocks: u64,
     /// Bytes that were as they must be.

@@ -162,6 +162,10 @@ fn rows(phases: &[PhaseReport]) -> Vec<Row> {
         row(DISK, "MiB verified", false, |p| Some(count(p.io.as_ref()?.bytes_verified >> 20))),
         row(DISK, "I/O queues", false, |p| Some(count(p.io.as_ref()?.queues.into()))),
         row(DISK, "interrupts", false, |p| Some(count(p.io.as_ref()?.interrupts))),
+        row(DISK, "commands", false, |p| Some(count(p.io.as_ref()?.commands))),
+        row(DISK, "register exits per command", false, |p| {
+            p.io.as_ref().map(|io| per(io.mmio_exits, io.commands))
+        }),
         row(DISK, "exits per block", false, |p| p.io.as_ref().map(|io| per(io.exits, io.blocks))),
         row(DISK, "time", true, |p| Some(time(p.io.as_ref()?.ns as f64))),
         row(SWITCH, "exits on the table's pages", false, |p| p.table_exits_after_switch.map(count)),

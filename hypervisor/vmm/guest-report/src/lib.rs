@@ -74,6 +74,8 @@ pub enum Outcome {
     },
     /// Of [`Section::Io`].
     Io {
+        /// I/O commands handed to the controller.
+        commands: u64,
         /// Blocks read.
         blocks: u64,
         /// Bytes compared with what the disk must hold.

@@ -36,6 +36,7 @@ static BLOCK_SHIFT: AtomicU32 = AtomicU32::new(0);
 static READ_SIZE: AtomicU32 = AtomicU32::new(0);
 static READS: AtomicU64 = AtomicU64::new(0);
 static READS_ON_DISK: AtomicU64 = AtomicU64::new(0);
+static COMMANDS: AtomicU64 = AtomicU64::new(0);
 static BYTES_READ: AtomicU64 = AtomicU64::new(0);
 static BYTES_WRONG: AtomicU64 = AtomicU64::new(0);
 static FAILED: AtomicBool = AtomicBool::new(false);
@@ -105,6 +106,7 @@ fn read_disk(options: &Options) -> Result<(), &'static str> {
     let read_size = u64::from(READ_SIZE.load(Ordering::Relaxed));
     let bytes = u64::from(options.io_mib) << 20;
     READS.store(bytes.div_ceil(read_size.max(1)), Ordering::Relaxed);
+    COMMANDS.store(0, Ordering::Relaxed);
     BYTES_READ.store(0, Ordering::Relaxed);
     BYTES_WRONG.store(0, Ordering::Relaxed);
     FAILED.store(false, Ordering::Release);
@@ -129,6 +131,7 @@ fn read_disk(options: &Options) -> Result<(), &'static str> {
     let bytes_wrong = BYTES_WRONG.load(Ordering::Acquire);
     let interrupts = interrupts().wrapping_sub(interrupts_before);
     report::send(&Event::SectionEnd(Outcome::Io {
+        commands: COMMANDS.load(Ordering::Acquire),
         blocks: bytes_verified >> BLOCK_SHIFT.load(Ordering::Relaxed),
         bytes_verified,
         bytes_wrong,
@@ -207,6 +210,7 @@ fn read_share(index: usize, queue: &mut QueuePair, buffers: &[Buffer; DEPTH]) ->
                 arguments: [low, high, blocks.wrapping_sub(1)],
             },
         );
+        COMMANDS.fetch_add(1, Ordering::AcqRel);
         offset
     };
     for ((id, buffer), slot) in (0..).zip(buffers).zip(&mut offsets) {
