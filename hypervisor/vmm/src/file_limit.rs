@@ -36,7 +36,7 @@ pub(crate) fn too_small(needed: u64, limit: u64) -> Option<String> {
     (needed > limit).then(|| {
         format!(
             "the vectors of all functions need {needed} open files and the hard limit is {limit}; fewer vectors will be \
-             granted. Raise it: ulimit -Hn {needed}, or LimitNOFILE= of the service"
+             granted, and guests that program the table themselves may get no interrupts. Raise it: ulimit -Hn {needed}, or LimitNOFILE= of the service"
         )
     })
 }
