@@ -267,6 +267,7 @@ impl FunctionState {
 
     /// The fallible part of a `configure`: one routing update, one interrupt set-up.
     fn establish(&mut self, granted: usize, wanted: usize) -> Result<(), StepError> {
+        self.unbind(0..granted)?;
         self.detach_unwanted()?;
         self.install_routes(0..self.vectors.len())?;
         let count = self.vectors.len().min(wanted.max(granted));
@@ -343,7 +344,8 @@ impl FunctionState {
         }
         let (mode, generation) = (self.mode, self.generation);
         let old = std::mem::replace(&mut self.owner, Owner::Assigned(new));
-        if let Err(error) = self.converge() {
+        let named = (0..seen.len()).filter(|&index| seen.get(index) == Some(&true));
+        if let Err(error) = self.unbind(named).and_then(|()| self.converge()) {
             self.log_routes(&error);
             self.restore_messages(old);
             self.converge_or_log();

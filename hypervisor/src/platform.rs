@@ -1,6 +1,33 @@
 //! Which guest messages a platform can deliver, and what a route needs besides.
 //!
-//! Everything else in this crate is the same on all architectures.
+//! Everything else in this crate is the same on all architectures, but for one
+//! thing that [`Platform::binds_at_attach`] says.
+//!
+//! # arm64: first map, then name
+//!
+//! A message names a device and an event, and the guest's interrupt translation
+//! service (ITS) says what they mean. KVM looks there when an event is signalled
+//! (`vgic_its_resolve_lpi`), and where it finds no translation, an ITS that is
+//! off, or a redistributor with LPIs off, the event is *lost*: nothing is kept
+//! and nobody is told. Only an LPI that is mapped but not enabled stays pending.
+//! So it is the guest's duty
+//! 1. to map device and event (MAPD, MAPTI, SYNC) before `configure` or
+//!    `update` names the message, or before it writes it to a trapped table,
+//! 2. to take the mapping away (DISCARD) only when the vector is masked and
+//!    quiet, or released, and
+//! 3. to name the message again, by `update`, after it has mapped the same event
+//!    anew, where it wants direct injection.
+//!
+//! The host's part: no event is handed to KVM before the guest has named a
+//! message for it; it waits in its eventfd. With GICv4, KVM ties the host's
+//! interrupt to the guest's event when the irqfd is attached, if there is a
+//! translation then, and keeps to it whatever becomes of the route (up to Linux
+//! 6.16; later kernels fall back to injection by software). So every vector that
+//! a call names is attached anew.
+//!
+//! What KVM loses by itself: an event that GICv4 has made pending in the guest
+//! and that the guest has not taken yet, when its irqfd is detached. A direct
+//! table needs no detaching to be masked; a trapped one does.
 
 use pvmsi_protocol::{FunctionId, GuestMessage};
 
@@ -19,6 +46,14 @@ pub enum Platform {
 }
 
 impl Platform {
+    /// Whether an attached event keeps to the guest message that it was attached with: a vector whose message is named again is detached and attached anew.
+    pub(crate) const fn binds_at_attach(self) -> bool {
+        match self {
+            Self::X86_64 => false,
+            Self::Aarch64 { .. } => true,
+        }
+    }
+
     /// The route for a message of a function; `None` when the platform cannot deliver the message.
     pub fn route(self, function: FunctionId, message: GuestMessage) -> Option<Route> {
         match self {

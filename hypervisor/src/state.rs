@@ -298,6 +298,27 @@ impl FunctionState {
         unmasked && self.wanted_route(index).is_some()
     }
 
+    /// Whether the vector's event is attached and keeps to a route that it shall leave.
+    fn is_bound_elsewhere(&self, index: usize) -> bool {
+        self.platform.binds_at_attach()
+            && self.vectors.get(index).is_some_and(|vector| {
+                vector.attached && vector.installed != self.wanted_route(index)
+            })
+    }
+
+    /// Detaches vectors whose messages are named again, where an attach binds. A table that is direct goes back to trapped first: there the function holds its events back while they are attached again.
+    pub(crate) fn unbind(
+        &mut self,
+        vectors: impl Iterator<Item = usize> + Clone,
+    ) -> Result<(), RoutesError> {
+        let attached = |index: usize| self.vectors.get(index).is_some_and(|vector| vector.attached);
+        if !self.platform.binds_at_attach() || !vectors.clone().any(attached) {
+            return Ok(());
+        }
+        self.leave_direct();
+        vectors.into_iter().try_for_each(|index| self.detach(index))
+    }
+
     /// Detaches, routes and attaches until all vectors are as the state wants them.
     pub(crate) fn converge(&mut self) -> Result<(), RoutesError> {
         self.detach_unwanted()?;
@@ -308,7 +329,7 @@ impl FunctionState {
     /// The same for one vector.
     pub(crate) fn converge_vector(&mut self, vector: VectorIndex) -> Result<(), RoutesError> {
         let index = vector.as_usize();
-        if !self.wanted_attached(index) {
+        if !self.wanted_attached(index) || self.is_bound_elsewhere(index) {
             self.detach(index)?;
         }
         let end = index.saturating_add(1).min(self.vectors.len());
@@ -329,7 +350,7 @@ impl FunctionState {
 
     pub(crate) fn detach_unwanted(&mut self) -> Result<(), RoutesError> {
         for index in 0..self.vectors.len() {
-            if !self.wanted_attached(index) {
+            if !self.wanted_attached(index) || self.is_bound_elsewhere(index) {
                 self.detach(index)?;
             }
         }
