@@ -8,13 +8,11 @@ use std::sync::Arc;
 use kvm_ioctls::{Kvm, VcpuExit, VmFd};
 use pvmsi_hypervisor::{
     FunctionPolicy, KvmRoutes, KvmWindow, MemorySlots, PciFunction, Platform, Service,
-    ServiceConfig, SoftwareFunction, SoftwareOptions,
+    ServiceConfig, SoftwareFunction, SoftwareOptions, host_page_size,
 };
 use pvmsi_protocol::FunctionId;
 use vm_memory::{ByteValued, GuestAddress, GuestMemoryMmap};
 
-/// The host's page size in bytes.
-const PAGE: u64 = 4096;
 /// The guest physical address of a register that the VMM has free. A VMM may have an I/O port (x86_64) or an SMCCC call (arm64, `SmcccFilter`) ring instead.
 const DOORBELL: u64 = 0xfeb0_0000;
 
@@ -26,7 +24,7 @@ fn set_up(vm: Arc<VmFd>) -> Result<Service, Box<dyn Error>> {
     // Memory slots from 100 on are ours.
     let slots = Arc::new(MemorySlots::new(vm, 100..200));
     // Or VfioFunction::open(&host, Path::new("/sys/bus/pci/devices/0000:01:00.0"))?
-    let function = SoftwareFunction::new(SoftwareOptions::default(), PAGE)?;
+    let function = SoftwareFunction::new(SoftwareOptions::default(), host_page_size())?;
     let window = KvmWindow::new(slots, function.layout(), function.mappings()?);
     let id = FunctionId::new(0, 0, 1, 0).ok_or("no such address")?;
     service.add_function(id, Box::new(function), Box::new(window), FunctionPolicy::default())?;

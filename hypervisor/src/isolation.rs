@@ -4,6 +4,8 @@
 //! where its MSIs are isolated (`iommu_group_has_isolated_msi`), *unless* the
 //! module parameter `allow_unsafe_interrupts` is set. So an attached function is
 //! isolated exactly when the parameter was off, and the parameter is read here.
+//! What isolates differs (VT-d or AMD-Vi interrupt remapping, on arm64 a GICv3
+//! translation service behind the SMMU), the question and the parameter do not.
 //! The kernel's "MSI-X mappable" capability is always reported and says nothing.
 
 use std::fs;
@@ -50,7 +52,8 @@ pub fn host_isolation(sysfs: &Path, backend: VfioBackend) -> Isolation {
         Some(false) => Isolation::Isolated,
         Some(true) => Isolation::NotIsolated(format!(
             "the kernel was told to attach functions without isolated interrupts ({module}.{parameter}=1); \
-             enable interrupt remapping and switch the parameter off"
+             switch the parameter off; where functions cannot be attached then, switch on what confines them: the \
+             IOMMU's interrupt remapping, on arm64 a GICv3 translation service behind the SMMU"
         )),
         None => Isolation::NotIsolated(format!(
             "{module}.{parameter} cannot be read, so nobody can tell; load the module {module}"

@@ -10,13 +10,12 @@
 //! (`vgic_its_resolve_lpi`), and where it finds no translation, an ITS that is
 //! off, or a redistributor with LPIs off, the event is *lost*: nothing is kept
 //! and nobody is told. Only an LPI that is mapped but not enabled stays pending.
-//! So it is the guest's duty
-//! 1. to map device and event (MAPD, MAPTI, SYNC) before `configure` or
-//!    `update` names the message, or before it writes it to a trapped table,
+//! So it is the guest's duty (G-621, G-622 of the specification)
+//! 1. to map device and event (MAPD, MAPTI) before `configure` or `update` names
+//!    the message, or before it writes it to a trapped table,
 //! 2. to take the mapping away (DISCARD) only when the vector is masked and
 //!    quiet, or released, and
-//! 3. to name the message again, by `update`, after it has mapped the same event
-//!    anew, where it wants direct injection.
+//! 3. to name the message again, by `update`, after it has mapped the event anew.
 //!
 //! The host's part: no event is handed to KVM before the guest has named a
 //! message for it; it waits in its eventfd. With GICv4, KVM ties the host's

@@ -33,6 +33,7 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::function::{BarMapping, Isolation, PciFunction};
 use crate::isolation::host_isolation;
 use crate::layout::{BarIndex, Layout, LayoutError};
+use crate::page_size::host_page_size;
 
 /// How functions are attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -309,7 +310,7 @@ fn read_layout(device: &VfioDevice) -> Result<Layout, LayoutError> {
         u32::from_le_bytes(data)
     };
     let size = |bar: BarIndex| device.get_region_size(u32::from(bar.0));
-    Layout::read(read, size, page_size())
+    Layout::read(read, size, host_page_size())
 }
 
 fn map_bars(device: &VfioDevice, layout: &Layout) -> io::Result<Vec<BarMapping>> {
@@ -358,11 +359,4 @@ fn map(device: &VfioDevice, region: u32, offset: u64, length: u64) -> io::Result
         libc::MAP_SHARED,
     )
     .map_err(io::Error::other)
-}
-
-/// The host's page size in bytes.
-fn page_size() -> u64 {
-    // SAFETY: sysconf has no preconditions.
-    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-    u64::try_from(size).unwrap_or(4096)
 }

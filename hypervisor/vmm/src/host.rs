@@ -2,10 +2,7 @@
 
 use std::path::Path;
 
-/// The host's page size in bytes.
-pub(crate) fn page_size() -> u64 {
-    u64::try_from(rustix::param::page_size()).unwrap_or(4096)
-}
+pub(crate) use pvmsi_hypervisor::host_page_size as page_size;
 
 /// The kernel's release.
 pub(crate) fn kernel() -> String {

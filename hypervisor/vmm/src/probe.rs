@@ -54,8 +54,12 @@ pub(crate) struct Check {
 pub(crate) struct RemappingSigns {
     /// Starts of the names where they are.
     pub(crate) confined: &'static [&'static str],
+    /// What that means.
+    pub(crate) good: &'static str,
     /// Starts of the names where they are not.
     pub(crate) free: &'static [&'static str],
+    /// What that means.
+    pub(crate) bad: &'static str,
     /// What to do about it.
     pub(crate) remedy: &'static str,
 }

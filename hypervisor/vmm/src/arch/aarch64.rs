@@ -82,7 +82,9 @@ pub(crate) const IOMMU_REMEDY: &str = "switch the SMMU on in the firmware, and s
      device tree) and that iommu.passthrough or arm-smmu parameters do not disable it";
 pub(crate) const REMAPPING: RemappingSigns = RemappingSigns {
     confined: &["ITS-"],
+    good: "messages go through a translation service (ITS)",
     free: &["GICv2m", "MBI-"],
+    bad: "messages go to the interrupt controller without translation",
     remedy: "only a GICv3 interrupt translation service (ITS) behind the SMMU confines a function to its own interrupts; \
              see that the firmware describes the ITS, and that the kernel has CONFIG_ARM_GIC_V3_ITS",
 };

@@ -67,7 +67,9 @@ pub(crate) const IOMMU_REMEDY: &str =
     "switch VT-d or AMD-Vi on in the firmware; on Intel, boot with intel_iommu=on";
 pub(crate) const REMAPPING: RemappingSigns = RemappingSigns {
     confined: &["IR-"],
+    good: "the host's interrupts are remapped",
     free: &["IO-APIC", "PCI-MSI"],
+    bad: "interrupts are not remapped",
     remedy: "switch interrupt remapping on in the firmware (VT-d, AMD-Vi), and take intremap=off or nointremap off the \
              kernel's command line; without it the kernel refuses to attach functions, or they stay trapped",
 };

@@ -120,14 +120,9 @@ fn interrupt_remapping(sysfs: &Path) -> Option<Check> {
         chips.iter().any(|chip| starts.iter().any(|start| chip.starts_with(start)))
     };
     if some(arch::REMAPPING.confined) {
-        Some(Check::good("remapping", "the host's interrupts are remapped"))
+        Some(Check::good("remapping", arch::REMAPPING.good))
     } else if some(arch::REMAPPING.free) {
-        Some(Check::bad(
-            "remapping",
-            "no-isolation",
-            "interrupts are not remapped",
-            arch::REMAPPING.remedy,
-        ))
+        Some(Check::bad("remapping", "no-isolation", arch::REMAPPING.bad, arch::REMAPPING.remedy))
     } else {
         None
     }
