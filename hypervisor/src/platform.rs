@@ -21,8 +21,9 @@
 //! message for it; it waits in its eventfd. With GICv4, KVM ties the host's
 //! interrupt to the guest's event when the irqfd is attached, if there is a
 //! translation then, and keeps to it whatever becomes of the route (up to Linux
-//! 6.16; later kernels fall back to injection by software). So every vector that
-//! a call names is attached anew.
+//! 6.16; later kernels fall back to injection by software). Those kernels also
+//! look for what to untie by the route of the moment of the detach. So every
+//! vector that a call names is detached, routed, and attached anew.
 //!
 //! What KVM loses by itself: an event that GICv4 has made pending in the guest
 //! and that the guest has not taken yet, when its irqfd is detached. A direct
