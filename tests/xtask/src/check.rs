@@ -66,6 +66,27 @@ pub(crate) fn table_is_free(phase: &Phase) -> Result<(), String> {
     Ok(())
 }
 
+/// Registers that share no page with a trapped table cost no exit, however many commands go
+/// through them.
+///
+/// # Errors
+/// When a command cost one, or there was none.
+pub(crate) fn commands_are_free(phase: &Phase) -> Result<(), String> {
+    let io = phase.io.as_ref().ok_or("no io section")?;
+    at_least("io.commands", io.commands, 1)?;
+    equal("io.mmio_exits", io.mmio_exits, 0)
+}
+
+/// Doorbells in the page of a trapped table cost an exit for each command at least.
+///
+/// # Errors
+/// When fewer were counted: the count is then wrong, or the page was not trapped.
+pub(crate) fn command_exits(phase: &Phase) -> Result<(), String> {
+    let io = phase.io.as_ref().ok_or("no io section")?;
+    at_least("io.commands", io.commands, 1)?;
+    at_least("io.mmio_exits", io.mmio_exits, io.commands)
+}
+
 /// A table that is not mapped costs two exits for each mask and unmask, and one for each write
 /// to a register in its page.
 ///

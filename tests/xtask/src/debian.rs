@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::architecture::Architecture;
 use crate::process;
 
 /// Bound of one apt command; the largest download is about 100 MB.
@@ -16,14 +17,21 @@ const APT_LIMIT: Duration = Duration::from_secs(900);
 pub(crate) struct Apt {
     folder: PathBuf,
     log: PathBuf,
+    /// Whose packages it shows; none: those of the machine, which can be installed.
+    architecture: Option<&'static str>,
 }
 
 impl Apt {
-    /// Fetches the lists of some suites of the machine's mirror.
+    /// Fetches the lists of some suites of the machine's mirror, for the machine itself or for
+    /// downloads of an architecture's packages.
     ///
     /// # Errors
     /// When this is not Debian or a relative, or the mirror does not answer.
-    pub(crate) fn update(folder: &Path, suites: &[&str]) -> Result<Self> {
+    pub(crate) fn update(
+        folder: &Path,
+        architecture: Option<Architecture>,
+        suites: &[&str],
+    ) -> Result<Self> {
         for program in ["apt-get", "apt-cache", "dpkg-deb", "tar"] {
             if !process::available(program) {
                 bail!("{program} is missing: this set-up takes its parts from Debian packages");
@@ -32,7 +40,11 @@ impl Apt {
         for name in ["lists/partial", "cache/archives/partial"] {
             fs::create_dir_all(folder.join(name))?;
         }
-        let apt = Self { folder: folder.to_owned(), log: folder.join("apt.log") };
+        let apt = Self {
+            folder: folder.to_owned(),
+            log: folder.join("apt.log"),
+            architecture: architecture.map(|architecture| architecture.debian().architecture),
+        };
         let mirror = mirror()?;
         let mut sources = String::new();
         for suite in suites {
@@ -141,6 +153,12 @@ impl Apt {
         ] {
             command.arg("-o").arg(format!("{name}={}", value.display()));
         }
+        if let Some(architecture) = self.architecture {
+            command.arg("-o").arg(format!("APT::Architecture={architecture}"));
+            command.arg("-o").arg(format!("APT::Architectures={architecture}"));
+            // What is installed here is of no concern to it.
+            command.args(["-o", "Dir::State::status=/dev/null"]);
+        }
         if rustix::process::geteuid().is_root() {
             // The user `_apt` cannot look into everybody's build folder.
             command.args(["-o", "APT::Sandbox::User=root"]);
@@ -190,9 +208,7 @@ pub(crate) fn release_name() -> Result<String> {
             .map(|value| value.trim_matches('"').to_owned())
     };
     if value("ID").as_deref() != Some("debian") {
-        bail!(
-            "the lab takes its emulator and kernel from Debian 12 or newer; this is another system"
-        );
+        bail!("the set-up takes its parts from Debian 12 or newer; this is another system");
     }
     value("VERSION_CODENAME").context("/etc/os-release has no VERSION_CODENAME")
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::Args;
 
+use crate::architecture::Architecture;
 use crate::check::{self, Check};
 use crate::process;
 use crate::report::{Function, Report};
@@ -47,10 +48,10 @@ pub(crate) fn command(workspace: &Workspace, options: &Options) -> Result<bool> 
     if let Some(why) = kvm_missing() {
         bail!(
             "{why}\nThe same can be seen without it, in an emulated host with its own KVM: \
-             cargo xtask lab x86_64"
+             cargo xtask lab x86_64, or cargo xtask lab aarch64"
         );
     }
-    let pvmsi = workspace.build_pvmsi()?;
+    let pvmsi = workspace.build_pvmsi(Architecture::native()?)?;
     let format = if options.json { "json" } else { "text" };
     let mut command = run_command(&pvmsi, options.vectors, format);
     command.args(&options.extra);

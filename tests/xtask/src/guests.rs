@@ -1,44 +1,69 @@
 //! `cargo xtask guests`: the bare-metal programs.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::bare_metal::{BareMetal, TARGET};
+use crate::architecture::Architecture;
 use crate::process;
+use crate::target::Target;
 use crate::workspace::{Profile, Workspace};
 
-/// The guests; each is a package and a program of that name in `tests/guests`.
-pub(crate) const GUESTS: &[&str] = &["pvmsi-demo-guest", "pvmsi-plain-guest", "pvmsi-puppet"];
+/// The guests of an architecture; each is a package and a program of that name in `tests/guests`.
+pub(crate) fn names(architecture: Architecture) -> &'static [&'static str] {
+    match architecture {
+        Architecture::X86_64 => &["pvmsi-demo-guest", "pvmsi-plain-guest", "pvmsi-puppet"],
+        Architecture::Aarch64 => &["pvmsi-demo-guest", "pvmsi-plain-guest"],
+    }
+}
 
-/// Builds all guests and copies them next to the `pvmsi` binaries of both profiles, where
-/// `pvmsi run` and the tests look for them.
+/// Cargo in the workspace of the guests, for one of its commands on an architecture's packages.
+/// Build and checks share their folder.
+///
+/// # Errors
+/// When the target cannot be had.
+pub(crate) fn cargo(
+    workspace: &Workspace,
+    architecture: Architecture,
+    command: &str,
+) -> Result<Command> {
+    let folder = workspace.root.join("tests/guests");
+    let mut cargo = Target::bare_metal(workspace, architecture)?.cargo_in(&folder);
+    cargo.args([command, "--quiet", "--release", "--target-dir"]);
+    cargo.arg(output(workspace)).args(["--package", "pvmsi-guest-runtime"]);
+    for guest in names(architecture) {
+        cargo.args(["--package", guest]);
+    }
+    Ok(cargo)
+}
+
+/// Builds an architecture's guests and copies them next to its `pvmsi` binaries of both profiles,
+/// where `pvmsi run` and the tests look for them.
 ///
 /// # Errors
 /// When the target cannot be had or a build fails.
-pub(crate) fn build(workspace: &Workspace) -> Result<()> {
-    let bare_metal = BareMetal::prepare(workspace)?;
-    let folder = workspace.root.join("tests/guests");
-    let target = workspace.target.join("guests");
-    process::step("building the guests", || {
-        let mut command = bare_metal.cargo_in(&folder);
-        command
-            .args(["build", "--quiet", "--release", "--target", TARGET, "--target-dir"])
-            .arg(&target);
+pub(crate) fn build(workspace: &Workspace, architecture: Architecture) -> Result<()> {
+    let mut command = cargo(workspace, architecture, "build")?;
+    process::step(&format!("building the guests for {}", architecture.name()), || {
         process::run("cargo build of the guests", &mut command, Duration::from_secs(600))
     })?;
-    for guest in GUESTS {
-        let elf = target.join(TARGET).join("release").join(guest);
+    for guest in names(architecture) {
+        let elf = output(workspace).join(architecture.bare_metal()).join("release").join(guest);
         if !elf.is_file() {
             bail!("tests/guests built no {guest}; expected it at {}", elf.display());
         }
         for profile in [Profile::Debug, Profile::Release] {
-            install(&elf, &workspace.program(profile, guest))?;
+            install(&elf, &workspace.program(architecture, profile, guest)?)?;
         }
     }
     Ok(())
+}
+
+fn output(workspace: &Workspace) -> PathBuf {
+    workspace.target.join("guests")
 }
 
 /// Copies through a temporary name, so that no other process ever sees half a program.

@@ -1,6 +1,6 @@
 //! Build, demonstration, lab and test commands of the project: `cargo xtask --help`.
 
-mod bare_metal;
+mod architecture;
 mod check;
 mod debian;
 mod demo;
@@ -11,30 +11,38 @@ mod report;
 #[cfg(test)]
 mod sample;
 mod summary;
+mod sysroot;
+mod target;
 mod test;
+mod tools;
 mod workspace;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::architecture::Architecture;
 use crate::workspace::Workspace;
 
 /// Everything that is done with this repository, set-up included.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Arguments {
-    /// Where the bare-metal target comes from; found out when not given.
+    /// Where the standard library for other targets comes from; found out when not given.
     #[arg(long, global = true, value_enum, env = "PVMSI_SYSROOT")]
-    sysroot: Option<bare_metal::Source>,
+    sysroot: Option<target::Source>,
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// Builds the bare-metal guests and puts them next to the `pvmsi` binary.
-    Guests,
+    /// Builds the bare-metal guests and puts them next to the `pvmsi` binary of their architecture.
+    Guests {
+        /// That of the guests; this machine's when not given.
+        #[arg(value_enum)]
+        architecture: Option<Architecture>,
+    },
     /// Runs the main job on this machine's /dev/kvm, with the software function.
     Demo(demo::Options),
     /// Runs the main job in an emulated host, with real PCI functions through VFIO.
@@ -47,7 +55,10 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result =
         Workspace::find(arguments.sysroot).and_then(|workspace| match &arguments.command {
-            Command::Guests => guests::build(&workspace).map(|()| true),
+            Command::Guests { architecture } => architecture
+                .map_or_else(Architecture::native, Ok)
+                .and_then(|architecture| guests::build(&workspace, architecture))
+                .map(|()| true),
             Command::Demo(options) => demo::command(&workspace, options),
             Command::Lab(options) => lab::command(&workspace, options),
             Command::Test(options) => test::command(&workspace, options),

@@ -13,7 +13,8 @@ const SCHEMA: &str = "pvmsi.report/1";
 #[derive(Debug, Deserialize)]
 pub(crate) struct Report {
     schema: String,
-    host: Host,
+    /// Where it ran.
+    pub host: Host,
     policy: String,
     /// In the order of the command line.
     pub functions: Vec<Function>,
@@ -24,9 +25,10 @@ pub(crate) struct Report {
 
 /// Where it ran.
 #[derive(Debug, Deserialize)]
-struct Host {
+pub(crate) struct Host {
     kernel: String,
-    page_size: u64,
+    /// Of its kernel.
+    pub page_size: u64,
 }
 
 /// A PCI function.
@@ -117,6 +119,10 @@ pub(crate) struct Interrupts {
 /// Reading a disk by interrupts.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Io {
+    /// I/O commands of the guest.
+    pub commands: u64,
+    /// Exits on the function's registers meanwhile.
+    pub mmio_exits: u64,
     /// Bytes that were as they must be.
     pub bytes_verified: u64,
     /// Bytes that were not.
@@ -181,7 +187,7 @@ impl fmt::Display for Report {
             writeln!(f, "\n{} ({}, {} vectors)", function.id, function.backend, function.vectors)?;
             writeln!(
                 f,
-                "  {:<8} {:>22} {:>11} {:>9} {:>11} {:>9} {:>18} {:>12}",
+                "  {:<8} {:>22} {:>11} {:>9} {:>11} {:>9} {:>18} {:>12} {:>13}",
                 "mode",
                 "set-up",
                 "exits/pair",
@@ -189,7 +195,8 @@ impl fmt::Display for Report {
                 "exits/write",
                 "ns/write",
                 "interrupts (lost)",
-                "bytes read"
+                "bytes read",
+                "exits/command"
             )?;
             for phase in &function.phases {
                 phase.row(f)?;
@@ -220,11 +227,14 @@ impl Phase {
             .interrupts
             .as_ref()
             .map_or_else(none, |i| format!("{}/{} ({})", i.observed, i.raised, i.lost));
-        let io = self.io.as_ref().map_or_else(none, |io| io.bytes_verified.to_string());
+        let (io, io_exits) = self.io.as_ref().map_or_else(
+            || (none(), none()),
+            |io| (io.bytes_verified.to_string(), ratio(io.mmio_exits, io.commands)),
+        );
         writeln!(
             f,
             "  {:<8} {configure:>22} {pair_exits:>11} {pair_time:>9} {write_exits:>11} \
-             {write_time:>9} {interrupts:>18} {io:>12}",
+             {write_time:>9} {interrupts:>18} {io:>12} {io_exits:>13}",
             self.mode
         )?;
         if !self.reasons.is_empty() {

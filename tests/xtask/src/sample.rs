@@ -52,12 +52,14 @@ pub(crate) fn phase(mode: &str, vectors: u16) -> Value {
     })
 }
 
-/// The same phase of a drive that was read.
-pub(crate) fn with_io(mut phase: Value) -> Value {
+/// The same phase of a drive that was read, its doorbells trapped or not.
+pub(crate) fn with_io(mut phase: Value, doorbells_trapped: bool) -> Value {
     if let Some(fields) = phase.as_object_mut() {
         fields.insert(
             "io".to_owned(),
             json!({
+                "commands": 1024,
+                "mmio_exits": if doorbells_trapped { 2048 } else { 0 },
                 "blocks": 131_072,
                 "bytes_verified": 67_108_864,
                 "bytes_wrong": 0,

@@ -7,12 +7,13 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::bare_metal::{BareMetal, TARGET};
+use crate::architecture::Architecture;
 use crate::demo;
 use crate::guests;
 use crate::lab::{Lab, Scenario};
 use crate::process;
 use crate::summary::{Counts, Summary, Verdict};
+use crate::target::Target;
 use crate::workspace::Workspace;
 
 /// Bound of a build or of a test run.
@@ -20,6 +21,10 @@ const LIMIT: Duration = Duration::from_secs(1200);
 
 /// The tests that need /dev/kvm; a package of their own, so that all others run everywhere.
 const KVM_TESTS: &str = "pvmsi-kvm-tests";
+
+/// What runs on hosts, or in their guests' kernels: checked for every architecture.
+const PRODUCT: &[&str] =
+    &["pvmsi-protocol", "pvmsi-guest", "pvmsi-guest-report", "pvmsi-hypervisor", "pvmsi"];
 
 /// Says that a machine of continuous integration has no KVM, and may not have it.
 const WITHOUT_KVM: &str = "PVMSI_CI_WITHOUT_KVM";
@@ -30,7 +35,7 @@ const CARGO_DENY: &str = "0.20.2";
 /// Options of `cargo xtask test`.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Leave the emulated host out (it takes the longest).
+    /// Leave the emulated hosts out (they take the longest).
     #[arg(long)]
     no_lab: bool,
 }
@@ -41,25 +46,50 @@ pub(crate) struct Options {
 /// None: failures are counted.
 pub(crate) fn command(workspace: &Workspace, options: &Options) -> Result<bool> {
     let mut summary = Summary::default();
+    let native = Architecture::native()?;
+    let others = || Architecture::ALL.into_iter().filter(|&other| other != native);
     summary.step("format", || format(workspace));
     summary.step("clippy", || clippy(workspace));
-    summary.step("clippy of the guests", || clippy_of_guests(workspace));
+    for other in others() {
+        let name = other.name();
+        summary.step(&format!("clippy for {name}"), || clippy_for(workspace, other));
+    }
+    for architecture in Architecture::ALL {
+        let name = architecture.name();
+        summary.step(&format!("clippy of the guests for {name}"), || {
+            clippy_of_guests(workspace, architecture)
+        });
+    }
     licences(workspace, &mut summary);
-    summary.step("bare-metal build of the guest's crates", || bare_metal(workspace));
-    summary.step("guests", || guests::build(workspace).map(|()| Verdict::Passed));
+    for architecture in Architecture::ALL {
+        let name = architecture.name();
+        summary.step(&format!("bare-metal build of the guest's crates for {name}"), || {
+            bare_metal(workspace, architecture)
+        });
+        summary.step(&format!("guests for {name}"), || {
+            guests::build(workspace, architecture).map(|()| Verdict::Passed)
+        });
+    }
     summary.step("unit and documentation tests", || {
-        cargo_test(workspace, &["--workspace", "--exclude", KVM_TESTS])
+        cargo_test(workspace.cargo(), &["--workspace", "--exclude", KVM_TESTS])
     });
+    for other in others() {
+        emulated_tests(workspace, other, &mut summary);
+    }
     let kvm = Kvm::find();
-    summary
-        .step("tests on KVM", || kvm.require(|| cargo_test(workspace, &["--package", KVM_TESTS])));
-    summary.step("demo", || {
-        kvm.require(|| Ok(Verdict::Checked(demo::checks(&workspace.build_pvmsi()?)?)))
+    summary.step("tests on KVM", || {
+        kvm.require(|| cargo_test(workspace.cargo(), &["--package", KVM_TESTS]))
     });
-    if options.no_lab {
-        summary.step("lab x86_64", || Ok(Verdict::Skipped("--no-lab".to_owned())));
-    } else {
-        lab(workspace, &mut summary);
+    summary.step("demo", || {
+        kvm.require(|| Ok(Verdict::Checked(demo::checks(&workspace.build_pvmsi(native)?)?)))
+    });
+    for architecture in Architecture::ALL {
+        if options.no_lab {
+            let name = format!("lab {}", architecture.name());
+            summary.step(&name, || Ok(Verdict::Skipped("--no-lab".to_owned())));
+        } else {
+            lab(workspace, architecture, &mut summary);
+        }
     }
     Ok(summary.finish())
 }
@@ -81,11 +111,19 @@ fn clippy(workspace: &Workspace) -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-fn clippy_of_guests(workspace: &Workspace) -> Result<Verdict> {
-    let mut command = BareMetal::prepare(workspace)?.cargo_in(&workspace.root.join("tests/guests"));
-    command.args(["clippy", "--quiet", "--locked", "--release", "--target", TARGET]);
-    command.arg("--target-dir").arg(workspace.target.join("guests"));
+/// What this machine does not run, as far as it is not only for this machine.
+fn clippy_for(workspace: &Workspace, architecture: Architecture) -> Result<Verdict> {
+    let mut command = Target::linux(workspace, architecture)?.cargo_in(&workspace.root);
+    command.args(["clippy", "--quiet", "--locked", "--release", "--all-targets"]);
+    command.args(packages(PRODUCT));
     command.args(["--", "-D", "warnings"]);
+    process::run("cargo clippy", &mut command, LIMIT)?;
+    Ok(Verdict::Passed)
+}
+
+fn clippy_of_guests(workspace: &Workspace, architecture: Architecture) -> Result<Verdict> {
+    let mut command = guests::cargo(workspace, architecture, "clippy")?;
+    command.args(["--locked", "--", "-D", "warnings"]);
     process::run("cargo clippy", &mut command, LIMIT)?;
     Ok(Verdict::Passed)
 }
@@ -145,17 +183,20 @@ fn cargo_deny(workspace: &Workspace) -> Result<PathBuf> {
 }
 
 /// What a guest kernel links must build without an operating system, on its own features.
-fn bare_metal(workspace: &Workspace) -> Result<Verdict> {
-    let mut command = BareMetal::prepare(workspace)?.cargo_in(&workspace.root);
-    command.args(["build", "--quiet", "--locked", "--target", TARGET]);
+fn bare_metal(workspace: &Workspace, architecture: Architecture) -> Result<Verdict> {
+    let mut command = Target::bare_metal(workspace, architecture)?.cargo_in(&workspace.root);
+    command.args(["build", "--quiet", "--locked"]);
     command.args(["--package", "pvmsi-guest", "--package", "pvmsi-protocol"]);
     process::run("cargo build", &mut command, LIMIT)?;
     Ok(Verdict::Passed)
 }
 
-fn cargo_test(workspace: &Workspace, packages: &[&str]) -> Result<Verdict> {
-    let mut command = workspace.cargo();
-    command.args(["test", "--quiet", "--locked", "--no-fail-fast"]).args(packages);
+fn packages<'a>(names: &'a [&str]) -> impl Iterator<Item = &'a str> {
+    names.iter().flat_map(|name| ["--package", name])
+}
+
+fn cargo_test(mut command: Command, selection: &[&str]) -> Result<Verdict> {
+    command.args(["test", "--quiet", "--locked", "--no-fail-fast"]).args(selection);
     let (status, output) = process::capture("cargo test", &mut command, LIMIT, true)?;
     let counts = Counts::of_cargo_test(&output);
     // A crate that does not compile, or a test that ends its process, has no summary line.
@@ -166,14 +207,34 @@ fn cargo_test(workspace: &Workspace, packages: &[&str]) -> Result<Verdict> {
     }))
 }
 
-fn lab(workspace: &Workspace, summary: &mut Summary) {
+/// Unit tests on an emulated processor. What needs KVM cannot run on it.
+fn emulated_tests(workspace: &Workspace, architecture: Architecture, summary: &mut Summary) {
+    let name = architecture.name();
+    summary.step(&format!("unit and documentation tests for {name}, emulated"), || {
+        let mut command = Target::linux(workspace, architecture)?.cargo_in(&workspace.root);
+        command.env(WITHOUT_KVM, "1");
+        // The lab needs what is built here, and optimised code is emulated in a tenth of the time.
+        let selection: Vec<&str> = ["--release"].into_iter().chain(packages(PRODUCT)).collect();
+        cargo_test(command, &selection)
+    });
+    summary.step(&format!("tests on KVM for {name}"), || {
+        Ok(Verdict::Skipped(format!(
+            "this machine emulates single programs of {name}, not its KVM; the lab has one"
+        )))
+    });
+}
+
+fn lab(workspace: &Workspace, architecture: Architecture, summary: &mut Summary) {
     let mut parts = None;
-    summary.step("lab x86_64: set-up", || {
-        parts = Some((workspace.build_pvmsi()?, Lab::prepare(workspace)?));
+    let name = format!("lab {}", architecture.name());
+    let scenarios = Scenario::all(architecture);
+    summary.step(&format!("{name}: set-up"), || {
+        let pvmsi = workspace.build_pvmsi(architecture)?;
+        parts = Some((pvmsi, Lab::prepare(workspace, architecture, &scenarios)?));
         Ok(Verdict::Passed)
     });
-    for &scenario in Scenario::ALL {
-        summary.step(&format!("lab x86_64: {}", scenario.name()), || match &parts {
+    for &scenario in &scenarios {
+        summary.step(&format!("{name}: {}", scenario.name()), || match &parts {
             Some((pvmsi, lab)) => {
                 let run = lab.run(pvmsi, scenario)?;
                 if let Some((_, report)) = &run.report {

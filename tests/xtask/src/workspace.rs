@@ -7,8 +7,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
-use crate::bare_metal::Source;
+use crate::architecture::Architecture;
+use crate::guests;
 use crate::process;
+use crate::target::{Source, Target};
 
 /// The repository that this program was built from.
 pub(crate) struct Workspace {
@@ -16,7 +18,7 @@ pub(crate) struct Workspace {
     pub root: PathBuf,
     /// The build folder; `CARGO_TARGET_DIR` and cargo's configuration are honoured.
     pub target: PathBuf,
-    /// The forced origin of the bare-metal target.
+    /// The forced origin of other targets' standard library.
     pub source: Option<Source>,
 }
 
@@ -49,23 +51,38 @@ impl Workspace {
         cargo_in(&self.root)
     }
 
-    /// A program that cargo built for this machine.
-    pub(crate) fn program(&self, profile: Profile, name: &str) -> PathBuf {
-        self.target.join(profile.folder()).join(name)
+    /// A program of a Linux host, as cargo builds it.
+    ///
+    /// # Errors
+    /// When nothing here runs on this machine's architecture.
+    pub(crate) fn program(
+        &self,
+        architecture: Architecture,
+        profile: Profile,
+        name: &str,
+    ) -> Result<PathBuf> {
+        let folder = if architecture == Architecture::native()? {
+            self.target.clone()
+        } else {
+            self.target.join(architecture.linux())
+        };
+        Ok(folder.join(profile.folder()).join(name))
     }
 
-    /// Builds `pvmsi` and the guests in the release profile and returns the path of `pvmsi`.
+    /// Builds `pvmsi` and the guests of an architecture in the release profile and returns the
+    /// path of `pvmsi`.
     ///
     /// # Errors
     /// When a build fails.
-    pub(crate) fn build_pvmsi(&self) -> Result<PathBuf> {
-        crate::guests::build(self)?;
-        process::step("building pvmsi", || {
-            let mut command = self.cargo();
+    pub(crate) fn build_pvmsi(&self, architecture: Architecture) -> Result<PathBuf> {
+        guests::build(self, architecture)?;
+        let target = Target::linux(self, architecture)?;
+        process::step(&format!("building pvmsi for {}", architecture.name()), || {
+            let mut command = target.cargo_in(&self.root);
             command.args(["build", "--quiet", "--release", "--package", "pvmsi"]);
             process::run("cargo build", &mut command, Duration::from_secs(1200))
         })?;
-        Ok(self.program(Profile::Release, "pvmsi"))
+        self.program(architecture, Profile::Release, "pvmsi")
     }
 }
 

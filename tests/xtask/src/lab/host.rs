@@ -7,86 +7,88 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
+use super::description::PageSize;
+use crate::architecture::Architecture;
 use crate::debian::{self, Apt};
 use crate::process;
+use crate::tools::{self, Tool};
+use crate::workspace::Workspace;
 
-/// The emulator.
-pub(crate) const QEMU: &str = "qemu-system-x86_64";
-
-/// Older ones corrupt flags when a guest runs nested under emulated SVM (seen with 7.2).
+/// Older ones corrupt flags when a guest runs nested under emulated SVM (seen with 7.2), or have
+/// no igb. One release for all: their packages share files.
 const OLDEST_QEMU: u32 = 10;
 
-/// In the order in which they are loaded. Those that a kernel lacks are left out: `iommufd` is
-/// not in every Debian kernel.
-const MODULES: &[&str] = &[
-    "irqbypass",
-    "kvm",
-    "ccp",
-    "kvm-amd",
-    "iommufd",
-    "vfio",
-    "vfio_iommu_type1",
-    "vfio-pci-core",
-    "vfio-pci",
-];
-
-/// Without these there is no lab.
-const REQUIRED: &[&str] = &["kvm", "kvm-amd", "vfio", "vfio_iommu_type1", "vfio-pci"];
-
 /// Size of the disk; the demo guest reads at least 64 MiB of it.
-pub(crate) const DISK_BYTES: u64 = 64 << 20;
+const DISK_BYTES: u64 = 64 << 20;
 
 /// What each 64-bit word of the disk is XORed with; the word's byte offset is the other half.
 const DISK_PATTERN: u64 = 0x5650_4D53_4950_4D53;
 
 /// The parts, as files in one folder.
 pub(crate) struct Host {
+    architecture: Architecture,
     folder: PathBuf,
+    disk: PathBuf,
 }
 
 impl Host {
-    /// Completes what is missing in `folder`. A second call finds everything in place; a call
-    /// after an interrupted one goes on where that stopped.
+    /// Completes what is missing in the build folder. A second call finds everything in place; a
+    /// call after an interrupted one goes on where that stopped.
     ///
     /// # Errors
     /// When packages cannot be had.
-    pub(crate) fn prepare(folder: &Path) -> Result<Self> {
-        let host = Self { folder: folder.to_owned() };
-        fs::create_dir_all(folder)?;
-        let packages = folder.join("packages");
-        let suite = debian::release_name()?;
-        let backports = format!("{suite}-backports");
-        let security = format!("{suite}-security");
-        let lists = || {
-            process::step("fetching Debian's package lists", || {
-                Apt::update(&packages, &[&suite, &backports, &security])
-            })
+    pub(crate) fn prepare(
+        workspace: &Workspace,
+        architecture: Architecture,
+        pages: &[PageSize],
+    ) -> Result<Self> {
+        let lab = workspace.target.join("lab");
+        let host = Self {
+            architecture,
+            folder: lab.join(architecture.name()),
+            disk: lab.join("disk.img"),
         };
-        let mut apt = None;
-        let missing = missing_tools();
-        if !missing.is_empty() {
-            let apt = apt.insert(lists()?);
-            process::step(&format!("installing {}", missing.join(" ")), || {
-                apt.install(&backports, &missing)
+        let description = architecture.description();
+        tools::install_missing(
+            workspace,
+            &[
+                Tool::found(
+                    qemu_version(description.emulator).is_some_and(|found| found >= OLDEST_QEMU),
+                    description.emulator_package,
+                ),
+                Tool::program("cpio", "cpio"),
+                Tool::program("xz", "xz-utils"),
+                Tool::program("gzip", "gzip"),
+            ],
+        )?;
+        let kernels: Vec<PageSize> = pages
+            .iter()
+            .copied()
+            .filter(|&pages| !host.kernel(pages).is_file() || !host.order(pages).is_file())
+            .collect();
+        if !host.busybox().is_file() || !kernels.is_empty() {
+            let packages = host.folder.join("packages");
+            let apt = process::step("fetching the package lists of the host's Debian", || {
+                host.package_lists(&packages)
             })?;
-        }
-        if !host.busybox().is_file() || !host.kernel().is_file() || !host.order().is_file() {
-            let apt = match apt {
-                Some(apt) => apt,
-                None => lists()?,
-            };
             process::step("fetching busybox", || host.fetch_busybox(&apt, &packages))?;
-            process::step("fetching the host's kernel (100 MB)", || {
-                host.fetch_kernel(&apt, &packages)
-            })?;
+            for pages in kernels {
+                let title = format!("fetching the host's kernel, {} pages (100 MB)", pages.name());
+                process::step(&title, || host.fetch_kernel(&apt, &packages, pages))?;
+            }
         }
         host.write_disk()?;
         Ok(host)
     }
 
-    /// The compressed kernel image.
-    pub(crate) fn kernel(&self) -> PathBuf {
-        self.folder.join("vmlinuz")
+    /// Its architecture.
+    pub(crate) fn architecture(&self) -> Architecture {
+        self.architecture
+    }
+
+    /// The kernel image.
+    pub(crate) fn kernel(&self, pages: PageSize) -> PathBuf {
+        self.folder.join(pages.name()).join("vmlinuz")
     }
 
     /// The statically linked busybox.
@@ -94,21 +96,39 @@ impl Host {
         self.folder.join("busybox")
     }
 
-    /// The folder of the modules and of the file `order`.
-    pub(crate) fn modules(&self) -> PathBuf {
-        self.folder.join("modules")
+    /// The folder of a kernel's modules and of the file `order`.
+    pub(crate) fn modules(&self, pages: PageSize) -> PathBuf {
+        self.folder.join(pages.name()).join("modules")
     }
 
     /// The raw image of the NVMe drive.
-    pub(crate) fn disk(&self) -> PathBuf {
-        self.folder.join("disk.img")
+    pub(crate) fn disk(&self) -> &Path {
+        &self.disk
     }
 
-    fn order(&self) -> PathBuf {
-        self.modules().join("order")
+    /// Where a scenario keeps its files.
+    pub(crate) fn scratch(&self, scenario: &str) -> PathBuf {
+        self.folder.join(scenario)
+    }
+
+    fn order(&self, pages: PageSize) -> PathBuf {
+        self.modules(pages).join("order")
+    }
+
+    fn package_lists(&self, packages: &Path) -> Result<Apt> {
+        let architecture = Some(self.architecture);
+        if let Some(suites) = self.architecture.description().suites {
+            return Apt::update(packages, architecture, suites);
+        }
+        let suite = debian::release_name()?;
+        let (backports, security) = (format!("{suite}-backports"), format!("{suite}-security"));
+        Apt::update(packages, architecture, &[&suite, &backports, &security])
     }
 
     fn fetch_busybox(&self, apt: &Apt, packages: &Path) -> Result<()> {
+        if self.busybox().is_file() {
+            return Ok(());
+        }
         let package = apt.download("busybox-static")?;
         let unpacked = packages.join("busybox");
         debian::unpack(&package, &unpacked, &["*/busybox"])?;
@@ -122,15 +142,18 @@ impl Host {
         Ok(())
     }
 
-    fn fetch_kernel(&self, apt: &Apt, packages: &Path) -> Result<()> {
-        // The long-term series that Debian 12 and 13 both have. The generic flavour: the cloud
-        // flavour lacks KVM for AMD, and SVM is what is emulated.
+    fn fetch_kernel(&self, apt: &Apt, packages: &Path, pages: PageSize) -> Result<()> {
+        let description = self.architecture.description();
+        let (_, expression) = description
+            .kernels
+            .iter()
+            .find(|(size, _)| *size == pages)
+            .with_context(|| format!("no kernel is known with {} pages", pages.name()))?;
         let name = apt
-            .search(r"^linux-image-6\.12\..*-amd64-unsigned$")?
+            .search(expression)?
             .into_iter()
-            .filter(|name| !name.contains("-cloud-") && !name.contains("-rt-"))
             .max_by_key(|name| numbers(name))
-            .context("Debian offers no linux-image-6.12.*-amd64-unsigned")?;
+            .with_context(|| format!("Debian offers no package {expression}"))?;
         let package = apt.download(&name)?;
         let unpacked = packages.join("kernel");
         if unpacked.exists() {
@@ -142,7 +165,7 @@ impl Host {
             &unpacked,
             &[
                 "./boot/vmlinuz-*",
-                "*/kernel/arch/x86/kvm/*",
+                "*/kernel/arch/*/kvm/*",
                 "*/kernel/drivers/crypto/ccp/*",
                 "*/kernel/drivers/iommu/*",
                 "*/kernel/drivers/vfio/*",
@@ -150,18 +173,18 @@ impl Host {
             ],
         )?;
         let files = files_under(&unpacked);
-        let modules = self.modules();
+        let modules = self.modules(pages);
         fs::create_dir_all(&modules)?;
         let mut order = String::new();
-        for module in MODULES {
-            let Some(file) = files.iter().find(|file| is_module(file, module)) else {
-                if REQUIRED.contains(module) {
-                    bail!("the package {name} holds no module {module}");
+        for module in description.modules {
+            let Some(file) = files.iter().find(|file| is_module(file, module.name)) else {
+                if module.required {
+                    bail!("the package {name} holds no module {}", module.name);
                 }
                 continue;
             };
-            decompress(file, &modules.join(format!("{module}.ko")))?;
-            order.push_str(module);
+            decompress(file, &modules.join(format!("{}.ko", module.name)))?;
+            order.push_str(module.name);
             order.push('\n');
         }
         let image = files
@@ -170,47 +193,32 @@ impl Host {
                 file.file_name().is_some_and(|n| n.to_string_lossy().starts_with("vmlinuz"))
             })
             .with_context(|| format!("the package {name} holds no kernel image"))?;
-        fs::rename(image, self.kernel())?;
+        fs::rename(image, self.kernel(pages))?;
         // Last: this file is the mark of a complete set.
-        fs::write(self.order(), order)?;
+        fs::write(self.order(pages), order)?;
         fs::remove_dir_all(unpacked)?;
         fs::remove_file(package)?;
         Ok(())
     }
 
     fn write_disk(&self) -> Result<()> {
-        let disk = self.disk();
-        if fs::metadata(&disk).is_ok_and(|metadata| metadata.len() == DISK_BYTES) {
+        if fs::metadata(&self.disk).is_ok_and(|metadata| metadata.len() == DISK_BYTES) {
             return Ok(());
         }
-        let partial = disk.with_extension("partial");
+        let partial = self.disk.with_extension("partial");
         let mut writer = BufWriter::with_capacity(1 << 20, File::create(&partial)?);
         for offset in (0..DISK_BYTES).step_by(8) {
             writer.write_all(&(offset ^ DISK_PATTERN).to_le_bytes())?;
         }
         writer.into_inner().context("cannot write the disk image")?.sync_all()?;
-        fs::rename(partial, disk)?;
+        fs::rename(partial, &self.disk)?;
         Ok(())
     }
 }
 
-/// Debian packages of the tools that are not there, or too old.
-fn missing_tools() -> Vec<&'static str> {
-    let mut missing = Vec::new();
-    if qemu_version().is_none_or(|version| version < OLDEST_QEMU) {
-        missing.push("qemu-system-x86");
-    }
-    for (program, package) in [("cpio", "cpio"), ("xz", "xz-utils"), ("gzip", "gzip")] {
-        if !process::available(program) {
-            missing.push(package);
-        }
-    }
-    missing
-}
-
-/// Major version of the emulator.
-fn qemu_version() -> Option<u32> {
-    let output = Command::new(QEMU).arg("--version").output().ok()?;
+/// Major version of an emulator.
+fn qemu_version(emulator: &str) -> Option<u32> {
+    let output = Command::new(emulator).arg("--version").output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     text.split("version ").nth(1)?.split('.').next()?.parse().ok()
 }

@@ -7,9 +7,11 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
+use super::description::PageSize;
 use super::host::Host;
 use super::machine::Step;
-use crate::guests::GUESTS;
+use crate::architecture::Architecture;
+use crate::guests;
 
 /// Brings the host up and runs the steps.
 const INIT: &str = include_str!("../../../lab/init");
@@ -21,6 +23,7 @@ const INIT: &str = include_str!("../../../lab/init");
 /// When a part is missing or cpio fails.
 pub(crate) fn pack(
     host: &Host,
+    pages: PageSize,
     pvmsi: &Path,
     steps: &[Step],
     folder: &Path,
@@ -34,19 +37,21 @@ pub(crate) fn pack(
     }
     write_program(&folder.join("init"), INIT.as_bytes())?;
     copy(&host.busybox(), &folder.join("bin/busybox"))?;
-    for entry in fs::read_dir(host.modules())? {
+    for entry in fs::read_dir(host.modules(pages))? {
         let entry = entry?;
         copy(&entry.path(), &folder.join("modules").join(entry.file_name()))?;
     }
     copy(pvmsi, &folder.join("bin/pvmsi"))?;
-    for library in libraries(pvmsi)? {
+    // That of another architecture is linked statically.
+    let native = host.architecture() == Architecture::native()?;
+    for library in if native { libraries(pvmsi)? } else { Vec::new() } {
         let inside = folder.join(library.strip_prefix("/").unwrap_or(&library));
         if let Some(parent) = inside.parent() {
             fs::create_dir_all(parent)?;
         }
         copy(&library, &inside)?;
     }
-    for guest in GUESTS {
+    for guest in guests::names(host.architecture()) {
         let elf = pvmsi.with_file_name(guest);
         if elf.is_file() {
             copy(&elf, &folder.join("bin").join(guest))?;

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::host::{Host, QEMU};
+use super::description::PageSize;
+use super::host::Host;
 use crate::process;
 
 /// The drive, behind the first root port.
@@ -45,10 +46,11 @@ pub(crate) struct Outcome {
 
 /// How the emulated host differs between scenarios.
 pub(crate) struct Hardware {
-    /// Whether the IOMMU remaps interrupts.
-    pub interrupt_remapping: bool,
-    /// Whether VFIO is told to do without isolation.
-    pub allow_unsafe_interrupts: bool,
+    /// Whether functions can raise no other interrupts than their own. If not, VFIO is told to do
+    /// without, and the IOMMU does not remap interrupts where that can be chosen.
+    pub isolation: bool,
+    /// Of the host's kernel.
+    pub pages: PageSize,
 }
 
 /// The results of one run of the emulated host.
@@ -98,19 +100,17 @@ pub(crate) fn boot(
     for file in [&console, &results] {
         fs::write(file, "")?;
     }
-    let remapping = if hardware.interrupt_remapping { "on" } else { "off" };
-    let unsafe_interrupts = if hardware.allow_unsafe_interrupts { "1" } else { "0" };
+    let description = host.architecture().description();
+    let unsafe_interrupts = if hardware.isolation { "0" } else { "1" };
     // `timeout` ends the emulator even when this program is killed.
     let mut command = Command::new("timeout");
     command
         .args(["--foreground", "--kill-after=5"])
         .arg((limit.as_secs().saturating_add(10)).to_string())
-        .arg(QEMU)
+        .arg(description.emulator)
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
-        .args(["-machine", "q35,kernel-irqchip=split", "-accel", ACCELERATOR, "-cpu", "max"])
-        .args(["-smp", &CPUS.to_string(), "-m", "2G"])
-        .arg("-device")
-        .arg(format!("intel-iommu,intremap={remapping},caching-mode=on"))
+        .args((description.machine)(hardware.isolation))
+        .args(["-accel", ACCELERATOR, "-smp", &CPUS.to_string(), "-m", "2G"])
         .args(["-device", "pcie-root-port,id=port1,chassis=1,addr=1"])
         .args(["-device", "pcie-root-port,id=port2,chassis=2,addr=2"])
         .arg("-drive")
@@ -119,17 +119,16 @@ pub(crate) fn boot(
         .args(["-device", "igb,bus=port2"])
         .arg("-serial")
         .arg(format!("file:{}", console.display()))
-        .arg("-serial")
-        .arg(format!("file:{}", results.display()))
+        .args((description.results_port)(&results.to_string_lossy()))
         .arg("-kernel")
-        .arg(host.kernel())
+        .arg(host.kernel(hardware.pages))
         .arg("-initrd")
         .arg(archive)
-        // Without no_timer_check the kernel panics when a busy machine holds the emulated timer up.
         .arg("-append")
         .arg(format!(
-            "console=ttyS0 quiet panic=-1 no_timer_check intel_iommu=on \
-             pvmsi.functions={NVME},{NETWORK} pvmsi.unsafe={unsafe_interrupts}"
+            "{} quiet panic=-1 pvmsi.results={} pvmsi.functions={NVME},{NETWORK} \
+             pvmsi.unsafe={unsafe_interrupts}",
+            description.kernel_arguments, description.results_device
         ));
     let mut shown = 0_usize;
     let ended = process::run_logged(

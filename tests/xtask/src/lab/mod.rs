@@ -1,5 +1,6 @@
 //! `cargo xtask lab`: the main job in an emulated host with Linux, KVM, VFIO and an IOMMU.
 
+mod description;
 mod host;
 mod initramfs;
 mod machine;
@@ -9,11 +10,13 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
+use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 
 use self::host::Host;
 pub(crate) use self::scenario::Scenario;
+use crate::architecture::Architecture;
 use crate::check::{self, Check};
 use crate::process;
 use crate::report::Report;
@@ -36,21 +39,10 @@ pub(crate) struct Options {
     json: bool,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum Architecture {
-    #[value(name = "x86_64")]
-    X86_64,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
+/// What can be asked for.
+#[derive(Clone, Copy)]
 enum Choice {
-    /// Interrupts are remapped: the table becomes direct.
-    Direct,
-    /// The service is off: the guest works the standard way.
-    Off,
-    /// Interrupts are not remapped: the table stays trapped.
-    Unisolated,
-    /// One after the other.
+    One(Scenario),
     All,
 }
 
@@ -59,15 +51,17 @@ enum Choice {
 /// # Errors
 /// When something cannot be prepared or run.
 pub(crate) fn command(workspace: &Workspace, options: &Options) -> Result<bool> {
-    let Architecture::X86_64 = options.architecture;
-    let scenarios: &[Scenario] = match options.scenario {
-        Choice::Direct => &[Scenario::Direct],
-        Choice::Off => &[Scenario::Off],
-        Choice::Unisolated => &[Scenario::Unisolated],
-        Choice::All => Scenario::ALL,
+    let architecture = options.architecture;
+    let possible = Scenario::all(architecture);
+    let scenarios = match options.scenario {
+        Choice::All => possible,
+        Choice::One(scenario) if possible.contains(&scenario) => vec![scenario],
+        Choice::One(scenario) => {
+            bail!("hosts of {} cannot show {}", architecture.name(), scenario.name())
+        }
     };
-    let pvmsi = workspace.build_pvmsi()?;
-    let lab = Lab::prepare(workspace)?;
+    let pvmsi = workspace.build_pvmsi(architecture)?;
+    let lab = Lab::prepare(workspace, architecture, &scenarios)?;
     let mut good = true;
     for (index, &scenario) in scenarios.iter().enumerate() {
         let run = lab.run(&pvmsi, scenario)?;
@@ -81,10 +75,28 @@ pub(crate) fn command(workspace: &Workspace, options: &Options) -> Result<bool> 
     Ok(good)
 }
 
+impl ValueEnum for Choice {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[
+            Self::All,
+            Self::One(Scenario::Direct),
+            Self::One(Scenario::Off),
+            Self::One(Scenario::Unisolated),
+            Self::One(Scenario::Direct16k),
+        ]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        match self {
+            Self::All => Some(PossibleValue::new("all").help("One after the other")),
+            Self::One(scenario) => scenario.to_possible_value(),
+        }
+    }
+}
+
 /// The emulated host, ready to boot.
 pub(crate) struct Lab {
     host: Host,
-    folder: std::path::PathBuf,
 }
 
 /// What a scenario has shown.
@@ -96,13 +108,23 @@ pub(crate) struct Run {
 }
 
 impl Lab {
-    /// Completes the lab's parts under the build folder.
+    /// Completes the lab's parts under the build folder, as far as scenarios need them.
     ///
     /// # Errors
     /// When they cannot be had.
-    pub(crate) fn prepare(workspace: &Workspace) -> Result<Self> {
-        let folder = workspace.target.join("lab/x86_64");
-        Ok(Self { host: Host::prepare(&folder)?, folder })
+    pub(crate) fn prepare(
+        workspace: &Workspace,
+        architecture: Architecture,
+        scenarios: &[Scenario],
+    ) -> Result<Self> {
+        let mut pages = Vec::new();
+        for scenario in scenarios {
+            let wanted = scenario.hardware().pages;
+            if !pages.contains(&wanted) {
+                pages.push(wanted);
+            }
+        }
+        Ok(Self { host: Host::prepare(workspace, architecture, &pages)? })
     }
 
     /// Boots the host for a scenario and judges what it shows.
@@ -110,16 +132,24 @@ impl Lab {
     /// # Errors
     /// When the host does not boot or does not come to its end.
     pub(crate) fn run(&self, pvmsi: &Path, scenario: Scenario) -> Result<Run> {
-        let folder = self.folder.join(scenario.name());
+        let architecture = self.host.architecture();
+        let hardware = scenario.hardware();
+        let folder = self.host.scratch(scenario.name());
         fs::create_dir_all(&folder)?;
         let archive = folder.join("initramfs.gz");
-        let steps = scenario.steps();
-        initramfs::pack(&self.host, pvmsi, &steps, &folder.join("root"), &archive)?;
-        let title = format!("lab x86_64, scenario \"{}\": {}", scenario.name(), scenario.about());
+        let steps = scenario.steps(architecture);
+        let root = folder.join("root");
+        initramfs::pack(&self.host, hardware.pages, pvmsi, &steps, &root, &archive)?;
+        let title = format!(
+            "lab {}, scenario \"{}\": {}",
+            architecture.name(),
+            scenario.name(),
+            scenario.about()
+        );
         let results = process::step(&title, || {
-            machine::boot(&self.host, &archive, &scenario.hardware(), &folder, BOOT_LIMIT)
+            machine::boot(&self.host, &archive, &hardware, &folder, BOOT_LIMIT)
         })?;
-        let run = scenario.judge(&results);
+        let run = scenario.judge(architecture, &results);
         if run.checks.iter().any(|check| check.result.is_err()) {
             process::show_tail(&folder.join("console.log"));
         }

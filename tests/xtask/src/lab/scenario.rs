@@ -2,20 +2,27 @@
 
 use std::time::Duration;
 
+use clap::ValueEnum;
+
 use super::Run;
+use super::description::PageSize;
 use super::machine::{Hardware, NETWORK, NVME, Results, Step};
+use crate::architecture::Architecture;
 use crate::check::{self, Check, equal};
 use crate::report::{Function, Report};
 
 /// A case of the lab.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Scenario {
-    /// Interrupts are remapped, the policy is direct.
+    /// Functions are isolated: the table becomes direct.
     Direct,
-    /// The same host, the service switched off.
+    /// The same host, the service switched off: the guest works the standard way.
     Off,
-    /// Interrupts are not remapped and VFIO is told to do without.
+    /// Functions are not isolated and VFIO is told to do without: the table stays trapped.
     Unisolated,
+    /// Direct, on a host with 16K pages: NVMe's doorbells share a page with its table.
+    #[value(name = "direct-16k")]
+    Direct16k,
 }
 
 /// What the demo guest must read and verify.
@@ -24,9 +31,20 @@ const IO_BYTES: u64 = 64 << 20;
 /// The guest has an I/O queue for each.
 const GUEST_CPUS: u8 = 2;
 
+/// The software function, where there is one: the third in the guest.
+const SOFTWARE: &str = "0000:00:03.0";
+
+/// Events that it is asked for under load.
+const EVENTS: u64 = 2000;
+
 impl Scenario {
-    /// All of them.
-    pub(crate) const ALL: &[Self] = &[Self::Direct, Self::Off, Self::Unisolated];
+    /// Those that an architecture's host can show.
+    pub(crate) fn all(architecture: Architecture) -> Vec<Self> {
+        let kernels = architecture.description().kernels;
+        let possible =
+            |scenario: &Self| kernels.iter().any(|(pages, _)| *pages == scenario.hardware().pages);
+        Self::value_variants().iter().copied().filter(possible).collect()
+    }
 
     /// Its name on the command line and of its folder.
     pub(crate) fn name(self) -> &'static str {
@@ -34,27 +52,34 @@ impl Scenario {
             Self::Direct => "direct",
             Self::Off => "off",
             Self::Unisolated => "unisolated",
+            Self::Direct16k => "direct-16k",
         }
     }
 
     /// One line for people.
     pub(crate) fn about(self) -> &'static str {
         match self {
-            Self::Direct => "interrupt remapping on, the table becomes direct",
+            Self::Direct => "isolated functions, the table becomes direct",
             Self::Off => "the service is off, the guest works the standard way",
-            Self::Unisolated => "no interrupt remapping, the table stays trapped",
+            Self::Unisolated => "functions without isolation, the table stays trapped",
+            Self::Direct16k => "host pages of 16K, NVMe's doorbells share one with the table",
         }
     }
 
     /// The host that it needs.
     pub(crate) fn hardware(self) -> Hardware {
-        let isolated = self != Self::Unisolated;
-        Hardware { interrupt_remapping: isolated, allow_unsafe_interrupts: !isolated }
+        let pages = if self == Self::Direct16k { PageSize::K16 } else { PageSize::K4 };
+        Hardware { isolation: self != Self::Unisolated, pages }
     }
 
     /// What the host runs.
-    pub(crate) fn steps(self) -> Vec<Step> {
+    pub(crate) fn steps(self, architecture: Architecture) -> Vec<Step> {
         let policy = if self == Self::Off { "off" } else { "direct" };
+        let (software, events) = if self.has_software(architecture) {
+            (" --function software:vectors=64", format!(" events={EVENTS}"))
+        } else {
+            ("", String::new())
+        };
         vec![
             Step {
                 name: "probe",
@@ -65,15 +90,16 @@ impl Scenario {
                 name: "run",
                 limit: Duration::from_secs(300),
                 command: format!(
-                    "pvmsi run --function vfio:{NVME} --function vfio:{NETWORK} --cpus {GUEST_CPUS} \
-                     --pv-msi {policy} --report json --append 'pairs=200 writes=200 io_mib=64'"
+                    "pvmsi run --function vfio:{NVME} --function vfio:{NETWORK}{software} \
+                     --cpus {GUEST_CPUS} --pv-msi {policy} --report json \
+                     --append 'pairs=200 writes=200 io_mib=64{events}'"
                 ),
             },
         ]
     }
 
     /// Reads the results and checks them.
-    pub(crate) fn judge(self, results: &Results) -> Run {
+    pub(crate) fn judge(self, architecture: Architecture, results: &Results) -> Run {
         let mut checks = vec![Check::new("probe", self.check_probe(results))];
         let run = results.outcome("run").map_err(|error| format!("{error:#}"));
         checks.push(Check::new(
@@ -89,7 +115,7 @@ impl Scenario {
         });
         match report {
             Ok((text, report)) => {
-                checks.extend(self.check_report(&report));
+                checks.extend(self.check_report(architecture, &report));
                 Run { report: Some((text, report)), checks }
             }
             Err(error) => {
@@ -99,10 +125,34 @@ impl Scenario {
         }
     }
 
-    fn check_report(self, report: &Report) -> [Check; 2] {
+    /// Whether interrupts under load are accounted for.
+    fn has_software(self, architecture: Architecture) -> bool {
+        architecture.description().software_function && self.mode() == "direct"
+    }
+
+    /// The mode of the table that a guest must reach.
+    fn mode(self) -> &'static str {
+        match self {
+            Self::Direct | Self::Direct16k => "direct",
+            Self::Off => "legacy",
+            Self::Unisolated => "trapped",
+        }
+    }
+
+    fn check_report(self, architecture: Architecture, report: &Report) -> Vec<Check> {
+        let pages = equal("host.page_size", report.host.page_size, self.hardware().pages.bytes());
         let drive = report.function(NVME).and_then(|function| self.drive(function));
         let network = report.function(NETWORK).and_then(|function| self.table(function));
-        [Check::new("drive", drive), Check::new("network function", network)]
+        let mut checks = vec![
+            Check::new("page size", pages),
+            Check::new("drive", drive),
+            Check::new("network function", network),
+        ];
+        if self.has_software(architecture) {
+            let software = report.function(SOFTWARE).and_then(|function| self.software(function));
+            checks.push(Check::new("software function", software));
+        }
+        checks
     }
 
     /// The probe must say before any guest runs what the run then shows.
@@ -118,7 +168,7 @@ impl Scenario {
                 }
                 Ok(())
             }
-            Self::Direct | Self::Off => equal("exit status", probe.status, 0),
+            Self::Direct | Self::Off | Self::Direct16k => equal("exit status", probe.status, 0),
         }
     }
 
@@ -132,6 +182,28 @@ impl Scenario {
             equal(&format!("{mode}: io.bytes_wrong"), io.bytes_wrong, 0)?;
             check::at_least(&format!("{mode}: io.interrupts"), io.interrupts, 1)?;
             check::at_least(&format!("{mode}: io.queues"), io.queues, u64::from(GUEST_CPUS))?;
+            // A trapped table takes the rest of its pages with it.
+            let doorbells_trapped = self.hardware().pages == PageSize::K16 && mode != "direct";
+            if doorbells_trapped {
+                check::command_exits(phase)?;
+            } else {
+                check::commands_are_free(phase)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The software function: its table, and every interrupt of the load, in every phase.
+    fn software(self, function: &Function) -> Result<(), String> {
+        self.table(function)?;
+        for phase in &function.phases {
+            let mode = &phase.mode;
+            let interrupts = phase
+                .interrupts
+                .as_ref()
+                .ok_or_else(|| format!("no interrupts in phase {mode}"))?;
+            check::at_least(&format!("{mode}: interrupts.raised"), interrupts.raised, EVENTS)?;
+            equal(&format!("{mode}: interrupts.observed"), interrupts.observed, interrupts.raised)?;
         }
         Ok(())
     }
@@ -139,12 +211,11 @@ impl Scenario {
     /// The table's phases and what they cost.
     fn table(self, function: &Function) -> Result<(), String> {
         let modes: Vec<&str> = function.phases.iter().map(|phase| phase.mode.as_str()).collect();
-        let expected: &[&str] = match self {
-            Self::Direct => &["legacy", "direct"],
-            Self::Off => &["legacy"],
-            Self::Unisolated => &["legacy", "trapped"],
-        };
-        equal("modes of the phases", modes.as_slice(), expected)?;
+        let mut expected = vec!["legacy"];
+        if self.mode() != "legacy" {
+            expected.push(self.mode());
+        }
+        equal("modes of the phases", modes, expected)?;
         for phase in &function.phases {
             match phase.mode.as_str() {
                 "direct" => {
@@ -171,48 +242,81 @@ mod tests {
     use super::*;
     use crate::sample;
 
-    /// What a run shows whose last phase has this mode.
-    fn report(mode: &str) -> Value {
+    use Architecture::{Aarch64, X86_64};
+
+    /// What a run of a scenario shows when the last phase has this mode.
+    fn report(architecture: Architecture, scenario: Scenario, mode: &str) -> Value {
         let modes = if mode == "legacy" { vec![mode] } else { vec!["legacy", mode] };
-        let network: Vec<Value> = modes.iter().map(|mode| sample::phase(mode, 10)).collect();
-        let drive = modes.iter().map(|mode| sample::with_io(sample::phase(mode, 65))).collect();
-        sample::report(json!([
-            sample::function(NVME, "vfio", 65, drive),
-            sample::function(NETWORK, "vfio", 10, network.into()),
-        ]))
+        let plain = |vectors| -> Value {
+            modes.iter().map(|mode| sample::phase(mode, vectors)).collect::<Vec<_>>().into()
+        };
+        let shared = scenario == Scenario::Direct16k;
+        let drive = modes
+            .iter()
+            .map(|&mode| sample::with_io(sample::phase(mode, 65), shared && mode != "direct"))
+            .collect::<Vec<_>>();
+        let mut functions = vec![
+            sample::function(NVME, "vfio", 65, drive.into()),
+            sample::function(NETWORK, "vfio", 10, plain(10)),
+        ];
+        if scenario.has_software(architecture) {
+            functions.push(sample::function(SOFTWARE, "software", 64, plain(64)));
+        }
+        let mut report = sample::report(functions.into());
+        *report.pointer_mut("/host/page_size").unwrap() = scenario.hardware().pages.bytes().into();
+        report
     }
 
-    fn failures(scenario: Scenario, report: &Value) -> Vec<String> {
+    fn failures(architecture: Architecture, scenario: Scenario, report: &Value) -> Vec<String> {
         let report = Report::read(&report.to_string()).unwrap();
-        scenario.check_report(&report).into_iter().filter_map(|check| check.result.err()).collect()
+        let checks = scenario.check_report(architecture, &report);
+        checks.into_iter().filter_map(|check| check.result.err()).collect()
+    }
+
+    /// A wrong figure in a good report of a scenario must fail one check.
+    fn each_must_fail(architecture: Architecture, scenario: Scenario, wrong: &[(&str, Value)]) {
+        let good = report(architecture, scenario, scenario.mode());
+        for (pointer, value) in wrong {
+            let mut report = good.clone();
+            *report.pointer_mut(pointer).unwrap() = value.clone();
+            let failures = failures(architecture, scenario, &report);
+            assert_eq!(failures.len(), 1, "{pointer}: {failures:?}");
+        }
     }
 
     #[test]
     fn each_scenario_accepts_its_report_and_no_other() {
-        let wanted = [
-            (Scenario::Direct, "direct"),
-            (Scenario::Off, "legacy"),
-            (Scenario::Unisolated, "trapped"),
-        ];
-        for (scenario, mode) in wanted {
-            for (_, shown) in wanted {
-                let failures = failures(scenario, &report(shown));
-                assert_eq!(
-                    failures.is_empty(),
-                    mode == shown,
-                    "{scenario:?} {shown}: {failures:?}"
-                );
+        for architecture in Architecture::ALL {
+            for scenario in Scenario::all(architecture) {
+                for mode in ["legacy", "trapped", "direct"] {
+                    let report = report(architecture, scenario, mode);
+                    let failures = failures(architecture, scenario, &report);
+                    assert_eq!(
+                        failures.is_empty(),
+                        mode == scenario.mode(),
+                        "{scenario:?} {mode}: {failures:?}"
+                    );
+                }
             }
         }
     }
 
     #[test]
+    fn hosts_with_larger_pages_are_arm64() {
+        assert!(!Scenario::all(X86_64).contains(&Scenario::Direct16k));
+        assert_eq!(Scenario::all(Aarch64).len(), 4);
+    }
+
+    #[test]
     fn a_wrong_figure_fails() {
-        for (pointer, value) in [
+        let wrong = [
+            ("/host/page_size", json!(16384)),
             ("/functions/0/phases/1/io/bytes_verified", json!(1)),
             ("/functions/0/phases/1/io/interrupts", json!(0)),
             ("/functions/0/phases/0/io/bytes_wrong", json!(1)),
             ("/functions/0/phases/1/io/queues", json!(1)),
+            ("/functions/0/phases/1/io/commands", json!(0)),
+            ("/functions/0/phases/1/io/mmio_exits", json!(1)),
             ("/functions/0/phases/1/table_exits_after_switch", json!(1)),
             ("/functions/0/phases/1/table_exits_after_switch", Value::Null),
             ("/functions/0/phases/1/configure/doorbell_exits", json!(2)),
@@ -222,17 +326,46 @@ mod tests {
             ("/functions/1/phases/0/mask_unmask/exits", json!(399)),
             ("/functions/1/phases/1/interrupts/lost", json!(1)),
             ("/functions/1/id", json!("0000:09:00.0")),
-        ] {
-            let mut report = report("direct");
-            *report.pointer_mut(pointer).unwrap() = value;
-            assert_eq!(failures(Scenario::Direct, &report).len(), 1, "{pointer}");
-        }
+        ];
+        each_must_fail(X86_64, Scenario::Direct, &wrong);
+        each_must_fail(Aarch64, Scenario::Direct, &wrong);
+    }
+
+    #[test]
+    fn a_lost_interrupt_of_the_software_function_fails() {
+        each_must_fail(
+            Aarch64,
+            Scenario::Direct,
+            &[
+                ("/functions/2/phases/0/interrupts/raised", json!(EVENTS - 1)),
+                ("/functions/2/phases/1/interrupts/observed", json!(EVENTS)),
+                ("/functions/2/phases/1/interrupts/spurious", json!(1)),
+                ("/functions/2/phases/1/interrupts/while_masked", json!(1)),
+                ("/functions/2/phases/1/interrupts", Value::Null),
+                ("/functions/2/phases/1/neighbour/exits", json!(1)),
+            ],
+        );
+    }
+
+    #[test]
+    fn commands_cost_exits_on_larger_pages_until_the_table_is_direct() {
+        each_must_fail(
+            Aarch64,
+            Scenario::Direct16k,
+            &[
+                ("/host/page_size", json!(4096)),
+                ("/functions/0/phases/0/io/mmio_exits", json!(1023)),
+                ("/functions/0/phases/1/io/mmio_exits", json!(1)),
+            ],
+        );
     }
 
     #[test]
     fn another_reason_than_isolation_fails() {
-        let mut report = report("trapped");
-        *report.pointer_mut("/functions/0/phases/1/reasons").unwrap() = json!(["policy"]);
-        assert_eq!(failures(Scenario::Unisolated, &report).len(), 1);
+        each_must_fail(
+            X86_64,
+            Scenario::Unisolated,
+            &[("/functions/0/phases/1/reasons", json!(["policy"]))],
+        );
     }
 }
