@@ -12,16 +12,11 @@ use crate::process;
 use crate::target::Target;
 use crate::workspace::{Profile, Workspace};
 
-/// The guests of an architecture; each is a package and a program of that name in `tests/guests`.
-pub(crate) fn names(architecture: Architecture) -> &'static [&'static str] {
-    match architecture {
-        Architecture::X86_64 => &["pvmsi-demo-guest", "pvmsi-plain-guest", "pvmsi-puppet"],
-        Architecture::Aarch64 => &["pvmsi-demo-guest", "pvmsi-plain-guest"],
-    }
-}
+/// The guests; each is a package and a program of that name in `tests/guests`.
+pub(crate) const GUESTS: &[&str] = &["pvmsi-demo-guest", "pvmsi-plain-guest", "pvmsi-puppet"];
 
-/// Cargo in the workspace of the guests, for one of its commands on an architecture's packages.
-/// Build and checks share their folder.
+/// Cargo in the workspace of the guests, for one of its commands on an architecture. Build and
+/// checks share their folder.
 ///
 /// # Errors
 /// When the target cannot be had.
@@ -33,10 +28,7 @@ pub(crate) fn cargo(
     let folder = workspace.root.join("tests/guests");
     let mut cargo = Target::bare_metal(workspace, architecture)?.cargo_in(&folder);
     cargo.args([command, "--quiet", "--release", "--target-dir"]);
-    cargo.arg(output(workspace)).args(["--package", "pvmsi-guest-runtime"]);
-    for guest in names(architecture) {
-        cargo.args(["--package", guest]);
-    }
+    cargo.arg(output(workspace));
     Ok(cargo)
 }
 
@@ -50,7 +42,7 @@ pub(crate) fn build(workspace: &Workspace, architecture: Architecture) -> Result
     process::step(&format!("building the guests for {}", architecture.name()), || {
         process::run("cargo build of the guests", &mut command, Duration::from_secs(600))
     })?;
-    for guest in names(architecture) {
+    for guest in GUESTS {
         let elf = output(workspace).join(architecture.bare_metal()).join("release").join(guest);
         if !elf.is_file() {
             bail!("tests/guests built no {guest}; expected it at {}", elf.display());

@@ -22,10 +22,6 @@ const LIMIT: Duration = Duration::from_secs(1200);
 /// The tests that need /dev/kvm; a package of their own, so that all others run everywhere.
 const KVM_TESTS: &str = "pvmsi-kvm-tests";
 
-/// What runs on hosts, or in their guests' kernels: checked for every architecture.
-const PRODUCT: &[&str] =
-    &["pvmsi-protocol", "pvmsi-guest", "pvmsi-guest-report", "pvmsi-hypervisor", "pvmsi"];
-
 /// Says that a machine of continuous integration has no KVM, and may not have it.
 const WITHOUT_KVM: &str = "PVMSI_CI_WITHOUT_KVM";
 
@@ -111,12 +107,11 @@ fn clippy(workspace: &Workspace) -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// What this machine does not run, as far as it is not only for this machine.
+/// The same for what this machine does not run itself.
 fn clippy_for(workspace: &Workspace, architecture: Architecture) -> Result<Verdict> {
     let mut command = Target::linux(workspace, architecture)?.cargo_in(&workspace.root);
     command.args(["clippy", "--quiet", "--locked", "--release", "--all-targets"]);
-    command.args(packages(PRODUCT));
-    command.args(["--", "-D", "warnings"]);
+    command.args(["--workspace", "--exclude", "xtask", "--", "-D", "warnings"]);
     process::run("cargo clippy", &mut command, LIMIT)?;
     Ok(Verdict::Passed)
 }
@@ -191,10 +186,6 @@ fn bare_metal(workspace: &Workspace, architecture: Architecture) -> Result<Verdi
     Ok(Verdict::Passed)
 }
 
-fn packages<'a>(names: &'a [&str]) -> impl Iterator<Item = &'a str> {
-    names.iter().flat_map(|name| ["--package", name])
-}
-
 fn cargo_test(mut command: Command, selection: &[&str]) -> Result<Verdict> {
     command.args(["test", "--quiet", "--locked", "--no-fail-fast"]).args(selection);
     let (status, output) = process::capture("cargo test", &mut command, LIMIT, true)?;
@@ -214,8 +205,10 @@ fn emulated_tests(workspace: &Workspace, architecture: Architecture, summary: &m
         let mut command = Target::linux(workspace, architecture)?.cargo_in(&workspace.root);
         command.env(WITHOUT_KVM, "1");
         // The lab needs what is built here, and optimised code is emulated in a tenth of the time.
-        let selection: Vec<&str> = ["--release"].into_iter().chain(packages(PRODUCT)).collect();
-        cargo_test(command, &selection)
+        cargo_test(
+            command,
+            &["--release", "--workspace", "--exclude", "xtask", "--exclude", KVM_TESTS],
+        )
     });
     summary.step(&format!("tests on KVM for {name}"), || {
         Ok(Verdict::Skipped(format!(

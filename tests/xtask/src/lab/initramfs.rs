@@ -11,7 +11,7 @@ use super::description::PageSize;
 use super::host::Host;
 use super::machine::Step;
 use crate::architecture::Architecture;
-use crate::guests;
+use crate::guests::GUESTS;
 
 /// Brings the host up and runs the steps.
 const INIT: &str = include_str!("../../../lab/init");
@@ -51,7 +51,7 @@ pub(crate) fn pack(
         }
         copy(&library, &inside)?;
     }
-    for guest in guests::names(host.architecture()) {
+    for guest in GUESTS {
         let elf = pvmsi.with_file_name(guest);
         if elf.is_file() {
             copy(&elf, &folder.join("bin").join(guest))?;
