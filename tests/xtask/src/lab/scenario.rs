@@ -35,7 +35,7 @@ const GUEST_CPUS: u8 = 2;
 const SOFTWARE: &str = "0000:00:03.0";
 
 /// Events that it is asked for under load.
-const EVENTS: u64 = 2000;
+const EVENTS: u64 = 20_000;
 
 impl Scenario {
     /// Those that an architecture's host can show.
