@@ -1,6 +1,8 @@
 //! Targets other than this machine's own, ready for cargo: guests, and programs of another architecture.
 
-use std::path::{Path, PathBuf};
+use std::fs::{self, DirEntry};
+use std::io;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -124,7 +126,8 @@ fn libraries(
 
 fn from_rustup(workspace: &Workspace, triple: &str) -> Result<()> {
     let libraries = rustc(workspace, &["--print", "target-libdir", "--target", triple])?;
-    if PathBuf::from(libraries.trim()).is_dir() {
+    // An installation that has failed may leave the folder without them.
+    if fs::read_dir(libraries.trim()).is_ok_and(|mut entries| entries.any(is_core)) {
         return Ok(());
     }
     if !process::available("rustup") {
@@ -135,6 +138,10 @@ fn from_rustup(workspace: &Workspace, triple: &str) -> Result<()> {
         command.args(["--quiet", "target", "add", triple]).current_dir(&workspace.root);
         process::run("rustup target add", &mut command, Duration::from_secs(180))
     })
+}
+
+fn is_core(entry: io::Result<DirEntry>) -> bool {
+    entry.is_ok_and(|entry| entry.file_name().to_string_lossy().starts_with("libcore-"))
 }
 
 /// The compiler's version, as in "1.95.0".
