@@ -38,6 +38,18 @@ pub struct Grant {
     pub generation: Generation,
 }
 
+/// How a kernel waits. Any `FnMut(u32)` is one.
+pub trait Delay {
+    /// Waits for about so many microseconds. It may spin, and must where interrupts are off.
+    fn delay_us(&mut self, microseconds: u32);
+}
+
+impl<F: FnMut(u32)> Delay for F {
+    fn delay_us(&mut self, microseconds: u32) {
+        self(microseconds);
+    }
+}
+
 /// Makes calls, one after the other, through one buffer.
 ///
 /// Every call is one ring of the doorbell (`configure` and `query_vectors` may need more) and
@@ -45,10 +57,10 @@ pub struct Grant {
 /// that is none: [`CallError::Hardware`]. No call panics, whatever the host writes.
 ///
 /// A client may be used with interrupts off and from any processor, by one caller at a time.
-pub struct Client<'b, D> {
+pub struct Client<'b, D, W = fn(u32)> {
     buffer: CallBuffer<'b>,
     doorbell: D,
-    delay_us: fn(u32),
+    delay: W,
     /// What the host takes; the standard's maxima until `negotiate`.
     buffer_limit: usize,
 }
@@ -59,10 +71,19 @@ impl<'b, D: Doorbell> Client<'b, D> {
     /// `delay_us` waits for about so many microseconds. Only [`configure`](Self::configure) uses
     /// it, when the host is busy; it may spin, and must where interrupts are off.
     pub const fn new(buffer: CallBuffer<'b>, doorbell: D, delay_us: fn(u32)) -> Self {
-        let buffer_limit = buffer.length();
-        Self { buffer, doorbell, delay_us, buffer_limit }
+        Self::with_delay(buffer, doorbell, delay_us)
     }
+}
 
+impl<'b, D, W> Client<'b, D, W> {
+    /// As [`new`](Client::new), for a wait that is more than a function.
+    pub const fn with_delay(buffer: CallBuffer<'b>, doorbell: D, delay: W) -> Self {
+        let buffer_limit = buffer.length();
+        Self { buffer, doorbell, delay, buffer_limit }
+    }
+}
+
+impl<D: Doorbell, W: Delay> Client<'_, D, W> {
     /// Agrees on version, features and limits. Do this once, before any other call.
     ///
     /// # Errors
@@ -179,7 +200,7 @@ impl<'b, D: Doorbell> Client<'b, D> {
                             break busy;
                         }
                         repeats = repeats.saturating_sub(1);
-                        (self.delay_us)(wait_us);
+                        self.delay.delay_us(wait_us);
                         sequence = busy.sequence;
                         continue;
                     }
@@ -275,7 +296,7 @@ impl<'b, D: Doorbell> Client<'b, D> {
     }
 }
 
-impl<D: fmt::Debug> fmt::Debug for Client<'_, D> {
+impl<D: fmt::Debug, W> fmt::Debug for Client<'_, D, W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client")
             .field("buffer", &self.buffer)

@@ -97,13 +97,14 @@ pub use arch::{Conduit, SmcccDoorbell};
 pub use arch::{NativeDoorbell, discover};
 pub use buffer::CallBuffer;
 pub use capability::{MsiXCapability, PciFunction, TableLocation};
-pub use client::{Client, Grant};
+pub use client::{Client, Delay, Grant};
 pub use doorbell::{AnyDoorbell, Doorbell, MmioDoorbell, Offer};
 pub use error::MsiXError;
 pub use msix::{MsiX, World};
 
 pub use pvmsi_protocol::{
-    BufferPage, Busy, CallError, FunctionId, Generation, GuestMessage, Kind, NegotiateAnswer,
-    QueryFunctionAnswer, Reasons, ReleaseAnswer, RestoreAnswer, ServiceBlock, TableMessage,
-    TableMode, UpdateAnswer, VectorAnswer, VectorIndex, VectorSetup, VectorState, VectorUpdate,
+    BufferPage, Busy, CallError, Delivery, Features, FunctionId, Generation, GuestMessage, Kind,
+    Limits, NegotiateAnswer, Parameter, ParameterError, QueryFunctionAnswer, Reasons,
+    ReleaseAnswer, RestoreAnswer, ServiceBlock, TableMessage, TableMode, UpdateAnswer,
+    VectorAnswer, VectorIndex, VectorSetup, VectorState, VectorUpdate, Version,
 };

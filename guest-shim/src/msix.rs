@@ -35,7 +35,7 @@ use crate::capability::{
 };
 use crate::table::{MASK, VectorTable};
 use crate::vector_bits::VectorBits;
-use crate::{Client, Doorbell, Grant, MsiXError};
+use crate::{Client, Delay, Doorbell, Grant, MsiXError};
 
 /// How the interrupts of a function are set up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,9 +121,9 @@ impl<F: PciFunction> MsiX<F> {
     /// [`MsiXError::Call`] when the call fails otherwise (busy beyond the client's bounds,
     /// hardware error, call buffer too short): MSI-X is off again. `enable` without a client then uses
     /// the standard table. [`MsiXError::Enabled`], [`MsiXError::Count`].
-    pub fn enable<D: Doorbell>(
+    pub fn enable<D: Doorbell, W: Delay>(
         &self,
-        client: Option<&mut Client<'_, D>>,
+        client: Option<&mut Client<'_, D, W>>,
         count: u16,
     ) -> Result<u16, MsiXError> {
         self.start(client, count, core::iter::empty(), |_| None)
@@ -134,9 +134,9 @@ impl<F: PciFunction> MsiX<F> {
     ///
     /// # Errors
     /// As [`enable`](Self::enable).
-    pub fn enable_with<D: Doorbell>(
+    pub fn enable_with<D: Doorbell, W: Delay>(
         &self,
-        client: Option<&mut Client<'_, D>>,
+        client: Option<&mut Client<'_, D, W>>,
         count: u16,
         messages: impl Fn(VectorIndex) -> Option<GuestMessage>,
     ) -> Result<u16, MsiXError> {
@@ -156,9 +156,9 @@ impl<F: PciFunction> MsiX<F> {
     /// # Errors
     /// [`MsiXError::Vector`], [`MsiXError::ClientMissing`], or [`MsiXError::Call`] with what the
     /// host answers: the old message stays.
-    pub fn set<D: Doorbell>(
+    pub fn set<D: Doorbell, W: Delay>(
         &self,
-        client: Option<&mut Client<'_, D>>,
+        client: Option<&mut Client<'_, D, W>>,
         vector: VectorIndex,
         message: GuestMessage,
     ) -> Result<(), MsiXError> {
@@ -171,9 +171,9 @@ impl<F: PciFunction> MsiX<F> {
     /// # Errors
     /// As [`set`](Self::set). Paravirtual: no vector has changed. Legacy: the vectors before the
     /// wrong one have.
-    pub fn set_many<D: Doorbell>(
+    pub fn set_many<D: Doorbell, W: Delay>(
         &self,
-        client: Option<&mut Client<'_, D>>,
+        client: Option<&mut Client<'_, D, W>>,
         vectors: impl ExactSizeIterator<Item = VectorUpdate>,
     ) -> Result<(), MsiXError> {
         if self.world() == World::Paravirtual {
@@ -250,9 +250,9 @@ impl<F: PciFunction> MsiX<F> {
     /// # Errors
     /// [`MsiXError::ClientMissing`] (nothing was done), or [`MsiXError::Call`] with what the host answers: Function
     /// Mask is set then, so no interrupt is delivered. Repeat, or [`disable`](Self::disable).
-    pub fn after_reset<D: Doorbell>(
+    pub fn after_reset<D: Doorbell, W: Delay>(
         &self,
-        client: Option<&mut Client<'_, D>>,
+        client: Option<&mut Client<'_, D, W>>,
         messages: impl FnMut(VectorIndex) -> Option<GuestMessage>,
     ) -> Result<(), MsiXError> {
         match self.world() {
@@ -286,9 +286,9 @@ impl<F: PciFunction> MsiX<F> {
     ///
     /// # Errors
     /// [`MsiXError::ClientMissing`], or [`MsiXError::Call`] with what the host answers.
-    pub fn refresh<D: Doorbell>(
+    pub fn refresh<D: Doorbell, W: Delay>(
         &self,
-        client: Option<&mut Client<'_, D>>,
+        client: Option<&mut Client<'_, D, W>>,
     ) -> Result<(), MsiXError> {
         if self.world() == World::Paravirtual {
             let client = client.ok_or(MsiXError::ClientMissing)?;
@@ -348,9 +348,9 @@ impl<F: PciFunction> MsiX<F> {
         &self.function
     }
 
-    fn start<D: Doorbell>(
+    fn start<D: Doorbell, W: Delay>(
         &self,
-        client: Option<&mut Client<'_, D>>,
+        client: Option<&mut Client<'_, D, W>>,
         count: u16,
         setups: impl ExactSizeIterator<Item = VectorSetup> + Clone,
         messages: impl Fn(VectorIndex) -> Option<GuestMessage>,
@@ -394,9 +394,9 @@ impl<F: PciFunction> MsiX<F> {
         Ok(granted)
     }
 
-    fn configure<D: Doorbell>(
+    fn configure<D: Doorbell, W: Delay>(
         &self,
-        client: &mut Client<'_, D>,
+        client: &mut Client<'_, D, W>,
         count: u16,
         setups: impl ExactSizeIterator<Item = VectorSetup> + Clone,
     ) -> Result<Grant, CallError> {
