@@ -48,6 +48,13 @@ pub fn discover(conduit: Conduit) -> Option<Offer> {
     Some(Offer { block, transport: conduit })
 }
 
+impl Offer {
+    /// The conduit by which the offer was found.
+    pub const fn conduit(&self) -> Conduit {
+        self.transport
+    }
+}
+
 /// The conduit by which the offer was found: it rings, too.
 ///
 /// # Safety
