@@ -15,31 +15,38 @@ use crate::doorbell::{Bell, pvmsi_doorbell};
 use crate::pointer::{array, optional_output, output, output_array, shared};
 use crate::status::{pvmsi_detail, pvmsi_status};
 
-/// Makes calls, one after the other, through one call buffer. Storage is the kernel's, the content is not: pvmsi_client_init fills it.
+/// Makes calls, one after the other, through one call buffer. Storage is the kernel's, the
+/// content is not: pvmsi_client_init fills it.
 ///
-/// A client may be used with interrupts off and from any processor, by one caller at a time (PVMSI_STATUS_CLIENT_IN_USE tells). It may be moved in memory while it is not in use.
+/// A client may be used with interrupts off and from any processor, by one caller at a time
+/// (PVMSI_STATUS_CLIENT_IN_USE tells). It may be moved in memory while it is not in use.
 #[repr(C)]
 pub struct pvmsi_client {
     opaque: [u64; 16],
 }
 
-/// Memory for calls. 4096 bytes serve every call except pvmsi_msix_enable and pvmsi_update of some hundred vectors, see pvmsi_call_buffer_bytes.
+/// Memory for calls. 4096 bytes serve every call except pvmsi_msix_enable and pvmsi_update of
+/// some hundred vectors, see pvmsi_call_buffer_bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct pvmsi_call_buffer {
-    /// Where the kernel sees it: ordinary, cached RAM that nobody else uses as long as the client exists.
+    /// Where the kernel sees it: ordinary, cached RAM that nobody else uses as long as the client
+    /// exists.
     pub start: *mut c_void,
-    /// Where it begins in the guest's physical address space, in which it is contiguous; a multiple of 4096, below 16 TiB.
+    /// Where it begins in the guest's physical address space, in which it is contiguous; a
+    /// multiple of 4096, below 16 TiB.
     pub physical: u64,
     /// Its length in bytes, 4096 to 65,536.
     pub length: u32,
 }
 
-/// How the kernel waits. Only pvmsi_msix_enable and pvmsi_msix_enable_with use it, when the host is busy; 5 seconds in total at most.
+/// How the kernel waits. Only pvmsi_msix_enable and pvmsi_msix_enable_with use it, when the host
+/// is busy; 5 seconds in total at most.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct pvmsi_delay {
-    /// Waits for about so many microseconds. It may spin, and must where interrupts are off. It must not use the client.
+    /// Waits for about so many microseconds. It may spin, and must where interrupts are off. It
+    /// must not use the client.
     pub wait_us: Option<unsafe extern "C" fn(context: *mut c_void, microseconds: u32)>,
     /// What `wait_us` shall be given.
     pub context: *mut c_void,
@@ -57,7 +64,8 @@ pub struct pvmsi_vector_update {
     pub vector: u16,
 }
 
-/// Bytes of call buffer that `vectors` vectors need at most, in pvmsi_msix_enable, pvmsi_msix_set_many and pvmsi_update. 2048 vectors need less than 40 KiB.
+/// Bytes of call buffer that `vectors` vectors need at most, in pvmsi_msix_enable,
+/// pvmsi_msix_set_many and pvmsi_update. 2048 vectors need less than 40 KiB.
 #[unsafe(no_mangle)]
 pub extern "C" fn pvmsi_call_buffer_bytes(vectors: u16) -> u32 {
     u32::try_from(CallBuffer::bytes_for(vectors)).unwrap_or(u32::MAX)
@@ -65,7 +73,8 @@ pub extern "C" fn pvmsi_call_buffer_bytes(vectors: u16) -> u32 {
 
 /// The number of a PCI function, as calls take it.
 ///
-/// Returns PVMSI_STATUS_ADDRESS when `device` is over 31 or `function` over 7, PVMSI_STATUS_POINTER.
+/// Returns PVMSI_STATUS_ADDRESS when `device` is over 31 or `function` over 7,
+/// PVMSI_STATUS_POINTER.
 ///
 /// # Safety
 /// `id`: where the number shall be written; not NULL, else PVMSI_STATUS_POINTER.
@@ -85,7 +94,8 @@ pub unsafe extern "C" fn pvmsi_function_id(
     }))
 }
 
-/// Makes a client. pvmsi_negotiate comes next. What stood in the storage before is forgotten, so no call may be running with it.
+/// Makes a client. pvmsi_negotiate comes next. What stood in the storage before is forgotten, so
+/// no call may be running with it.
 ///
 /// Returns PVMSI_STATUS_CALL_BUFFER, PVMSI_STATUS_DOORBELL, PVMSI_STATUS_POINTER.
 ///
@@ -93,7 +103,8 @@ pub unsafe extern "C" fn pvmsi_function_id(
 /// Each is not NULL, else PVMSI_STATUS_POINTER, and only `client` is used after the call:
 /// - `client`: the storage.
 /// - `doorbell`: what its kind says it is; a doorbell of this host, or one that disturbs nothing.
-/// - `buffer`: memory as described there, and `start` in it. A wrong physical address makes the host overwrite other memory of the guest.
+/// - `buffer`: memory as described there, and `start` in it. A wrong physical address makes the
+///   host overwrite other memory of the guest.
 /// - `delay`: how to wait, and `wait_us` in it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pvmsi_client_init(
@@ -153,7 +164,9 @@ pub unsafe extern "C" fn pvmsi_client_detail(
 
 /// Agrees on version, features and limits. Do this once, before any other call.
 ///
-/// Returns PVMSI_STATUS_NOT_SUPPORTED when nobody answers or the host speaks another major version: use the standard vector table then. PVMSI_STATUS_HARDWARE, PVMSI_STATUS_NOT_INITIALISED, PVMSI_STATUS_CLIENT_IN_USE, PVMSI_STATUS_POINTER.
+/// Returns PVMSI_STATUS_NOT_SUPPORTED when nobody answers or the host speaks another major
+/// version: use the standard vector table then. PVMSI_STATUS_HARDWARE,
+/// PVMSI_STATUS_NOT_INITIALISED, PVMSI_STATUS_CLIENT_IN_USE, PVMSI_STATUS_POINTER.
 ///
 /// # Safety
 /// - `client`: initialised; not NULL, else PVMSI_STATUS_POINTER.
@@ -169,7 +182,8 @@ pub unsafe extern "C" fn pvmsi_negotiate(
 
 /// What the service can do for a function, and how it stands.
 ///
-/// Returns what the host answers, PVMSI_STATUS_NOT_INITIALISED, PVMSI_STATUS_CLIENT_IN_USE, PVMSI_STATUS_POINTER.
+/// Returns what the host answers, PVMSI_STATUS_NOT_INITIALISED, PVMSI_STATUS_CLIENT_IN_USE,
+/// PVMSI_STATUS_POINTER.
 ///
 /// # Safety
 /// - `client`: initialised; not NULL, else PVMSI_STATUS_POINTER.
@@ -188,9 +202,11 @@ pub unsafe extern "C" fn pvmsi_query_function(
 
 /// Looks at `count` vectors from `first` on.
 ///
-/// Asks as often as the buffer makes necessary, so the vectors may come from different states when the host changes something meanwhile. On an error some of `states` may have been written.
+/// Asks as often as the buffer makes necessary, so the vectors may come from different states
+/// when the host changes something meanwhile. On an error some of `states` may have been written.
 ///
-/// Returns what the host answers, PVMSI_STATUS_PARAMETER when the range is empty or not inside the table, PVMSI_STATUS_NOT_INITIALISED, PVMSI_STATUS_CLIENT_IN_USE, PVMSI_STATUS_POINTER.
+/// Returns what the host answers, PVMSI_STATUS_PARAMETER when the range is empty or not inside
+/// the table, PVMSI_STATUS_NOT_INITIALISED, PVMSI_STATUS_CLIENT_IN_USE, PVMSI_STATUS_POINTER.
 ///
 /// # Safety
 /// - `client`: initialised; not NULL, else PVMSI_STATUS_POINTER.
@@ -224,9 +240,11 @@ pub unsafe extern "C" fn pvmsi_query_vectors(
     unsafe { call_for(client, generation, query) }
 }
 
-/// Gives assigned vectors new messages, in one go: an affinity change below pvmsi_msix_set. Never busy.
+/// Gives assigned vectors new messages, in one go: an affinity change below pvmsi_msix_set. Never
+/// busy.
 ///
-/// Returns what the host answers, PVMSI_STATUS_PARAMETER also when the call buffer is too short, PVMSI_STATUS_NOT_INITIALISED, PVMSI_STATUS_CLIENT_IN_USE, PVMSI_STATUS_POINTER.
+/// Returns what the host answers, PVMSI_STATUS_PARAMETER also when the call buffer is too short,
+/// PVMSI_STATUS_NOT_INITIALISED, PVMSI_STATUS_CLIENT_IN_USE, PVMSI_STATUS_POINTER.
 ///
 /// # Safety
 /// - `client`: initialised; not NULL, else PVMSI_STATUS_POINTER.
@@ -253,11 +271,14 @@ pub unsafe extern "C" fn pvmsi_update(
     unsafe { call_for(client, generation, update) }
 }
 
-/// Puts a function back to its default: no vectors assigned, table trapped. Never busy; succeeds for every function of this machine.
+/// Puts a function back to its default: no vectors assigned, table trapped. Never busy; succeeds
+/// for every function of this machine.
 ///
-/// pvmsi_msix_disable does it without a call; this is for functions that another kernel has left behind.
+/// pvmsi_msix_disable does it without a call; this is for functions that another kernel has left
+/// behind.
 ///
-/// Returns what the host answers, PVMSI_STATUS_NOT_INITIALISED, PVMSI_STATUS_CLIENT_IN_USE, PVMSI_STATUS_POINTER.
+/// Returns what the host answers, PVMSI_STATUS_NOT_INITIALISED, PVMSI_STATUS_CLIENT_IN_USE,
+/// PVMSI_STATUS_POINTER.
 ///
 /// # Safety
 /// - `client`: initialised; not NULL, else PVMSI_STATUS_POINTER.
@@ -275,9 +296,11 @@ pub unsafe extern "C" fn pvmsi_release(
     unsafe { call_for(client, generation, release) }
 }
 
-/// Puts the table messages of all assigned vectors back, after a reset that the host could not see. Mask bits stay as the function has them. pvmsi_msix_after_reset does more.
+/// Puts the table messages of all assigned vectors back, after a reset that the host could not
+/// see. Mask bits stay as the function has them. pvmsi_msix_after_reset does more.
 ///
-/// Returns what the host answers, PVMSI_STATUS_NOT_INITIALISED, PVMSI_STATUS_CLIENT_IN_USE, PVMSI_STATUS_POINTER.
+/// Returns what the host answers, PVMSI_STATUS_NOT_INITIALISED, PVMSI_STATUS_CLIENT_IN_USE,
+/// PVMSI_STATUS_POINTER.
 ///
 /// # Safety
 /// - `client`: initialised; not NULL, else PVMSI_STATUS_POINTER.

@@ -12,11 +12,14 @@ use crate::status::pvmsi_status;
 pub const PVMSI_DOORBELL_NONE: u32 = 0;
 /// A 32-bit write to an I/O port (x86_64). `number` is the port.
 pub const PVMSI_DOORBELL_PORT: u32 = 1;
-/// An SMCCC call (arm64). `number` is the conduit, PVMSI_CONDUIT_HVC or PVMSI_CONDUIT_SMC; the code runs at EL1.
+/// An SMCCC call (arm64). `number` is the conduit, PVMSI_CONDUIT_HVC or PVMSI_CONDUIT_SMC; the
+/// code runs at EL1.
 pub const PVMSI_DOORBELL_SMCCC: u32 = 2;
-/// A 32-bit store to a device register, which the kernel has mapped uncached, on every processor, for good. `pointer` is where; aligned to 4 bytes.
+/// A 32-bit store to a device register, which the kernel has mapped uncached, on every processor,
+/// for good. `pointer` is where; aligned to 4 bytes.
 pub const PVMSI_DOORBELL_MMIO: u32 = 3;
-/// A function of the kernel: `ring`, which gets `pointer`. For kernels that have their own way into the host, and for tests.
+/// A function of the kernel: `ring`, which gets `pointer`. For kernels that have their own way
+/// into the host, and for tests.
 pub const PVMSI_DOORBELL_CALLBACK: u32 = 4;
 
 /// The instruction `HVC #0`.
@@ -34,7 +37,9 @@ pub struct pvmsi_doorbell {
     pub number: u32,
     /// The mapped register, or what `ring` shall be given; not used by the other kinds.
     pub pointer: *mut c_void,
-    /// Hands the buffer with this page number over: when it returns, the host has answered, or there is none. Only for PVMSI_DOORBELL_CALLBACK. The client puts memory barriers around it.
+    /// Hands the buffer with this page number over: when it returns, the host has answered, or
+    /// there is none. Only for PVMSI_DOORBELL_CALLBACK. The client puts memory barriers around
+    /// it.
     pub ring: Option<unsafe extern "C" fn(pointer: *mut c_void, page: u32)>,
 }
 

@@ -20,7 +20,10 @@ pub struct pvmsi_function {
     /// Writes 16 bits of config space at a byte offset that is a multiple of 2.
     pub write_config_u16:
         Option<unsafe extern "C" fn(context: *mut c_void, offset: u16, value: u16)>,
-    /// Makes the handler of `vector` run once, as if the function had sent the vector's message: an event was pending when the table was switched. Called at most once for such an event, from pvmsi_msix_unmask, after the vector is unmasked, in the context of that call. Sending the vector's interrupt to the own processor is the usual way.
+    /// Makes the handler of `vector` run once, as if the function had sent the vector's message:
+    /// an event was pending when the table was switched. Called at most once for such an event,
+    /// from pvmsi_msix_unmask, after the vector is unmasked, in the context of that call. Sending
+    /// the vector's interrupt to the own processor is the usual way.
     pub deliver: Option<unsafe extern "C" fn(context: *mut c_void, vector: u16)>,
     /// Segment, bus, device and function number, from pvmsi_function_id.
     pub id: u32,

@@ -1,17 +1,19 @@
 //! The guest half of PV-MSI for kernels that are written in C: `pvmsi-guest` behind an ABI.
 //!
-//! `include/pvmsi_guest.h` is generated from this crate, documentation
-//! included; `README.md` says how a kernel links it. Nothing here decides
-//! anything: functions check what C can get wrong (null pointers, storage that
-//! was not initialised, a client used twice at the same time), convert, and
-//! call.
+//! `include/pvmsi_guest.h` is generated from this crate, documentation included; `README.md` says
+//! how a kernel links it. Nothing here decides anything: functions check what C can get wrong
+//! (null pointers, storage that was not initialised, a client used twice at the same time),
+//! convert, and call.
 //!
 //! # What every function relies on
 //! C cannot be made to keep these, so they are stated once, here and in the header:
 //!
-//! 1. A pointer is null, or it is valid for reads and writes (`const`: for reads) of what it points to, for as long as the call takes.
-//! 2. Storage that was handed to an `init` function is changed by functions of this crate only, until the kernel initialises it again or never uses it any more.
-//! 3. Callbacks may be called as long as the object exists that they were given to, return normally, and need no more stack than a kernel function.
+//! 1. A pointer is null, or it is valid for reads and writes (`const`: for reads) of what it
+//!    points to, for as long as the call takes.
+//! 2. Storage that was handed to an `init` function is changed by functions of this crate only,
+//!    until the kernel initialises it again or never uses it any more.
+//! 3. Callbacks may be called as long as the object exists that they were given to, return
+//!    normally, and need no more stack than a kernel function.
 #![cfg_attr(target_os = "none", no_std)]
 #![allow(non_camel_case_types, reason = "the names are C's")]
 

@@ -12,11 +12,15 @@ use crate::function::{KernelFunction, pvmsi_function, pvmsi_msix_capability};
 use crate::pointer::{array, output, shared};
 use crate::status::pvmsi_status;
 
-/// The MSI-X interrupts of one function. Storage is the kernel's, the content is not: pvmsi_msix_init fills it.
+/// The MSI-X interrupts of one function. Storage is the kernel's, the content is not:
+/// pvmsi_msix_init fills it.
 ///
-/// - pvmsi_msix_mask and pvmsi_msix_unmask may run anywhere at any time, interrupt handlers included: the last store to an entry decides.
-/// - pvmsi_msix_enable, pvmsi_msix_enable_with, pvmsi_msix_disable and pvmsi_msix_after_reset change all vectors: one such call at a time, while no other one of this function runs.
-/// - pvmsi_msix_set of a vector must not run beside mask, unmask or set of the same vector (a kernel holds the interrupt's lock). In the paravirtual world it may.
+/// - pvmsi_msix_mask and pvmsi_msix_unmask may run anywhere at any time, interrupt handlers
+///   included: the last store to an entry decides.
+/// - pvmsi_msix_enable, pvmsi_msix_enable_with, pvmsi_msix_disable and pvmsi_msix_after_reset
+///   change all vectors: one such call at a time, while no other one of this function runs.
+/// - pvmsi_msix_set of a vector must not run beside mask, unmask or set of the same vector (a
+///   kernel holds the interrupt's lock). In the paravirtual world it may.
 #[repr(C)]
 pub struct pvmsi_msix {
     opaque: [u64; 96],
@@ -44,25 +48,33 @@ pub struct pvmsi_msix_state {
     pub mode: pvmsi_table_mode,
     /// Why it was not direct, PVMSI_REASON_...; 0 exactly when it was.
     pub reasons: u32,
-    /// The number of the state that `mode` and `reasons` describe; 0 outside the paravirtual world.
+    /// The number of the state that `mode` and `reasons` describe; 0 outside the paravirtual
+    /// world.
     pub generation: u32,
-    /// The host's answer that led to the legacy world; PVMSI_STATUS_SUCCESS in any other world, or when no client was given.
+    /// The host's answer that led to the legacy world; PVMSI_STATUS_SUCCESS in any other world,
+    /// or when no client was given.
     pub refusal: pvmsi_status,
     /// How many vectors may be used; 0 while MSI-X is disabled.
     pub granted: u16,
 }
 
-/// Prepares the interrupts of a function, which nobody has enabled yet. Nothing is accessed. What stood in the storage before is forgotten.
+/// Prepares the interrupts of a function, which nobody has enabled yet. Nothing is accessed. What
+/// stood in the storage before is forgotten.
 ///
-/// Returns PVMSI_STATUS_NO_MSIX when the capability's table size is not 1 to 2048, PVMSI_STATUS_POINTER.
+/// Returns PVMSI_STATUS_NO_MSIX when the capability's table size is not 1 to 2048,
+/// PVMSI_STATUS_POINTER.
 ///
 /// # Safety
-/// Each is not NULL unless stated, else PVMSI_STATUS_POINTER, and what `function` and `capability` point to is copied:
+/// Each is not NULL unless stated, else PVMSI_STATUS_POINTER, and what `function` and
+/// `capability` point to is copied:
 /// - `msix`: the storage.
 /// - `function`: the function, and all functions in it.
 /// - `capability`: what pvmsi_msix_find has found.
-/// - `table`: where the kernel has mapped the function's vector table, `table_size` times 16 bytes, as device memory (uncached), on every processor, as long as `msix` is used. Nothing else writes there.
-/// - `pending`: where it has mapped the pending bit array, 8 bytes for every 64 entries or part of them, in the same way; may be NULL: only pvmsi_msix_is_pending looks at it.
+/// - `table`: where the kernel has mapped the function's vector table, `table_size` times 16
+///   bytes, as device memory (uncached), on every processor, as long as `msix` is used. Nothing
+///   else writes there.
+/// - `pending`: where it has mapped the pending bit array, 8 bytes for every 64 entries or part
+///   of them, in the same way; may be NULL: only pvmsi_msix_is_pending looks at it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pvmsi_msix_init(
     msix: *mut pvmsi_msix,
@@ -96,16 +108,23 @@ pub unsafe extern "C" fn pvmsi_msix_init(
 
 /// Switches MSI-X on with `count` vectors, all masked and without a message.
 ///
-/// pvmsi_msix_set and pvmsi_msix_unmask each vector next. Memory decoding must be on, and the function in D0. A driver that cannot live with fewer vectors calls pvmsi_msix_disable.
+/// pvmsi_msix_set and pvmsi_msix_unmask each vector next. Memory decoding must be on, and the
+/// function in D0. A driver that cannot live with fewer vectors calls pvmsi_msix_disable.
 ///
-/// Without a client, or where the host does not support the service, does not know the function, denies it or has no vector left, the table is programmed in the standard way; pvmsi_msix_get_state tells.
+/// Without a client, or where the host does not support the service, does not know the function,
+/// denies it or has no vector left, the table is programmed in the standard way;
+/// pvmsi_msix_get_state tells.
 ///
-/// Returns PVMSI_STATUS_BUSY, PVMSI_STATUS_HARDWARE or PVMSI_STATUS_PARAMETER (the call buffer is too short) when the call fails otherwise: MSI-X is off again, and enabling without a client uses the standard table. PVMSI_STATUS_ENABLED, PVMSI_STATUS_COUNT, PVMSI_STATUS_NOT_INITIALISED, PVMSI_STATUS_CLIENT_IN_USE, PVMSI_STATUS_POINTER.
+/// Returns PVMSI_STATUS_BUSY, PVMSI_STATUS_HARDWARE or PVMSI_STATUS_PARAMETER (the call buffer is
+/// too short) when the call fails otherwise: MSI-X is off again, and enabling without a client
+/// uses the standard table. PVMSI_STATUS_ENABLED, PVMSI_STATUS_COUNT,
+/// PVMSI_STATUS_NOT_INITIALISED, PVMSI_STATUS_CLIENT_IN_USE, PVMSI_STATUS_POINTER.
 ///
 /// # Safety
 /// - `msix`: initialised; not NULL, else PVMSI_STATUS_POINTER.
 /// - `client`: initialised and negotiated; NULL where the kernel has none.
-/// - `granted`: where the number of vectors shall be written that there are, `count` or fewer; not NULL, else PVMSI_STATUS_POINTER.
+/// - `granted`: where the number of vectors shall be written that there are, `count` or fewer;
+///   not NULL, else PVMSI_STATUS_POINTER.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pvmsi_msix_enable(
     msix: *mut pvmsi_msix,
@@ -122,13 +141,15 @@ pub unsafe extern "C" fn pvmsi_msix_enable(
     unsafe { run(msix, client, |msix, client| enable(granted, msix.enable(client, count))) }
 }
 
-/// As pvmsi_msix_enable, with messages for the vectors that already have one: no pvmsi_msix_set is needed for those. All vectors start masked.
+/// As pvmsi_msix_enable, with messages for the vectors that already have one: no pvmsi_msix_set
+/// is needed for those. All vectors start masked.
 ///
 /// Returns the same as pvmsi_msix_enable.
 ///
 /// # Safety
 /// - `msix`, `client`, `granted`: as in pvmsi_msix_enable.
-/// - `messages`: an array of `count` messages, address 0 for a vector without one; not NULL, else PVMSI_STATUS_POINTER.
+/// - `messages`: an array of `count` messages, address 0 for a vector without one; not NULL, else
+///   PVMSI_STATUS_POINTER.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pvmsi_msix_enable_with(
     msix: *mut pvmsi_msix,
@@ -156,9 +177,12 @@ pub unsafe extern "C" fn pvmsi_msix_enable_with(
 
 /// Says where the interrupt of `vector` shall go: at first, and at each change of its affinity.
 ///
-/// Paravirtual: one call, never busy, no access to the table. Legacy: the entry is masked, written and unmasked again if it was.
+/// Paravirtual: one call, never busy, no access to the table. Legacy: the entry is masked,
+/// written and unmasked again if it was.
 ///
-/// Returns PVMSI_STATUS_VECTOR, PVMSI_STATUS_CLIENT_MISSING, what the host answers (the old message stays), PVMSI_STATUS_NOT_INITIALISED, PVMSI_STATUS_CLIENT_IN_USE, PVMSI_STATUS_POINTER.
+/// Returns PVMSI_STATUS_VECTOR, PVMSI_STATUS_CLIENT_MISSING, what the host answers (the old
+/// message stays), PVMSI_STATUS_NOT_INITIALISED, PVMSI_STATUS_CLIENT_IN_USE,
+/// PVMSI_STATUS_POINTER.
 ///
 /// # Safety
 /// - `msix`: initialised; not NULL, else PVMSI_STATUS_POINTER.
@@ -181,7 +205,8 @@ pub unsafe extern "C" fn pvmsi_msix_set(
 
 /// As pvmsi_msix_set for several vectors; paravirtual: all in one call.
 ///
-/// Returns the same as pvmsi_msix_set. After an error no vector has changed (paravirtual), or those before the wrong one have (legacy).
+/// Returns the same as pvmsi_msix_set. After an error no vector has changed (paravirtual), or
+/// those before the wrong one have (legacy).
 ///
 /// # Safety
 /// - `msix`, `client`: as in pvmsi_msix_set.
@@ -205,7 +230,8 @@ pub unsafe extern "C" fn pvmsi_msix_set_many(
     unsafe { run(msix, client, act) }
 }
 
-/// Masks a vector: when this returns, the function starts no interrupt of it any more. One store to the table and one load that makes sure it has arrived.
+/// Masks a vector: when this returns, the function starts no interrupt of it any more. One store
+/// to the table and one load that makes sure it has arrived.
 ///
 /// Returns PVMSI_STATUS_VECTOR, PVMSI_STATUS_NOT_INITIALISED, PVMSI_STATUS_POINTER.
 ///
@@ -219,7 +245,8 @@ pub unsafe extern "C" fn pvmsi_msix_mask(msix: *mut pvmsi_msix, vector: u16) -> 
     )
 }
 
-/// Unmasks a vector. What was pending is delivered: by the function itself, or by the kernel's `deliver` when the event came before the table was switched. One store to the table.
+/// Unmasks a vector. What was pending is delivered: by the function itself, or by the kernel's
+/// `deliver` when the event came before the table was switched. One store to the table.
 ///
 /// Returns PVMSI_STATUS_VECTOR, PVMSI_STATUS_NOT_INITIALISED, PVMSI_STATUS_POINTER.
 ///
@@ -233,7 +260,9 @@ pub unsafe extern "C" fn pvmsi_msix_unmask(msix: *mut pvmsi_msix, vector: u16) -
     )
 }
 
-/// Switches MSI-X off: masks the vectors and clears MSI-X Enable, which also releases the vectors on the host. Events that were held are dropped. No call is made; nothing happens when it is off already.
+/// Switches MSI-X off: masks the vectors and clears MSI-X Enable, which also releases the vectors
+/// on the host. Events that were held are dropped. No call is made; nothing happens when it is
+/// off already.
 ///
 /// Returns PVMSI_STATUS_NOT_INITIALISED, PVMSI_STATUS_POINTER.
 ///
@@ -245,18 +274,26 @@ pub unsafe extern "C" fn pvmsi_msix_disable(msix: *mut pvmsi_msix) -> pvmsi_stat
     pvmsi_status::of(unsafe { state(msix) }.map(|state| state.msix.disable()))
 }
 
-/// Makes the interrupts work again after a reset of the function, a power state that loses its state, or a resume. Nothing happens while MSI-X is disabled.
+/// Makes the interrupts work again after a reset of the function, a power state that loses its
+/// state, or a resume. Nothing happens while MSI-X is disabled.
 ///
-/// The kernel has restored memory decoding, BARs and power state before. Vectors are masked as pvmsi_msix_mask and pvmsi_msix_unmask left them.
+/// The kernel has restored memory decoding, BARs and power state before. Vectors are masked as
+/// pvmsi_msix_mask and pvmsi_msix_unmask left them.
 ///
-/// Paravirtual: one call; the messages are not used, unless the host has given the vectors up (a host without the service, after a migration): then the function continues in the legacy world. Legacy: the messages are written again; a vector without one stays masked until set and unmask.
+/// Paravirtual: one call; the messages are not used, unless the host has given the vectors up (a
+/// host without the service, after a migration): then the function continues in the legacy world.
+/// Legacy: the messages are written again; a vector without one stays masked until set and
+/// unmask.
 ///
-/// Returns PVMSI_STATUS_CLIENT_MISSING (nothing was done), what the host answers (Function Mask is set then, so no interrupt is delivered: repeat, or disable), PVMSI_STATUS_NOT_INITIALISED, PVMSI_STATUS_CLIENT_IN_USE, PVMSI_STATUS_POINTER.
+/// Returns PVMSI_STATUS_CLIENT_MISSING (nothing was done), what the host answers (Function Mask
+/// is set then, so no interrupt is delivered: repeat, or disable), PVMSI_STATUS_NOT_INITIALISED,
+/// PVMSI_STATUS_CLIENT_IN_USE, PVMSI_STATUS_POINTER.
 ///
 /// # Safety
 /// - `msix`: initialised; not NULL, else PVMSI_STATUS_POINTER.
 /// - `client`: initialised and negotiated; NULL where the kernel has none.
-/// - `messages`: an array of `count` messages, from vector 0 on, address 0 for a vector without one; NULL only with `count` 0, else PVMSI_STATUS_POINTER.
+/// - `messages`: an array of `count` messages, from vector 0 on, address 0 for a vector without
+///   one; NULL only with `count` 0, else PVMSI_STATUS_POINTER.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pvmsi_msix_after_reset(
     msix: *mut pvmsi_msix,
@@ -276,9 +313,11 @@ pub unsafe extern "C" fn pvmsi_msix_after_reset(
     unsafe { run(msix, client, act) }
 }
 
-/// Asks the host how the table stands, for pvmsi_msix_get_state: the host may take the table back and return it at any time. Outside the paravirtual world nothing happens.
+/// Asks the host how the table stands, for pvmsi_msix_get_state: the host may take the table back
+/// and return it at any time. Outside the paravirtual world nothing happens.
 ///
-/// Returns PVMSI_STATUS_CLIENT_MISSING, what the host answers, PVMSI_STATUS_NOT_INITIALISED, PVMSI_STATUS_CLIENT_IN_USE, PVMSI_STATUS_POINTER.
+/// Returns PVMSI_STATUS_CLIENT_MISSING, what the host answers, PVMSI_STATUS_NOT_INITIALISED,
+/// PVMSI_STATUS_CLIENT_IN_USE, PVMSI_STATUS_POINTER.
 ///
 /// # Safety
 /// - `msix`: initialised; not NULL, else PVMSI_STATUS_POINTER.
@@ -323,7 +362,8 @@ pub unsafe extern "C" fn pvmsi_msix_get_state(
     pvmsi_status::of(get())
 }
 
-/// Whether an event of `vector` waits for the vector to be unmasked: one that was held at the switch, or one in the pending bit array where the kernel has mapped it.
+/// Whether an event of `vector` waits for the vector to be unmasked: one that was held at the
+/// switch, or one in the pending bit array where the kernel has mapped it.
 ///
 /// Returns PVMSI_STATUS_NOT_INITIALISED, PVMSI_STATUS_POINTER.
 ///

@@ -33,7 +33,9 @@ pub struct pvmsi_offer {
     pub doorbell_port: u16,
     /// The guest physical address of the doorbell register; 0 when there is none.
     pub doorbell_address: u64,
-    /// The doorbell to give to pvmsi_client_init: the processor's own way into the host where there is one. Else its kind is PVMSI_DOORBELL_MMIO and its `pointer` NULL: the kernel maps 4 bytes at `doorbell_address` as device memory, and stores the pointer there.
+    /// The doorbell to give to pvmsi_client_init: the processor's own way into the host where
+    /// there is one. Else its kind is PVMSI_DOORBELL_MMIO and its `pointer` NULL: the kernel maps
+    /// 4 bytes at `doorbell_address` as device memory, and stores the pointer there.
     pub doorbell: pvmsi_doorbell,
 }
 

@@ -4,17 +4,20 @@ use core::ffi::{CStr, c_char};
 
 use pvmsi_guest::{CallError, MsiXError, Parameter};
 
-/// What became of a call. Every error is negative; a call that fails has changed nothing, unless its description says otherwise.
+/// What became of a call. Every error is negative; a call that fails has changed nothing, unless
+/// its description says otherwise.
 #[repr(i32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum pvmsi_status {
     /// Done.
     Success = 0,
-    /// The host does not know the call, the version, or the whole service. Use the standard vector table; do not ask again.
+    /// The host does not know the call, the version, or the whole service. Use the standard
+    /// vector table; do not ask again.
     NotSupported = -1,
     /// No function of this machine has that address. Check the address; rescan the bus.
     NoSuchFunction = -2,
-    /// The request itself is wrong; pvmsi_client_detail says which part of it. Mend the caller; repeating is useless.
+    /// The request itself is wrong; pvmsi_client_detail says which part of it. Mend the caller;
+    /// repeating is useless.
     Parameter = -3,
     /// The host was busy for longer than the call waits. Ask later.
     Busy = -4,
@@ -22,13 +25,15 @@ pub enum pvmsi_status {
     NoResources = -5,
     /// The operator does not allow it for this function. Use the standard vector table.
     Denied = -6,
-    /// The host or the function failed, or the host's answer is none. Reset the function, or use the standard vector table.
+    /// The host or the function failed, or the host's answer is none. Reset the function, or use
+    /// the standard vector table.
     Hardware = -7,
     /// MSI-X is enabled already. Call pvmsi_msix_disable first.
     Enabled = -8,
     /// 0 vectors, or more than the vector table has. Ask for fewer.
     Count = -9,
-    /// A vector that was not granted. Use vectors below the number that pvmsi_msix_enable granted.
+    /// A vector that was not granted. Use vectors below the number that pvmsi_msix_enable
+    /// granted.
     Vector = -10,
     /// The vectors belong to the host's service, and no client was given. Pass a client.
     ClientMissing = -11,
@@ -36,15 +41,19 @@ pub enum pvmsi_status {
     Pointer = -12,
     /// The object was never initialised. Call its init function first.
     NotInitialised = -13,
-    /// Another processor, or the code that this interrupts, is in a call with this client. Serialise calls with a lock that keeps interrupts off, or give each processor a client.
+    /// Another processor, or the code that this interrupts, is in a call with this client.
+    /// Serialise calls with a lock that keeps interrupts off, or give each processor a client.
     ClientInUse = -14,
-    /// The call buffer is not aligned to 4096 bytes, not below 16 TiB, or not 4096 to 65,536 bytes long. Give another one.
+    /// The call buffer is not aligned to 4096 bytes, not below 16 TiB, or not 4096 to 65,536
+    /// bytes long. Give another one.
     CallBuffer = -15,
-    /// There is no doorbell of this kind on this processor, or its number is out of range. Take the one that pvmsi_discover has filled in.
+    /// There is no doorbell of this kind on this processor, or its number is out of range. Take
+    /// the one that pvmsi_discover has filled in.
     Doorbell = -16,
     /// The function has no MSI-X capability, or there is none at that offset. Use MSI or INTx.
     NoMsix = -17,
-    /// Bus, device or function number out of range: a bus has 32 devices, a device 8 functions. Mend the caller.
+    /// Bus, device or function number out of range: a bus has 32 devices, a device 8 functions.
+    /// Mend the caller.
     Address = -18,
 }
 
@@ -58,7 +67,8 @@ pub enum pvmsi_parameter {
     Header = 1,
     /// The version.
     Version = 2,
-    /// The length of the call buffer: too short for so many vectors (see pvmsi_call_buffer_bytes), or not all of it in RAM.
+    /// The length of the call buffer: too short for so many vectors (see
+    /// pvmsi_call_buffer_bytes), or not all of it in RAM.
     BufferLength = 3,
     /// The length of the request in the call buffer.
     BodyLength = 4,
@@ -95,7 +105,8 @@ pub struct pvmsi_detail {
     pub delay_us: u32,
 }
 
-/// What a status means and what to do, as one sentence for a log. Never NULL; the text is constant.
+/// What a status means and what to do, as one sentence for a log. Never NULL; the text is
+/// constant.
 #[unsafe(no_mangle)]
 pub extern "C" fn pvmsi_status_text(status: i32) -> *const c_char {
     pvmsi_status::ALL

@@ -10,6 +10,7 @@ mod process;
 mod report;
 #[cfg(test)]
 mod sample;
+mod shim;
 mod summary;
 mod sysroot;
 mod target;
@@ -43,6 +44,8 @@ enum Command {
         #[arg(value_enum)]
         architecture: Option<Architecture>,
     },
+    /// Builds the guest half for C kernels: header, libraries, symbols, sizes.
+    Shim,
     /// Runs the main job on this machine's /dev/kvm, with the software function.
     Demo(demo::Options),
     /// Runs the main job in an emulated host, with real PCI functions through VFIO.
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
                 .map_or_else(Architecture::native, Ok)
                 .and_then(|architecture| guests::build(&workspace, architecture))
                 .map(|()| true),
+            Command::Shim => shim::command(&workspace),
             Command::Demo(options) => demo::command(&workspace, options),
             Command::Lab(options) => lab::command(&workspace, options),
             Command::Test(options) => test::command(&workspace, options),

@@ -9,9 +9,13 @@ use crate::status::pvmsi_status;
 
 /// Asks the host whether it offers the service, by an SMCCC call. Do this once, at boot.
 ///
-/// `conduit` is PVMSI_CONDUIT_HVC or PVMSI_CONDUIT_SMC and must be the one that the platform names (the `method` of the device tree's `psci` node, or the PSCI flags of ACPI's FADT): a host that does not know the call answers so; without a host the instruction is undefined. Usable with interrupts off, before anything is initialised.
+/// `conduit` is PVMSI_CONDUIT_HVC or PVMSI_CONDUIT_SMC and must be the one that the platform
+/// names (the `method` of the device tree's `psci` node, or the PSCI flags of ACPI's FADT): a
+/// host that does not know the call answers so; without a host the instruction is undefined.
+/// Usable with interrupts off, before anything is initialised.
 ///
-/// Returns PVMSI_STATUS_NOT_SUPPORTED when there is no service, PVMSI_STATUS_DOORBELL when there is no such conduit, PVMSI_STATUS_POINTER.
+/// Returns PVMSI_STATUS_NOT_SUPPORTED when there is no service, PVMSI_STATUS_DOORBELL when there
+/// is no such conduit, PVMSI_STATUS_POINTER.
 ///
 /// # Safety
 /// `offer`: where the offer shall be written; not NULL, else PVMSI_STATUS_POINTER.

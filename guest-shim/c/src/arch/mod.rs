@@ -1,4 +1,5 @@
-//! What differs between processors: how the service is discovered, and the doorbell that is no register.
+//! What differs between processors: how the service is discovered, and the doorbell that is no
+//! register.
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;

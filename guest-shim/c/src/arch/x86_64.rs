@@ -9,7 +9,8 @@ use crate::status::pvmsi_status;
 
 /// Asks the processor whether the host offers the service. Do this once, at boot.
 ///
-/// Scans the CPUID hypervisor leaves; on other hosts that finds nothing and has no effect. Usable with interrupts off, before anything is initialised.
+/// Scans the CPUID hypervisor leaves; on other hosts that finds nothing and has no effect. Usable
+/// with interrupts off, before anything is initialised.
 ///
 /// Returns PVMSI_STATUS_NOT_SUPPORTED when there is no service, PVMSI_STATUS_POINTER.
 ///
