@@ -42,14 +42,7 @@ void machine_print(const char *text);
 _Noreturn void machine_exit(uint8_t status);
 
 /* 32-bit device registers, in the order of the program. */
-static inline uint32_t register_read(uint64_t address)
-{
-    return *(volatile uint32_t *)(uintptr_t)address;
-}
-
-static inline void register_write(uint64_t address, uint32_t value)
-{
-    *(volatile uint32_t *)(uintptr_t)address = value;
-}
+uint32_t register_read(uint64_t address);
+void register_write(uint64_t address, uint32_t value);
 
 #endif

@@ -56,6 +56,16 @@ static inline uint32_t in32(uint16_t port)
     return value;
 }
 
+uint32_t register_read(uint64_t address)
+{
+    return *(volatile uint32_t *)(uintptr_t)address;
+}
+
+void register_write(uint64_t address, uint32_t value)
+{
+    *(volatile uint32_t *)(uintptr_t)address = value;
+}
+
 /* What the processor pushes. */
 struct frame {
     uint64_t rip, cs, rflags, rsp, ss;

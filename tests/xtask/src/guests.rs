@@ -9,10 +9,11 @@ use anyhow::{Context, Result, bail};
 
 use crate::architecture::Architecture;
 use crate::process;
+use crate::shim;
 use crate::target::Target;
 use crate::workspace::{Profile, Workspace};
 
-/// The guests; each is a package and a program of that name in `tests/guests`.
+/// The guests in Rust; each is a package and a program of that name in `tests/guests`.
 pub(crate) const GUESTS: &[&str] = &["pvmsi-demo-guest", "pvmsi-plain-guest", "pvmsi-puppet"];
 
 /// Cargo in the workspace of the guests, for one of its commands on an architecture. Build and
@@ -42,8 +43,10 @@ pub(crate) fn build(workspace: &Workspace, architecture: Architecture) -> Result
     process::step(&format!("building the guests for {}", architecture.name()), || {
         process::run("cargo build of the guests", &mut command, Duration::from_secs(600))
     })?;
-    for guest in GUESTS {
-        let elf = output(workspace).join(architecture.bare_metal()).join("release").join(guest);
+    let in_rust = output(workspace).join(architecture.bare_metal()).join("release");
+    let mut built: Vec<_> = GUESTS.iter().map(|&guest| (guest, in_rust.join(guest))).collect();
+    built.push((shim::GUEST, shim::build_guest(workspace, architecture)?));
+    for (guest, elf) in built {
         if !elf.is_file() {
             bail!("tests/guests built no {guest}; expected it at {}", elf.display());
         }

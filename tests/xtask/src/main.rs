@@ -45,7 +45,7 @@ enum Command {
         architecture: Option<Architecture>,
     },
     /// Builds the guest half for C kernels: header, libraries, symbols, sizes.
-    Shim,
+    Shim(shim::Options),
     /// Runs the main job on this machine's /dev/kvm, with the software function.
     Demo(demo::Options),
     /// Runs the main job in an emulated host, with real PCI functions through VFIO.
@@ -62,7 +62,7 @@ fn main() -> ExitCode {
                 .map_or_else(Architecture::native, Ok)
                 .and_then(|architecture| guests::build(&workspace, architecture))
                 .map(|()| true),
-            Command::Shim => shim::command(&workspace),
+            Command::Shim(options) => shim::command(&workspace, options),
             Command::Demo(options) => demo::command(&workspace, options),
             Command::Lab(options) => lab::command(&workspace, options),
             Command::Test(options) => test::command(&workspace, options),

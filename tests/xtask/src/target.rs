@@ -153,7 +153,11 @@ fn release(workspace: &Workspace) -> Result<String> {
         .context("rustc does not tell its release")
 }
 
-fn rustc(workspace: &Workspace, arguments: &[&str]) -> Result<String> {
+/// Asks the compiler, and returns what it prints.
+///
+/// # Errors
+/// When it cannot answer.
+pub(crate) fn rustc(workspace: &Workspace, arguments: &[&str]) -> Result<String> {
     let program = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let output = Command::new(program)
         .args(arguments)

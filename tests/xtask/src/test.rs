@@ -12,6 +12,7 @@ use crate::demo;
 use crate::guests;
 use crate::lab::{Lab, Scenario};
 use crate::process;
+use crate::shim;
 use crate::summary::{Counts, Summary, Verdict};
 use crate::target::Target;
 use crate::workspace::Workspace;
@@ -57,6 +58,7 @@ pub(crate) fn command(workspace: &Workspace, options: &Options) -> Result<bool> 
         });
     }
     licences(workspace, &mut summary);
+    summary.step("guest half for C kernels", || Ok(Verdict::Checked(shim::checks(workspace)?)));
     for architecture in Architecture::ALL {
         let name = architecture.name();
         summary.step(&format!("bare-metal build of the guest's crates for {name}"), || {

@@ -1,21 +1,23 @@
-//! The header of the guest half for C: generated, compared, compiled.
+//! The header of the guest half for C: generated and compiled.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use super::toolchain::Toolchain;
 use crate::process;
 use crate::workspace::Workspace;
 
-/// The folder that C compilers search.
+/// Where C compilers look for it.
 pub(super) fn folder(workspace: &Workspace) -> PathBuf {
     workspace.root.join("guest-shim/c/include")
 }
 
-/// The header's name.
-pub(super) const NAME: &str = "pvmsi_guest.h";
+/// The checked-in header.
+pub(super) fn path(workspace: &Workspace) -> PathBuf {
+    folder(workspace).join("pvmsi_guest.h")
+}
 
 /// What the header must say.
 ///
@@ -33,22 +35,21 @@ pub(super) fn generate(workspace: &Workspace) -> Result<String> {
         .context("cbindgen cannot read guest-shim/c")?;
     let mut text = Vec::new();
     bindings.write(&mut text);
-    let text = String::from_utf8(text).context("cbindgen writes no UTF-8")?;
-    // Its lines end in blanks where a comment has an empty line.
-    Ok(text.lines().map(|line| format!("{}\n", line.trim_end())).collect())
+    String::from_utf8(text).context("cbindgen writes no UTF-8")
 }
 
 /// Compiles the header alone with all warnings, as kernels in C and in C++ do.
 ///
 /// # Errors
 /// When a compiler has something to say.
-pub(super) fn compile(compiler: &str, header: &Path) -> Result<()> {
-    for language in [["-x", "c", "-std=c11"], ["-x", "c++", "-std=c++11"]] {
-        let mut command = Command::new(compiler);
+pub(super) fn compile(toolchain: &Toolchain, header: &Path) -> Result<()> {
+    for (compiler, language) in [("gcc", ["-xc", "-std=c11"]), ("g++", ["-xc++", "-std=c++11"])] {
+        let mut command = toolchain.tool(compiler);
         command.args(language).args(["-Wall", "-Wextra", "-Wpedantic", "-Werror"]);
         command.args(["-ffreestanding", "-fsyntax-only"]).arg(header);
-        let what = format!("{compiler} {}", language.join(" "));
-        process::run(&what, &mut command, Duration::from_secs(60))?;
+        process::run(&format!("{compiler} of the header"), &mut command, LIMIT)?;
     }
     Ok(())
 }
+
+const LIMIT: Duration = Duration::from_secs(60);

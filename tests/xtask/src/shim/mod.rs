@@ -1,7 +1,114 @@
+//! `cargo xtask shim`: the guest half for kernels in C, as their linkers take it.
+//!
+//! | checked in under `guest-shim/c` | what |
+//! |---|---|
+//! | `include/pvmsi_guest.h` | the header, generated from the crate |
+//! | `symbols.txt` | the global symbols of the library: the ABI |
+//! | `size.txt` | the most bytes of text and data |
+
+mod guest;
 mod header;
+mod library;
+mod object;
+mod toolchain;
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+pub(crate) use self::guest::{GUEST, build as build_guest};
+use self::library::Library;
+use self::object::Size;
+use self::toolchain::Toolchain;
+use crate::architecture::Architecture;
+use crate::check::{self, Check};
 use crate::workspace::Workspace;
-pub(crate) fn command(w: &Workspace) -> anyhow::Result<bool> {
-    std::fs::write(header::folder(w).join(header::NAME), header::generate(w)?)?;
-    header::compile("gcc", &header::folder(w).join(header::NAME))?;
-    Ok(true)
+
+/// Options of `cargo xtask shim`.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Change nothing: fail when the checked-in header or symbols are not those of the crate.
+    #[arg(long)]
+    check: bool,
+}
+
+/// Builds the libraries, writes header and symbols anew unless told otherwise, and checks all;
+/// true when every check holds.
+///
+/// # Errors
+/// When something cannot be built.
+pub(crate) fn command(workspace: &Workspace, options: &Options) -> Result<bool> {
+    if !options.check {
+        let package = workspace.root.join("guest-shim/c");
+        write(&header::path(workspace), &header::generate(workspace)?)?;
+        let library = Library::build(workspace, Architecture::native()?)?;
+        write(&package.join(SYMBOLS), &lines(&library.object.symbols))?;
+    }
+    Ok(check::print("shim", &checks(workspace)?))
+}
+
+/// What must hold, for all architectures.
+///
+/// # Errors
+/// When something cannot be built.
+pub(crate) fn checks(workspace: &Workspace) -> Result<Vec<Check>> {
+    let header = header::path(workspace);
+    let mut checks =
+        vec![Check::new("header is up to date", same(&header, &header::generate(workspace)?))];
+    for architecture in Architecture::ALL {
+        let name = architecture.name();
+        let toolchain = Toolchain::prepare(workspace, architecture)?;
+        let compiled = header::compile(&toolchain, &header).map_err(|error| format!("{error:#}"));
+        checks.push(Check::new(&format!("{name}: header compiles as C and C++"), compiled));
+
+        let library = Library::build(workspace, architecture)?;
+        let object = &library.object;
+        let Size { text, data } = object.size;
+        eprintln!("    {}: text {text}, data {data} bytes", library.archive.display());
+        let package = workspace.root.join("guest-shim/c");
+        let symbols = same(&package.join(SYMBOLS), &lines(&object.symbols));
+        checks.push(Check::new(&format!("{name}: symbols are those of {SYMBOLS}"), symbols));
+        checks.push(Check::new(&format!("{name}: needs nothing"), object.check_contents()));
+        let bound = bound(&package.join(SIZE), architecture)?;
+        let small = if text <= bound.text && data <= bound.data {
+            Ok(())
+        } else {
+            Err(format!("the bounds in {SIZE} are text {}, data {}", bound.text, bound.data))
+        };
+        checks.push(Check::new(&format!("{name}: text {text}, data {data} bytes"), small));
+    }
+    Ok(checks)
+}
+
+const SYMBOLS: &str = "symbols.txt";
+const SIZE: &str = "size.txt";
+
+/// Reads the bounds of an architecture: a line with its name and two numbers of bytes.
+fn bound(path: &Path, architecture: Architecture) -> Result<Size> {
+    let text = fs::read_to_string(path).with_context(|| format!("{}", path.display()))?;
+    let line = text.lines().find_map(|line| line.strip_prefix(architecture.name()));
+    let numbers: Vec<u64> =
+        line.unwrap_or_default().split_whitespace().flat_map(str::parse).collect();
+    match *numbers {
+        [text, data] => Ok(Size { text, data }),
+        _ => bail!("{} has no line: {} TEXT DATA", path.display(), architecture.name()),
+    }
+}
+
+fn same(path: &Path, wanted: &str) -> Result<(), String> {
+    match fs::read_to_string(path) {
+        Ok(found) if found == wanted => Ok(()),
+        Ok(_) => Err(format!("{} is out of date; run: cargo xtask shim", path.display())),
+        Err(error) => Err(format!("{}: {error}; run: cargo xtask shim", path.display())),
+    }
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn lines(names: &[String]) -> String {
+    names.iter().map(|name| format!("{name}\n")).collect()
 }
