@@ -14,7 +14,12 @@ use crate::target::Target;
 use crate::workspace::{Profile, Workspace};
 
 /// The guests in Rust; each is a package and a program of that name in `tests/guests`.
-pub(crate) const GUESTS: &[&str] = &["pvmsi-demo-guest", "pvmsi-plain-guest", "pvmsi-puppet"];
+const GUESTS: &[&str] = &["pvmsi-demo-guest", "pvmsi-plain-guest", "pvmsi-puppet"];
+
+/// All guests, by the names of their programs.
+pub(crate) fn programs() -> impl Iterator<Item = &'static str> {
+    GUESTS.iter().copied().chain([shim::GUEST])
+}
 
 /// Cargo in the workspace of the guests, for one of its commands on an architecture. Build and
 /// checks share their folder.

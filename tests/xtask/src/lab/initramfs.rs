@@ -11,7 +11,7 @@ use super::description::PageSize;
 use super::host::Host;
 use super::machine::Step;
 use crate::architecture::Architecture;
-use crate::guests::GUESTS;
+use crate::guests;
 
 /// Brings the host up and runs the steps.
 const INIT: &str = include_str!("../../../lab/init");
@@ -51,7 +51,7 @@ pub(crate) fn pack(
         }
         copy(&library, &inside)?;
     }
-    for guest in GUESTS {
+    for guest in guests::programs() {
         let elf = pvmsi.with_file_name(guest);
         if elf.is_file() {
             copy(&elf, &folder.join("bin").join(guest))?;

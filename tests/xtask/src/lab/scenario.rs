@@ -10,6 +10,7 @@ use super::machine::{Hardware, NETWORK, NVME, Results, Step};
 use crate::architecture::Architecture;
 use crate::check::{self, Check, equal};
 use crate::report::{Function, Report};
+use crate::shim::GUEST as C_GUEST;
 
 /// A case of the lab.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -74,7 +75,7 @@ impl Scenario {
 
     /// What the host runs.
     pub(crate) fn steps(self, architecture: Architecture) -> Vec<Step> {
-        let policy = if self == Self::Off { "off" } else { "direct" };
+        let policy = self.policy();
         let (software, events) = if self.has_software(architecture) {
             (" --function software:vectors=64", format!(" events={EVENTS}"))
         } else {
@@ -95,6 +96,14 @@ impl Scenario {
                      --append 'pairs=200 writes=200 io_mib=64{events}'"
                 ),
             },
+            Step {
+                name: "c-guest",
+                limit: Duration::from_secs(120),
+                command: format!(
+                    "pvmsi run --function software:vectors=16 --pv-msi {policy} --report none \
+                     --timeout 100 /bin/{C_GUEST}"
+                ),
+            },
         ]
     }
 
@@ -108,6 +117,7 @@ impl Scenario {
                 .map_err(Clone::clone)
                 .and_then(|run| equal("exit status of pvmsi run", run.status, 0)),
         ));
+        checks.push(Check::new("guest in C", self.check_c_guest(results)));
         // A run that has failed may still have a report that tells why.
         let report = run.and_then(|run| {
             let report = Report::read(&run.output)?;
@@ -123,6 +133,11 @@ impl Scenario {
                 Run { report: None, checks }
             }
         }
+    }
+
+    /// How far the service goes.
+    fn policy(self) -> &'static str {
+        if self == Self::Off { "off" } else { "direct" }
     }
 
     /// Whether interrupts under load are accounted for.
@@ -170,6 +185,17 @@ impl Scenario {
             }
             Self::Direct | Self::Off | Self::Direct16k => equal("exit status", probe.status, 0),
         }
+    }
+
+    /// The guest in C checks everything itself but which way it went.
+    fn check_c_guest(self, results: &Results) -> Result<(), String> {
+        let run = results.outcome("c-guest").map_err(|error| format!("{error:#}"))?;
+        equal("exit status of pvmsi run", run.status, 0)?;
+        let way = match self.policy() {
+            "off" => "8 vectors, legacy, trapped",
+            _ => "8 vectors, paravirtual, direct",
+        };
+        if run.output.contains(way) { Ok(()) } else { Err(format!("it did not print: {way}")) }
     }
 
     /// An NVMe drive: its table, and its data by interrupts only, in every phase.
