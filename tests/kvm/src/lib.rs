@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 pub use puppet::{Puppet, PuppetError, Running, Width};
-use pvmsi::{FunctionConfig, Machine, MachineConfig};
+use pvmsi::{Doorbell, End, FunctionConfig, Machine, MachineConfig};
 use pvmsi_hypervisor::{FunctionStatus, Policy};
 use pvmsi_protocol::{
     CallError, CallId, ConfigureAnswer, ConfigureRequest, FunctionId, GuestMessage, Header, Kind,
@@ -79,6 +79,20 @@ pub fn guest(name: &str) -> Vec<u8> {
     found.unwrap_or_else(|| {
         panic!("the guest {name} is missing; build it with: cargo xtask guests (looked at {candidates:?})")
     })
+}
+
+/// Runs a guest that tests itself on a software function of 16 vectors; it must end with exit status 0. Returns what it has written to the serial port.
+pub fn run_to_its_end(name: &str, policy: Policy, doorbell: Doorbell) -> String {
+    let mut config = MachineConfig::new(guest(name));
+    config.functions.push(FunctionConfig::software(16));
+    config.policy = policy;
+    config.doorbell = doorbell;
+    let machine = Machine::new(config).unwrap();
+    machine.resume();
+    let end = machine.wait(Some(PATIENCE));
+    let output = String::from_utf8_lossy(&machine.serial_output()).into_owned();
+    assert_eq!(end, Some(End::Exited(0)), "{policy:?} {doorbell:?}: {output}");
+    output
 }
 
 /// A machine with one software function, and a policy.

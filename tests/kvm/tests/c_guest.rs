@@ -1,10 +1,8 @@
 //! A guest that is written in C and linked with the guest half works in every policy.
 
-use std::time::Duration;
-
-use pvmsi::{Doorbell, End, FunctionConfig, Machine, MachineConfig};
+use pvmsi::Doorbell;
 use pvmsi_hypervisor::Policy;
-use pvmsi_kvm_tests::guest;
+use pvmsi_kvm_tests::run_to_its_end;
 
 #[test]
 fn it_takes_interrupts_with_the_service_and_without() {
@@ -14,15 +12,7 @@ fn it_takes_interrupts_with_the_service_and_without() {
         (Policy::Direct, "paravirtual, direct"),
     ] {
         for doorbell in [Doorbell::Port, Doorbell::Mmio] {
-            let mut config = MachineConfig::new(guest("pvmsi-c-guest"));
-            config.functions.push(FunctionConfig::software(16));
-            config.policy = policy;
-            config.doorbell = doorbell;
-            let machine = Machine::new(config).unwrap();
-            machine.resume();
-            let end = machine.wait(Some(Duration::from_secs(60)));
-            let output = String::from_utf8_lossy(&machine.serial_output()).into_owned();
-            assert_eq!(end, Some(End::Exited(0)), "{policy:?} {doorbell:?}: {output}");
+            let output = run_to_its_end("pvmsi-c-guest", policy, doorbell);
             let expected = format!("8 vectors, {world}\n");
             assert!(output.contains(&expected), "{policy:?} {doorbell:?}: {output}");
         }
