@@ -55,6 +55,11 @@ impl Counts {
         )
     }
 
+    /// Tests that passed.
+    pub(crate) fn passed(self) -> u64 {
+        self.passed
+    }
+
     /// Tests that failed.
     pub(crate) fn failed(self) -> u64 {
         self.failed

@@ -1,5 +1,6 @@
 //! Where the repository, its build folder and cargo are.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -84,6 +85,40 @@ impl Workspace {
         })?;
         self.program(architecture, Profile::Release, "pvmsi")
     }
+
+    /// Builds the unit tests of the `pvmsi` package for an architecture and puts them next to it,
+    /// as [`MACHINE_TESTS`].
+    ///
+    /// # Errors
+    /// When the build fails.
+    pub(crate) fn build_machine_tests(&self, architecture: Architecture) -> Result<()> {
+        let mut command = Target::linux(self, architecture)?.cargo_in(&self.root);
+        command.args(["test", "--no-run", "--quiet", "--release", "--package", "pvmsi", "--lib"]);
+        command.arg("--message-format=json");
+        let title = format!("building the machine's tests for {}", architecture.name());
+        let (status, text) = process::step(&title, || {
+            process::capture("cargo test", &mut command, Duration::from_secs(1200), false)
+        })?;
+        let executable = text
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Artifact>(line).ok())
+            .find_map(|artifact| artifact.executable)
+            .filter(|_| status.success())
+            .context("cargo built no tests of pvmsi")?;
+        let place = self.program(architecture, Profile::Release, MACHINE_TESTS)?;
+        fs::copy(&executable, &place)
+            .with_context(|| format!("cannot write {}", place.display()))?;
+        Ok(())
+    }
+}
+
+/// The unit tests of the `pvmsi` package: they build machines where there is a KVM.
+pub(crate) const MACHINE_TESTS: &str = "pvmsi-machine-tests";
+
+/// What cargo says of a program that it has built.
+#[derive(Deserialize)]
+struct Artifact {
+    executable: Option<PathBuf>,
 }
 
 /// A build profile of cargo.

@@ -31,8 +31,9 @@ pub(super) struct Description {
     pub kernels: &'static [(PageSize, &'static str)],
     /// In the order in which they are loaded.
     pub modules: &'static [Module],
-    /// Whether direct scenarios account for interrupts under load, on a software function: where
-    /// no machine of the project has a KVM that could be used instead.
+    /// Whether direct scenarios account for interrupts under load, on a software function, and run
+    /// the machine's own tests: where no machine of the project has a KVM that could be used
+    /// instead.
     pub software_function: bool,
 }
 

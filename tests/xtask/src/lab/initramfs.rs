@@ -12,6 +12,7 @@ use super::host::Host;
 use super::machine::Step;
 use crate::architecture::Architecture;
 use crate::guests;
+use crate::workspace::MACHINE_TESTS;
 
 /// Brings the host up and runs the steps.
 const INIT: &str = include_str!("../../../lab/init");
@@ -51,10 +52,10 @@ pub(crate) fn pack(
         }
         copy(&library, &inside)?;
     }
-    for guest in guests::programs() {
-        let elf = pvmsi.with_file_name(guest);
-        if elf.is_file() {
-            copy(&elf, &folder.join("bin").join(guest))?;
+    for name in guests::programs().chain([MACHINE_TESTS]) {
+        let program = pvmsi.with_file_name(name);
+        if program.is_file() {
+            copy(&program, &folder.join("bin").join(name))?;
         }
     }
     let steps: String = steps

@@ -124,6 +124,9 @@ impl Lab {
                 pages.push(wanted);
             }
         }
+        if architecture.description().software_function {
+            workspace.build_machine_tests(architecture)?;
+        }
         Ok(Self { host: Host::prepare(workspace, architecture, &pages)? })
     }
 

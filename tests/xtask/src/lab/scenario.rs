@@ -11,6 +11,8 @@ use crate::architecture::Architecture;
 use crate::check::{self, Check, equal};
 use crate::report::{Function, Report};
 use crate::shim::GUEST as C_GUEST;
+use crate::summary::Counts;
+use crate::workspace::MACHINE_TESTS;
 
 /// A case of the lab.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -81,7 +83,7 @@ impl Scenario {
         } else {
             ("", String::new())
         };
-        vec![
+        let mut steps = vec![
             Step {
                 name: "probe",
                 limit: Duration::from_secs(60),
@@ -104,7 +106,16 @@ impl Scenario {
                      --timeout 100 /bin/{C_GUEST}"
                 ),
             },
-        ]
+        ];
+        if self.has_software(architecture) {
+            // CI: without KVM they shall fail, not skip.
+            steps.push(Step {
+                name: "machine-tests",
+                limit: Duration::from_secs(120),
+                command: format!("CI=true {MACHINE_TESTS} --test-threads 1 machine:: arch::"),
+            });
+        }
+        steps
     }
 
     /// Reads the results and checks them.
@@ -118,6 +129,9 @@ impl Scenario {
                 .and_then(|run| equal("exit status of pvmsi run", run.status, 0)),
         ));
         checks.push(Check::new("guest in C", self.check_c_guest(results)));
+        if self.has_software(architecture) {
+            checks.push(Check::new("machine's own tests", check_machine_tests(results)));
+        }
         // A run that has failed may still have a report that tells why.
         let report = run.and_then(|run| {
             let report = Report::read(&run.output)?;
@@ -259,6 +273,13 @@ impl Scenario {
         }
         Ok(())
     }
+}
+
+/// The unit tests that build machines, on this host's KVM.
+fn check_machine_tests(results: &Results) -> Result<(), String> {
+    let run = results.outcome("machine-tests").map_err(|error| format!("{error:#}"))?;
+    equal("exit status", run.status, 0)?;
+    check::at_least("tests passed", Counts::of_cargo_test(&run.output).passed(), 10)
 }
 
 #[cfg(test)]
