@@ -1,9 +1,10 @@
 //! The header of the guest half for C: generated and compiled.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::toolchain::Toolchain;
 use crate::process;
@@ -50,6 +51,28 @@ pub(super) fn compile(toolchain: &Toolchain, header: &Path) -> Result<()> {
         process::run(&format!("{compiler} of the header"), &mut command, LIMIT)?;
     }
     Ok(())
+}
+
+/// Compiles the examples in the README.
+///
+/// # Errors
+/// When a compiler has something to say, or there is no example.
+pub(super) fn compile_examples(workspace: &Workspace, toolchain: &Toolchain) -> Result<()> {
+    let text = fs::read_to_string(workspace.root.join("guest-shim/c/README.md"))?;
+    let examples: String = text
+        .split("```c\n")
+        .skip(1)
+        .filter_map(|rest| rest.split_once("```").map(|(example, _)| example))
+        .collect();
+    if examples.is_empty() {
+        bail!("guest-shim/c/README.md has no example");
+    }
+    let source = workspace.target.join("shim/example.c");
+    fs::write(&source, examples)?;
+    let mut command = toolchain.tool("gcc");
+    command.args(["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-ffreestanding"]);
+    command.arg("-I").arg(folder(workspace)).arg("-fsyntax-only").arg(&source);
+    process::run("gcc of the example", &mut command, LIMIT)
 }
 
 const LIMIT: Duration = Duration::from_secs(60);

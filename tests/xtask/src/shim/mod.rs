@@ -64,6 +64,9 @@ pub(crate) fn checks(workspace: &Workspace) -> Result<Vec<Check>> {
         checks.push(Check::new(&format!("{name}: header compiles as C and C++"), compiled));
 
         let library = Library::build(workspace, architecture)?;
+        let example = header::compile_examples(workspace, &toolchain);
+        let example = example.map_err(|error| format!("{error:#}"));
+        checks.push(Check::new(&format!("{name}: example in README compiles"), example));
         let object = &library.object;
         let Size { text, data } = object.size;
         eprintln!("    {}: text {text}, data {data} bytes", library.archive.display());
