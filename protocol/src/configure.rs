@@ -116,11 +116,11 @@ impl<'a> ConfigureAnswer<'a> {
     /// Decodes the body; the list's items are decoded as they are read.
     ///
     /// # Errors
-    /// [`DecodeError`] when the part before the items is not what it should be, or the list is not as long as the grant.
+    /// [`DecodeError`] when the part before the items is not what it should be, or the list is not as long as the grant, or the grant is of nothing.
     pub fn decode(bytes: &'a [u8]) -> Result<Self, DecodeError> {
         let (AnswerHead { granted, mode, reasons, generation }, rest) = codec::take(bytes)?;
         let vectors = List::parse(rest)?;
-        if vectors.len() != granted {
+        if granted == 0 || vectors.len() != granted {
             return Err(DecodeError::Malformed);
         }
         Ok(Self { granted, mode, reasons, generation, vectors })

@@ -93,23 +93,26 @@ impl ServiceBlock {
         ]
     }
 
-    /// Reads the block whose first leaf is `base`, with a function that reads a leaf. `None` when there is none, or one of a form that this version cannot read.
+    /// Reads the block whose first leaf is `base`, with a function that reads a leaf. `None` when there is none, or one of another major version, or of a form that this version cannot read.
     pub fn read(base: u32, mut leaf: impl FnMut(u32) -> Leaf) -> Option<Self> {
         let first = leaf(base);
         if !is_signature(first) || first.eax < base.checked_add(Self::LEAVES.checked_sub(1)?)? {
             return None;
         }
-        let version = leaf(base.checked_add(1)?);
+        let second = leaf(base.checked_add(1)?);
+        let [minor0, minor1, major0, major1] = second.eax.to_le_bytes();
+        let version = Version {
+            major: u16::from_le_bytes([major0, major1]),
+            minor: u16::from_le_bytes([minor0, minor1]),
+        };
+        // Another major may mean something else by its doorbell, so none is taken from it.
+        version.common(Version::CURRENT)?;
         let doorbell = leaf(base.checked_add(2)?);
         let limits = leaf(base.checked_add(3)?);
-        let [minor0, minor1, major0, major1] = version.eax.to_le_bytes();
         let address = u64::from(doorbell.ecx) << 32 | u64::from(doorbell.ebx);
         Some(Self {
-            version: Version {
-                major: u16::from_le_bytes([major0, major1]),
-                minor: u16::from_le_bytes([minor0, minor1]),
-            },
-            features: Features::from_bits_retain(version.ebx),
+            version,
+            features: Features::from_bits_retain(second.ebx),
             doorbell_port: u16::try_from(doorbell.eax).ok().filter(|&port| port != 0),
             doorbell_address: Some(address).filter(|&address| address != 0),
             limits: Limits { buffer_bytes: limits.eax, vectors: u16::try_from(limits.ebx).ok()? },

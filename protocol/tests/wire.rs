@@ -99,6 +99,20 @@ fn the_largest_answers_fit_a_buffer() {
 }
 
 #[test]
+fn a_grant_of_nothing_is_no_answer() {
+    let mut buffer = [0; 16];
+    let used = ConfigureAnswer::encode(
+        TableMode::Direct,
+        Reasons::empty(),
+        Generation(1),
+        core::iter::empty(),
+        &mut buffer,
+    )
+    .unwrap();
+    assert_eq!(ConfigureAnswer::decode(&buffer[..used]).err(), Some(DecodeError::Malformed));
+}
+
+#[test]
 fn calls_without_a_body_refuse_one() {
     for call in [CallId::QueryFunction, CallId::Release, CallId::Restore] {
         assert_eq!(Request::parse(call.number(), &[]).unwrap().call(), call);
@@ -123,8 +137,22 @@ fn errors_survive_the_trip_with_their_details() {
         assert_eq!(CallError::decode(error.status(), &encoded(&error)), Some(error));
         assert!(error.to_string().contains(error.remedy()));
     }
+    for (status, no_body) in [
+        (Status::PARAMETER, &[12, 0][..]),
+        (Status::PARAMETER, &[]),
+        (Status::BUSY, &[1]),
+        (Status::NOT_SUPPORTED, &[0]),
+        (Status::NO_SUCH_FUNCTION, &[0]),
+        (Status::NO_RESOURCES, &[0]),
+        (Status::DENIED, &[0]),
+    ] {
+        let error = CallError::decode(status, no_body);
+        assert_eq!(error, Some(CallError::Hardware), "{status:?} {no_body:?}");
+    }
     assert_eq!(CallError::decode(Status::SUCCESS, &[]), None);
     assert_eq!(CallError::decode(Status::SENTINEL, &[]), Some(CallError::NotSupported));
+    // Nobody has answered, so what follows is still the request.
+    assert_eq!(CallError::decode(Status::SENTINEL, &[0]), Some(CallError::NotSupported));
     assert_eq!(CallError::decode(Status(0x1234), &[]), Some(CallError::Hardware));
 }
 
@@ -151,6 +179,10 @@ fn the_offer_is_found_behind_others() {
     };
     assert_eq!(ServiceBlock::find_by_cpuid(cpuid), Some(block));
     assert_eq!(ServiceBlock::find_by_cpuid(|_| Leaf::default()), None);
+    let other = ServiceBlock { version: Version { major: 2, minor: 0 }, ..block }.leaves(0);
+    let [_, (_, second), ..] = other;
+    let another_major = |leaf| if leaf == 0x4000_0101 { second } else { cpuid(leaf) };
+    assert_eq!(ServiceBlock::find_by_cpuid(another_major), None, "its doorbell is not ours");
     let truncated = |leaf| Leaf { eax: 0x4000_0101, ..cpuid(leaf) };
     assert_eq!(
         ServiceBlock::find_by_cpuid(truncated),
