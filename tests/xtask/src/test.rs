@@ -46,6 +46,7 @@ pub(crate) fn command(workspace: &Workspace, options: &Options) -> Result<bool> 
     let native = Architecture::native()?;
     let others = || Architecture::ALL.into_iter().filter(|&other| other != native);
     summary.step("format", || format(workspace));
+    summary.step("test vectors, read in Python", || vectors(workspace));
     summary.step("clippy", || clippy(workspace));
     for other in others() {
         let name = other.name();
@@ -102,6 +103,27 @@ fn format(workspace: &Workspace) -> Result<Verdict> {
         process::run("cargo fmt", &mut command, LIMIT).context("run: cargo fmt --all")?;
     }
     Ok(Verdict::Passed)
+}
+
+/// The reader that shares nothing with the Rust halves.
+fn vectors(workspace: &Workspace) -> Result<Verdict> {
+    if !process::available("python3") {
+        return without_python(is_set("CI"));
+    }
+    let mut command = Command::new("python3");
+    command.arg(workspace.root.join("spec/vectors/decode.py"));
+    process::run("decode.py", &mut command, LIMIT)?;
+    Ok(Verdict::Passed)
+}
+
+fn without_python(required: bool) -> Result<Verdict> {
+    anyhow::ensure!(!required, "python3 is missing; CI is set, so it must be there");
+    Ok(Verdict::Skipped("python3 is missing".to_owned()))
+}
+
+/// Whether a variable of the environment says yes.
+fn is_set(name: &str) -> bool {
+    std::env::var(name).is_ok_and(|value| !matches!(value.as_str(), "" | "0" | "false"))
 }
 
 fn clippy(workspace: &Workspace) -> Result<Verdict> {
@@ -253,10 +275,7 @@ struct Kvm {
 
 impl Kvm {
     fn find() -> Self {
-        let set = |name: &str| {
-            std::env::var(name).is_ok_and(|value| !matches!(value.as_str(), "" | "0" | "false"))
-        };
-        Self { missing: demo::kvm_missing(), required: set("CI") && !set(WITHOUT_KVM) }
+        Self { missing: demo::kvm_missing(), required: is_set("CI") && !is_set(WITHOUT_KVM) }
     }
 
     /// Runs a step that needs KVM. Without it the step is skipped, on a machine of continuous
@@ -284,5 +303,11 @@ mod tests {
         assert!(matches!(outcome(None, true), Ok(Verdict::Passed)));
         assert!(matches!(outcome(Some("none"), false), Ok(Verdict::Skipped(_))));
         assert!(outcome(Some("none"), true).is_err());
+    }
+
+    #[test]
+    fn missing_python_skips_at_home_and_fails_in_continuous_integration() {
+        assert!(matches!(without_python(false), Ok(Verdict::Skipped(_))));
+        assert!(without_python(true).is_err());
     }
 }
