@@ -7,7 +7,8 @@ use pvmsi_protocol::{
     Features, FunctionId, Generation, Header, Kind, Limits, MAGIC, NegotiateAnswer,
     NegotiateRequest, Parameter, QueryFunctionAnswer, QueryVectorsAnswer, QueryVectorsRequest,
     Reasons, ReleaseAnswer, RestoreAnswer, Sequence, Status, TableMode, UpdateAnswer,
-    UpdateRequest, VectorAnswer, VectorIndex, VectorSetup, VectorState, VectorUpdate, Version,
+    UpdateRequest, VECTORS_MAX, VectorAnswer, VectorIndex, VectorSetup, VectorState, VectorUpdate,
+    Version,
 };
 
 use crate::{CallBuffer, Doorbell};
@@ -63,6 +64,8 @@ pub struct Client<'b, D, W = fn(u32)> {
     delay: W,
     /// What the host takes; the standard's maxima until `negotiate`.
     buffer_limit: usize,
+    /// The most vectors of one function, likewise.
+    vectors_limit: u16,
 }
 
 impl<'b, D: Doorbell> Client<'b, D> {
@@ -79,7 +82,7 @@ impl<'b, D, W> Client<'b, D, W> {
     /// As [`new`](Client::new), for a wait that is more than a function.
     pub const fn with_delay(buffer: CallBuffer<'b>, doorbell: D, delay: W) -> Self {
         let buffer_limit = buffer.length();
-        Self { buffer, doorbell, delay, buffer_limit }
+        Self { buffer, doorbell, delay, buffer_limit, vectors_limit: VECTORS_MAX }
     }
 }
 
@@ -99,12 +102,13 @@ impl<D: Doorbell, W: Delay> Client<'_, D, W> {
         if Version::CURRENT.common(answer.version) != Some(answer.version) {
             return Err(CallError::NotSupported);
         }
-        let Limits { buffer_bytes, .. } = answer.limits;
+        let Limits { buffer_bytes, vectors } = answer.limits;
         let limit = usize::try_from(buffer_bytes).unwrap_or(usize::MAX);
-        if limit < BUFFER_BEFORE_NEGOTIATE {
+        if limit < BUFFER_BEFORE_NEGOTIATE || vectors == 0 {
             return Err(CallError::Hardware);
         }
         self.buffer_limit = limit.min(self.buffer.length());
+        self.vectors_limit = vectors;
         Ok(answer)
     }
 
@@ -161,8 +165,9 @@ impl<D: Doorbell, W: Delay> Client<'_, D, W> {
     /// Sets the interrupts of a function up and asks for its table.
     ///
     /// `vectors` describes the first vectors, at most `requested`; the rest start masked and
-    /// without a message. `on_vector` is called with the answer for each granted vector, in
-    /// order; when an error is returned, forget what it was told.
+    /// without a message. More vectors than the host's limit are not asked for: a short grant.
+    /// `on_vector` is called with the answer for each granted vector, in order; when an error is
+    /// returned, forget what it was told.
     ///
     /// While the host is busy, this waits and repeats: at most `requested` + 64 times, at most
     /// 5 s. When it gives up, it releases the function.
@@ -180,6 +185,8 @@ impl<D: Doorbell, W: Delay> Client<'_, D, W> {
         vectors: impl ExactSizeIterator<Item = VectorSetup> + Clone,
         mut on_vector: impl FnMut(VectorIndex, VectorAnswer),
     ) -> Result<Grant, CallError> {
+        let vectors = vectors.take(self.vectors_limit.into());
+        let requested = requested.min(self.vectors_limit);
         if CallBuffer::bytes_for(requested) > self.buffer_limit {
             return Err(CallError::parameter(Parameter::BufferLength));
         }

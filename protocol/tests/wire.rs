@@ -189,6 +189,13 @@ fn the_offer_is_found_behind_others() {
         None,
         "a block that ends too early is not ours"
     );
+    for version in [0, 5, 2 << 16] {
+        let other = |leaf| match leaf {
+            0x4000_0101 => Leaf { eax: version, ..cpuid(leaf) },
+            _ => cpuid(leaf),
+        };
+        assert_eq!(ServiceBlock::find_by_cpuid(other), None, "another major version");
+    }
 }
 
 #[test]

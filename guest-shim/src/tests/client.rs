@@ -75,6 +75,31 @@ fn negotiate_declares_one_page_and_learns_the_limit() {
 }
 
 #[test]
+fn no_more_vectors_are_asked_for_than_the_host_has_said() {
+    let limits = Cell::new(Limits { buffer_bytes: 4096, vectors: 3 });
+    let host = Host::new(|request, body| match request {
+        Request::Negotiate(_) => {
+            let (version, features) = (Version::CURRENT, Features::empty());
+            NegotiateAnswer { version, features, limits: limits.get() }.encode(body).into()
+        }
+        Request::Configure(request) => {
+            assert_eq!((request.requested, request.vectors.len()), (3, 3));
+            let vector = VectorAnswer { table_message: None, pending: false };
+            let vectors = [vector; 3].into_iter();
+            let (mode, reasons) = (TableMode::Direct, Reasons::empty());
+            ConfigureAnswer::encode(mode, reasons, Generation(1), vectors, body).into()
+        }
+        _ => Reply::Silent,
+    });
+    let mut client = host.client(4096);
+    client.negotiate().unwrap();
+    let grant = client.configure(FUNCTION, Kind::MsiX, 64, reserved(64), |_, _| ());
+    assert_eq!(grant.map(|grant| grant.granted), Ok(3));
+    limits.set(Limits { buffer_bytes: 4096, vectors: 0 });
+    assert_eq!(client.negotiate(), Err(CallError::Hardware), "no host has such a limit");
+}
+
+#[test]
 fn configure_of_the_largest_function_fits_its_buffer() {
     let message = |vector| GuestMessage { address: u64::MAX - u64::from(vector), data: u32::MAX };
     let host = Host::new(|request, body| match request {
