@@ -1,0 +1,251 @@
+//! The suite on `pvmsi-hypervisor`: a VMM without processors.
+//!
+//! Service and software function are the real ones. What a VMM adds is here:
+//! RAM, routes and memory map that record instead of talking to KVM, the
+//! doorbell's width, and the choice between mapping and exit for an access.
+//!
+//! The library knows two kinds of isolation, confined and not:
+//! [`Isolation::Unknown`] is the second, as its check of a real function has it.
+
+mod ram;
+mod routes;
+mod window;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use pvmsi_hypervisor::{
+    ENTRY_BYTES, FunctionPolicy, PciFunction, Platform as HostPlatform, Policy as HostPolicy,
+    Service, ServiceConfig, SoftwareDevice, SoftwareFunction, SoftwareOptions,
+};
+use pvmsi_protocol::{
+    FunctionId, GuestMessage, ServiceBlock, SmcccStatus, VECTORS_MAX, VectorIndex,
+};
+use vm_memory::{Bytes, GuestMemoryMmap, MmapRegion, VolatileMemory};
+
+use super::{Counts, HostFactory, HostOptions, HostUnderTest, Isolation, Platform, Policy, Ram};
+use routes::RecordedRoutes;
+use window::{Mapping, RecordedWindow};
+
+/// Makes machines with our host half.
+#[derive(Clone, Copy, Debug)]
+pub struct OurHost;
+
+/// The doorbell's I/O port, as the service block names it.
+const PORT: u16 = 0x5650;
+/// Page size of the machine.
+const PAGE_BYTES: u64 = 4096;
+/// The software function's table, in its BAR.
+const TABLE: u64 = 0x40;
+/// The software function's register that resets it, in its BAR.
+const RESET_REGISTER: usize = 0x18;
+
+struct OurMachine {
+    service: Service,
+    function: FunctionId,
+    offer: Option<ServiceBlock>,
+    platform: Platform,
+    routes: Arc<RecordedRoutes>,
+    mapping: Arc<RwLock<Mapping>>,
+    device: Arc<SoftwareDevice>,
+    /// The function's BAR, as the device sees it.
+    bar: Arc<MmapRegion>,
+    ram: GuestMemoryMmap,
+    exits: AtomicU64,
+}
+
+impl HostFactory for OurHost {
+    fn create(&self, options: &HostOptions) -> Result<Box<dyn HostUnderTest>, String> {
+        Ok(Box::new(OurMachine::new(options).map_err(|error| error.to_string())?))
+    }
+}
+
+impl OurMachine {
+    fn new(options: &HostOptions) -> Result<Self, Box<dyn std::error::Error>> {
+        let routes = Arc::new(RecordedRoutes::new(options.routes.unwrap_or(4000)));
+        let config = ServiceConfig {
+            policy: match options.policy {
+                Policy::Off => HostPolicy::Off,
+                Policy::Trapped => HostPolicy::Trapped,
+                Policy::Denied | Policy::Direct => HostPolicy::Direct,
+            },
+            vectors_per_call: options.vectors_per_call.unwrap_or(VECTORS_MAX),
+            platform: match options.platform {
+                Platform::X86 => HostPlatform::X86_64,
+                Platform::Arm64 { its_doorbell } => HostPlatform::Aarch64 { its_doorbell },
+            },
+        };
+        let policy = FunctionPolicy {
+            policy: if options.policy == Policy::Denied { HostPolicy::Off } else { config.policy },
+            allow_unisolated: options.allow_unisolated,
+            vectors: options.quota,
+        };
+        let service = Service::new(config, Arc::clone(&routes) as _);
+        let isolated = options.isolation == Isolation::Confined;
+        let software = SoftwareOptions { vectors: options.vectors, isolated };
+        let function = SoftwareFunction::new(software, PAGE_BYTES)?;
+        let device = function.device();
+        let bar = function.mappings()?.pop().ok_or("a software function has one BAR")?.memory;
+        let mapping = Arc::new(RwLock::new(Mapping::new(function.layout())));
+        let window = Box::new(RecordedWindow::new(Arc::clone(&mapping), options.mappable));
+        service.add_function(options.function, Box::new(function), window, policy)?;
+        Ok(Self {
+            offer: service.offer(Some(PORT), None),
+            service,
+            function: options.function,
+            platform: options.platform,
+            routes,
+            mapping,
+            device,
+            bar,
+            ram: ram::new()?,
+            exits: AtomicU64::new(0),
+        })
+    }
+
+    /// An access by the guest's mapping, at an offset of the BAR; `None` where it has none. The mapping does not change during the access.
+    fn by_mapping<T>(&self, address: u64, access: impl FnOnce(usize) -> T) -> Option<T> {
+        let mapping = self.mapping.read().unwrap_or_else(PoisonError::into_inner);
+        usize::try_from(mapping.offset(address)?).ok().map(access)
+    }
+}
+
+impl HostUnderTest for OurMachine {
+    fn ram(&self) -> &dyn Ram {
+        &self.ram
+    }
+
+    fn ring(&self, page: u32) {
+        // A buffer that cannot be answered is ignored, as a VMM does.
+        let _ = self.service.doorbell(&self.ram, page);
+    }
+
+    fn ring_watched(&self, page: u32, watcher: &mut dyn FnMut(&dyn Ram)) -> bool {
+        ram::watched(&self.ram, watcher, |memory| {
+            let _ = self.service.doorbell(memory, page);
+        })
+    }
+
+    fn doorbell_write(&self, data: &[u8]) {
+        if let Ok(page) = data.try_into() {
+            self.ring(u32::from_le_bytes(page));
+        }
+    }
+
+    fn doorbell_read(&self, data: &mut [u8]) {
+        data.fill(0xff);
+    }
+
+    fn service_block(&self, leaf: u32) -> Option<[u32; 4]> {
+        let leaves = self.offer?.leaves(0);
+        let (_, leaf) = leaves.into_iter().find(|(number, _)| *number == leaf)?;
+        Some([leaf.eax, leaf.ebx, leaf.ecx, leaf.edx])
+    }
+
+    fn smccc(&self, function: u32, x1: u64) -> Option<[u64; 4]> {
+        let Platform::Arm64 { .. } = self.platform else { return None };
+        let answer = self
+            .offer
+            .and_then(|offer| self.service.smccc(&self.ram, &offer, function, [x1, 0, 0]));
+        Some(answer.unwrap_or([SmcccStatus::NOT_SUPPORTED.0, 0, 0, 0]))
+    }
+
+    fn config_read(&self, offset: u64, data: &mut [u8]) {
+        if !self.service.config_read(self.function, offset, data) {
+            data.fill(0xff);
+        }
+    }
+
+    fn config_write(&self, offset: u64, data: &[u8]) {
+        self.service.config_write(self.function, offset, data);
+    }
+
+    fn mmio_read(&self, address: u64, data: &mut [u8]) {
+        let bar = self.bar.as_volatile_slice();
+        if self.by_mapping(address, |offset| bar.read_slice(data, offset)).is_some() {
+            return;
+        }
+        self.exits.fetch_add(1, Ordering::SeqCst);
+        if !self.service.mmio_read(address, data) {
+            data.fill(0xff);
+        }
+    }
+
+    fn mmio_write(&self, address: u64, data: &[u8]) {
+        let bar = self.bar.as_volatile_slice();
+        if self.by_mapping(address, |offset| bar.write_slice(data, offset)).is_some() {
+            return;
+        }
+        self.exits.fetch_add(1, Ordering::SeqCst);
+        self.service.mmio_write(address, data);
+    }
+
+    fn raise(&self, vector: u16) {
+        self.device.raise(VectorIndex(vector));
+    }
+
+    fn reset_unseen(&self) {
+        let _ = self.bar.as_volatile_slice().write_obj(1_u32, RESET_REGISTER);
+        self.device.run();
+    }
+
+    fn reset_function(&self) {
+        self.service.reset_function(self.function);
+    }
+
+    fn reset_machine(&self) {
+        self.service.reset();
+    }
+
+    fn revoke(&self) {
+        self.service.revoke(self.function);
+    }
+
+    fn allow(&self) {
+        self.service.allow(self.function);
+    }
+
+    fn remove(&self) {
+        self.service.remove_function(self.function);
+    }
+
+    fn refuse_step(&self, step: u32) -> bool {
+        self.routes.refuse(step);
+        true
+    }
+
+    fn refusal_is_due(&self) -> bool {
+        self.routes.refusal_is_due()
+    }
+
+    fn interrupts(&self) -> Vec<GuestMessage> {
+        while self.device.run() {}
+        self.routes.delivered()
+    }
+
+    fn table_entry(&self, vector: u16) -> [u32; 4] {
+        [0_u64, 4, 8, 12].map(|word| {
+            let at = TABLE + u64::from(vector) * ENTRY_BYTES + word;
+            let at = usize::try_from(at).unwrap_or(usize::MAX);
+            self.bar.as_volatile_slice().read_obj(at).unwrap_or(u32::MAX)
+        })
+    }
+
+    fn foreign_messages(&self) -> u64 {
+        self.device.blocked()
+    }
+
+    fn is_mapped(&self, address: u64) -> bool {
+        self.by_mapping(address, |_| ()).is_some()
+    }
+
+    fn counts(&self) -> Counts {
+        let counters = self.service.status(self.function).map(|status| status.counters);
+        Counts {
+            exits: self.exits.load(Ordering::SeqCst),
+            routing_updates: self.routes.updates(),
+            interrupt_setups: counters.map_or(0, |counters| counters.interrupt_setups),
+            routes: self.routes.taken(),
+        }
+    }
+}

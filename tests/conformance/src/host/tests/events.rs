@@ -1,0 +1,184 @@
+//! Chapter 5: no event is lost, delivered twice, or delivered while masked.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::host::machine::{ENABLE, FUNCTION_MASK, Machine};
+use crate::host::{HostFactory, HostOptions, Policy};
+use crate::suite::{Test, Verdict, equal, holds, there};
+
+pub(super) const TESTS: &[Test] = &[
+    Test::host("events-cross-both-switches-once", &["H-503", "H-513"], switches),
+    Test::host("masks-toggle-while-the-mode-changes", &["H-503", "H-904"], toggling),
+    Test::host("a-masked-vector-does-not-fire", &["H-513"], masked),
+    Test::host("function-mask-holds-everything", &["H-514"], function_mask),
+    Test::host("vectors-beyond-the-grant-do-not-fire", &["H-515", "H-904"], beyond_the_grant),
+    Test::host("the-standard-table-works-as-ever", &["H-513", "H-514", "H-812"], standard_table),
+];
+
+/// For a busy machine.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+fn switches(factory: &dyn HostFactory) -> Verdict {
+    let machine = Machine::enabled(factory)?;
+    machine.configure_direct()?;
+    machine.mask(0);
+    machine.raise(0);
+    machine.raise(1);
+    machine.host.revoke();
+    machine.arrived("across the switch to trapped", &[1])?;
+    holds("pending", machine.pending(0))?;
+    machine.raise(0);
+    machine.quiet("still masked")?;
+    machine.unmask(0);
+    machine.arrived("two events of one masked vector are one", &[0])?;
+    machine.mask(2);
+    machine.raise(2);
+    machine.raise(3);
+    machine.host.allow();
+    machine.arrived("across the switch to direct", &[3])?;
+    machine.unmask(2);
+    machine.arrived("once unmasked", &[2])?;
+    equal("mapped", machine.is_direct(), true)?;
+    machine.quiet("nothing twice")
+}
+
+/// One processor masks and unmasks, the device raises, the host switches. An event at a time: each must arrive once, and never while masked.
+fn toggling(factory: &dyn HostFactory) -> Verdict {
+    let machine = Machine::enabled(factory)?;
+    machine.configure(2)?;
+    let running = AtomicBool::new(true);
+    let switch = || {
+        while running.load(Ordering::SeqCst) {
+            machine.host.revoke();
+            std::thread::yield_now();
+            machine.host.allow();
+            std::thread::yield_now();
+        }
+    };
+    let raise = || -> Verdict {
+        for round in 0..300 {
+            machine.mask(0);
+            // What was under way when the mask was set may still arrive.
+            machine.load(machine.entry_at(0, 3));
+            equal(&format!("interrupts before round {round}"), machine.interrupts()?, vec![])?;
+            machine.raise(0);
+            equal(&format!("masked, round {round}"), machine.interrupts()?, vec![])?;
+            machine.unmask(0);
+            // The host may be in the middle of a switch, and its thread may have to wait.
+            let patience = Instant::now() + PATIENCE;
+            let mut arrived = machine.interrupts()?;
+            while arrived.is_empty() && Instant::now() < patience {
+                std::thread::yield_now();
+                arrived = machine.interrupts()?;
+            }
+            equal(&format!("unmasked, round {round}"), arrived, vec![0])?;
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let switcher = scope.spawn(switch);
+        let raised = scope.spawn(raise).join();
+        running.store(false, Ordering::SeqCst);
+        there("no panic in a switch", switcher.join().ok())?;
+        there("no panic in an access", raised.ok())?
+    })?;
+    machine.unmask(0);
+    machine.arrives(0, 0)
+}
+
+fn masked(factory: &dyn HostFactory) -> Verdict {
+    for policy in [Policy::Direct, Policy::Trapped] {
+        let machine =
+            Machine::enabled_with(factory, HostOptions { policy, ..HostOptions::default() })?;
+        machine.configure(4)?;
+        for round in 0..3 {
+            machine.mask(2);
+            for _ in 0..=round {
+                machine.stays_away("masked", 2)?;
+            }
+            holds("pending bit", machine.pending(2))?;
+            machine.arrives(1, 1)?;
+            machine.unmask(2);
+            machine.arrived("one event once unmasked", &[2])?;
+            holds("no pending bit", !machine.pending(2))?;
+            machine.mask(2);
+            machine.unmask(2);
+            machine.quiet("nothing was left")?;
+        }
+    }
+    Ok(())
+}
+
+fn function_mask(factory: &dyn HostFactory) -> Verdict {
+    for policy in [Policy::Direct, Policy::Trapped] {
+        let machine =
+            Machine::enabled_with(factory, HostOptions { policy, ..HostOptions::default() })?;
+        machine.configure(4)?;
+        machine.control(ENABLE | FUNCTION_MASK);
+        machine.raise(0);
+        machine.raise(1);
+        machine.raise(2);
+        machine.raise(2);
+        machine.quiet("under Function Mask")?;
+        machine.mask(1);
+        machine.control(ENABLE);
+        machine.arrived("when Function Mask clears", &[0, 2])?;
+        machine.control(ENABLE | FUNCTION_MASK);
+        machine.unmask(1);
+        machine.quiet("unmasked, but under Function Mask")?;
+        machine.control(ENABLE);
+        machine.arrived("when Function Mask clears again", &[1])?;
+        machine.quiet("nothing twice")?;
+    }
+    Ok(())
+}
+
+fn beyond_the_grant(factory: &dyn HostFactory) -> Verdict {
+    for policy in [Policy::Direct, Policy::Trapped] {
+        let machine =
+            Machine::enabled_with(factory, HostOptions { policy, ..HostOptions::default() })?;
+        machine.configure(3)?;
+        for vector in 3..8 {
+            machine.stays_away("not assigned", vector)?;
+            // A hostile guest copies an entry of its own, and unmasks.
+            for word in 0..3 {
+                let value = machine.load(machine.entry_at(2, word));
+                machine.store(machine.entry_at(vector, word), value);
+            }
+            machine.interrupts()?;
+        }
+        machine.configure(3)?;
+        for vector in 3..8 {
+            machine.write_message(vector, machine.message(vector));
+            machine.unmask(vector);
+            machine.stays_away("unmasked with a guest message", vector)?;
+        }
+        for vector in 0..3 {
+            machine.arrives(vector, vector)?;
+        }
+    }
+    Ok(())
+}
+
+fn standard_table(factory: &dyn HostFactory) -> Verdict {
+    for policy in [Policy::Off, Policy::Denied, Policy::Trapped, Policy::Direct] {
+        let machine =
+            Machine::enabled_with(factory, HostOptions { policy, ..HostOptions::default() })?;
+        machine.program(3, machine.message(3));
+        machine.arrives(3, 3)?;
+        machine.mask(3);
+        machine.stays_away("masked", 3)?;
+        holds("pending bit", machine.pending(3))?;
+        machine.unmask(3);
+        machine.arrived("once unmasked", &[3])?;
+        machine.control(ENABLE | FUNCTION_MASK);
+        machine.stays_away("under Function Mask", 3)?;
+        machine.control(ENABLE);
+        machine.arrived("when Function Mask clears", &[3])?;
+        machine.program(3, machine.message(77));
+        machine.arrives(3, 77)?;
+        equal("mapped", machine.is_direct(), false)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,132 @@
+//! Chapter 6: guest messages.
+
+use pvmsi_protocol::{CallError, GuestMessage, Parameter, Sequence, VectorSetup};
+
+use super::discovery::ARM64;
+use crate::host::machine::Machine;
+use crate::host::{HostFactory, HostOptions, Platform};
+use crate::suite::{Test, Verdict, equal};
+
+pub(super) const TESTS: &[Test] = &[
+    Test::host("messages-to-local-apics", &["W-610"], local_apics),
+    Test::host("messages-that-no-local-apic-takes", &["H-601", "W-610"], no_local_apic),
+    Test::host("messages-to-an-its", &["W-620"], its),
+    Test::host("messages-that-no-its-takes", &["H-601", "W-620"], no_its),
+];
+
+const fn message(address: u64, data: u32) -> GuestMessage {
+    GuestMessage { address, data }
+}
+
+/// A message without the bits that the platform ignores.
+fn meaning(machine: &Machine, message: GuestMessage) -> GuestMessage {
+    match machine.platform {
+        Platform::X86 => {
+            GuestMessage { address: message.address & !0x13, data: message.data & !0x7800 }
+        }
+        Platform::Arm64 { .. } => message,
+    }
+}
+
+/// An event of vector 0 must arrive as this message.
+fn arrives(machine: &Machine, message: GuestMessage) -> Verdict {
+    machine.raise(0);
+    let seen = machine.host.interrupts();
+    let seen: Vec<_> = seen.into_iter().map(|seen| meaning(machine, seen)).collect();
+    equal("interrupts", seen, vec![meaning(machine, message)])
+}
+
+/// Each must be taken by `configure` and by `update`, and arrive as it is.
+fn taken(machine: &Machine, messages: &[GuestMessage]) -> Verdict {
+    for &message in messages {
+        let setup = VectorSetup { message: Some(message), masked: false };
+        machine.configure_with(1, &[setup])?;
+        arrives(machine, message)?;
+        machine.update(&[(0, 5)])?;
+        machine.arrives(0, 5)?;
+        let answer = machine.try_update(&[(0, message)])?;
+        equal(&format!("update to {message:x?}"), answer.map(drop), Ok(()))?;
+        arrives(machine, message)?;
+    }
+    Ok(())
+}
+
+/// Each must be refused by `configure` and by `update`.
+fn refused(machine: &Machine, messages: &[GuestMessage]) -> Verdict {
+    machine.configure(4)?;
+    let before = machine.snapshot()?;
+    for &message in messages {
+        let setups = [
+            VectorSetup { message: None, masked: true },
+            VectorSetup { message: Some(message), masked: true },
+        ];
+        let answer = machine.try_configure(2, Sequence::START, &setups)?;
+        let error = CallError::vector(Parameter::Message, 1);
+        equal(&format!("configure with {message:x?}"), answer.map(drop), Err(error))?;
+        let answer = machine.try_update(&[(1, machine.message(7)), (3, message)])?;
+        let error = CallError::vector(Parameter::Message, 3);
+        equal(&format!("update to {message:x?}"), answer.map(drop), Err(error))?;
+    }
+    equal("the function", machine.snapshot()?, before)
+}
+
+fn local_apics(factory: &dyn HostFactory) -> Verdict {
+    taken(
+        &Machine::enabled(factory)?,
+        &[
+            message(0xfee0_0000, 0x10),
+            message(0xfeef_f000, 0xff),
+            // Redirection hint, logical destination, lowest priority.
+            message(0xfee0_100c, 0x0141),
+            // Ignored bits.
+            message(0xfee0_1013, 0x7841),
+            // NMI, whatever its vector.
+            message(0xfee0_0000, 0x0400),
+            // An extended destination id: bits 14 to 8.
+            message(0xfee0_1fe0, 0x41),
+            // An x2APIC id above 255.
+            message(0x0000_0100_fee0_1000, 0x41),
+            message(0xffff_ff00_feef_f000, 0x41),
+        ],
+    )
+}
+
+fn no_local_apic(factory: &dyn HostFactory) -> Verdict {
+    refused(
+        &Machine::enabled(factory)?,
+        &[
+            message(0, 0x41),
+            message(0xfed0_0000, 0x41),
+            message(0xfef0_0000, 0x41),
+            message(0x0000_0001_fee0_0000, 0x41),
+            message(0x0000_0080_fee0_0000, 0x41),
+            message(0x5650_0000_0000, 0),
+            // Vectors below 16; level triggered; SMI, INIT, ExtINT and reserved; reserved bits.
+            message(0xfee0_0000, 0x0f),
+            message(0xfee0_0000, 0x010f),
+            message(0xfee0_0000, 0x8041),
+            message(0xfee0_0000, 0x0241),
+            message(0xfee0_0000, 0x0341),
+            message(0xfee0_0000, 0x0541),
+            message(0xfee0_0000, 0x0641),
+            message(0xfee0_0000, 0x0741),
+            message(0xfee0_0000, 0x1_0041),
+            message(0xfee0_0000, 0x8000_0041),
+        ],
+    )
+}
+
+fn arm64(factory: &dyn HostFactory) -> Verdict<Machine> {
+    Machine::enabled_with(factory, HostOptions { platform: ARM64, ..HostOptions::default() })
+}
+
+fn its(factory: &dyn HostFactory) -> Verdict {
+    let messages = [0, 1, 31, 0xffff].map(|event| message(0x0809_0040, event));
+    taken(&arm64(factory)?, &messages)
+}
+
+fn no_its(factory: &dyn HostFactory) -> Verdict {
+    let machine = arm64(factory)?;
+    let addresses = [0, 0x0809_0000, 0x0809_0044, 0x0809_003c, 0xfee0_0000, 0x1_0809_0040];
+    refused(&machine, &addresses.map(|address| message(address, 1)))
+}

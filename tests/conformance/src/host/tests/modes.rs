@@ -1,0 +1,294 @@
+//! Chapter 5: when the table is direct, and what the guest sees in both modes.
+
+use pvmsi_protocol::{Reasons, TableMode};
+
+use crate::host::machine::{BAR, ENABLE, FUNCTION_MASK, Machine};
+use crate::host::{HostFactory, HostOptions, Isolation, Policy};
+use crate::suite::{Test, Verdict, differ, equal, holds};
+
+pub(super) const TESTS: &[Test] = &[
+    Test::host("each-reason-keeps-the-table-trapped", &["W-501", "H-502", "H-420"], reasons),
+    Test::host("direct-without-a-reason", &["H-502", "H-511"], direct),
+    Test::host("the-generation-changes", &["H-504"], generation),
+    Test::host("same-contents-in-both-modes", &["H-510"], same_contents),
+    Test::host("no-exit-while-direct", &["H-511"], no_exit),
+    Test::host("writes-to-a-trapped-table", &["H-512"], trapped_writes),
+    Test::host("accesses-of-any-width-and-alignment", &["H-516", "H-905"], any_access),
+    Test::host("enable-and-function-mask-read-back", &["H-531"], read_back),
+    Test::host("no-mapping-without-an-answer", &["H-532", "H-806"], no_mapping),
+    Test::host("a-bar-that-moves", &["H-532", "H-806"], moving_bar),
+];
+
+fn reasons(factory: &dyn HostFactory) -> Verdict {
+    let default = HostOptions::default();
+    for (options, reason) in [
+        (HostOptions { policy: Policy::Trapped, ..default }, Reasons::POLICY),
+        (HostOptions { isolation: Isolation::Open, ..default }, Reasons::NO_ISOLATION),
+        (HostOptions { mappable: false, ..default }, Reasons::NOT_MAPPABLE),
+    ] {
+        let machine = Machine::enabled_with(factory, options)?;
+        let answer = machine.configure(4)?;
+        equal("mode and reasons", (answer.mode, answer.reasons), (TableMode::Trapped, reason))?;
+        works_trapped(&machine)?;
+    }
+    type Act = fn(&Machine);
+    let steps: [(Act, Act, Reasons); 4] = [
+        (|m| m.decoding(false), |m| m.decoding(true), Reasons::DECODING_OFF),
+        (|m| m.power_state(3), |m| m.power_state(0), Reasons::POWER_STATE),
+        (|m| m.host.revoke(), |m| m.host.allow(), Reasons::HOST_REVOKED),
+        // An event of a masked vector that came while the table was trapped.
+        (
+            |m| {
+                m.host.revoke();
+                m.mask(1);
+                m.raise(1);
+                m.host.interrupts();
+                m.host.allow();
+            },
+            |m| m.unmask(1),
+            Reasons::HELD_EVENT,
+        ),
+    ];
+    for (cause, cure, reason) in steps {
+        let machine = Machine::enabled(factory)?;
+        machine.configure_direct()?;
+        cause(&machine);
+        let query = machine.query()?;
+        equal("mode and reasons", (query.mode, query.reasons), (TableMode::Trapped, reason))?;
+        equal("mapped", machine.is_direct(), false)?;
+        cure(&machine);
+        equal("reasons afterwards", machine.query()?.reasons, Reasons::empty())?;
+        equal("mapped afterwards", machine.is_direct(), true)?;
+    }
+    let machine = Machine::new(factory)?;
+    holds("reason not-assigned", machine.query()?.reasons.contains(Reasons::NOT_ASSIGNED))?;
+    let answer = machine.configure(4)?;
+    equal("reasons without MSI-X Enable", answer.reasons, Reasons::MSIX_DISABLED)?;
+    machine.control(ENABLE);
+    equal("reasons with it", machine.query()?.reasons, Reasons::empty())
+}
+
+fn works_trapped(machine: &Machine) -> Verdict {
+    equal("mapped", machine.is_direct(), false)?;
+    machine.arrives(0, 0)?;
+    machine.mask(0);
+    machine.stays_away("masked", 0)?;
+    machine.unmask(0);
+    machine.arrived("once unmasked", &[0])
+}
+
+fn direct(factory: &dyn HostFactory) -> Verdict {
+    let machine = Machine::enabled(factory)?;
+    let answer = machine.configure_direct()?;
+    equal("reasons", answer.reasons, Reasons::empty())?;
+    machine.control(ENABLE | FUNCTION_MASK);
+    equal("mapped under Function Mask", machine.is_direct(), true)?;
+    let masked = Machine::new(factory)?;
+    masked.control(ENABLE | FUNCTION_MASK);
+    masked.configure_direct().map(drop)
+}
+
+fn generation(factory: &dyn HostFactory) -> Verdict {
+    type Act = fn(&Machine) -> Verdict;
+    let changes: [(&str, Act); 8] = [
+        ("configure", |m| m.configure(8).map(drop)),
+        ("configure with fewer", |m| m.configure(3).map(drop)),
+        ("revoke", |m| {
+            m.host.revoke();
+            Ok(())
+        }),
+        ("allow", |m| {
+            m.host.allow();
+            Ok(())
+        }),
+        ("decoding off", |m| {
+            m.decoding(false);
+            Ok(())
+        }),
+        ("decoding on", |m| {
+            m.decoding(true);
+            Ok(())
+        }),
+        ("release", |m| m.release().map(drop)),
+        ("configure after release", |m| m.configure(8).map(drop)),
+    ];
+    let machine = Machine::enabled(factory)?;
+    let mut seen = machine.query()?.generation;
+    for (what, act) in changes {
+        act(&machine)?;
+        let now = machine.query()?.generation;
+        differ(&format!("generation after {what}"), now, seen)?;
+        seen = now;
+    }
+    Ok(())
+}
+
+fn same_contents(factory: &dyn HostFactory) -> Verdict {
+    let machine = Machine::enabled(factory)?;
+    machine.configure_direct()?;
+    machine.mask(1);
+    machine.mask(5);
+    machine.raise(5);
+    let contents = || (machine.entries(), (0..8).map(|v| machine.pending(v)).collect::<Vec<_>>());
+    let direct = contents();
+    machine.host.revoke();
+    equal("mapped", machine.is_direct(), false)?;
+    equal("entries and pending bits, trapped", contents(), direct.clone())?;
+    machine.unmask(5);
+    machine.arrived("of the unmasked vector", &[5])?;
+    machine.host.allow();
+    equal("mapped", machine.is_direct(), true)?;
+    let (mut entries, mut pending) = direct;
+    entries[5][3] = 0;
+    pending[5] = false;
+    equal("entries and pending bits, direct again", contents(), (entries, pending))
+}
+
+fn no_exit(factory: &dyn HostFactory) -> Verdict {
+    let machine = Machine::enabled(factory)?;
+    machine.configure_direct()?;
+    let cost = machine.cost(|| {
+        for vector in 0..8 {
+            machine.mask(vector);
+            machine.entry(vector);
+            machine.pending(vector);
+            machine.unmask(vector);
+            machine.arrives(vector, vector)?;
+        }
+        // A register that shares the table's page.
+        machine.load(0);
+        Ok(())
+    })?;
+    equal("exits", cost.exits, 0)?;
+    equal("routing updates and set-ups", (cost.routing_updates, cost.interrupt_setups), (0, 0))?;
+    machine.host.revoke();
+    let cost = machine.cost(|| {
+        machine.mask(0);
+        Ok(())
+    })?;
+    holds("an exit for an access to a trapped table", cost.exits > 0)
+}
+
+fn trapped_writes(factory: &dyn HostFactory) -> Verdict {
+    let options = HostOptions { policy: Policy::Trapped, ..HostOptions::default() };
+    let machine = Machine::enabled_with(factory, options)?;
+    machine.configure(4)?;
+    let before = machine.entries();
+    let real = machine.host.table_entry(2);
+    machine.write_message(2, machine.message(99));
+    machine.host.mmio_write(BAR + machine.entry_at(2, 0), &[0xff; 8]);
+    equal("entries", machine.entries(), before)?;
+    equal("the function's own entry", machine.host.table_entry(2), real)?;
+    machine.arrives(2, 2)?;
+    // Address, data and mask bit in two stores of 8 bytes: the mask bit counts.
+    machine.host.mmio_write(BAR + machine.entry_at(2, 2), &[0x77, 0, 0, 0, 1, 0, 0, 0]);
+    holds("masked by a store of 8 bytes", machine.masked(2))?;
+    machine.stays_away("masked", 2)?;
+    machine.unmask(2);
+    machine.arrived("once unmasked", &[2])
+}
+
+fn any_access(factory: &dyn HostFactory) -> Verdict {
+    for policy in [Policy::Trapped, Policy::Direct] {
+        let machine =
+            Machine::enabled_with(factory, HostOptions { policy, ..HostOptions::default() })?;
+        machine.configure(6)?;
+        let others = |machine: &Machine| -> Vec<_> {
+            [0, 1, 2, 4, 5].map(|vector| machine.entry(vector)).to_vec()
+        };
+        let before = others(&machine);
+        for width in [1, 2, 3, 4, 8] {
+            for offset in 0..=16 - width {
+                let address = BAR + machine.entry_at(3, 0) + offset;
+                let mut data = vec![0; usize::try_from(width).unwrap_or(0)];
+                machine.host.mmio_read(address, &mut data);
+                data.fill(0xff);
+                machine.host.mmio_write(address, &data);
+                let what = format!("other entries after {width} bytes at {offset} of entry 3");
+                equal(&what, others(&machine), before.clone())?;
+            }
+        }
+        // What lies beyond the last entry is no entry.
+        machine.store(machine.entry_at(8, 3), 0);
+        machine.store(machine.entry_at(8, 0), 0x1234);
+        equal("entries after a store beyond the table", others(&machine), before)?;
+        for vector in [0, 1, 2, 4, 5] {
+            machine.arrives(vector, vector)?;
+        }
+        machine.release()?;
+    }
+    Ok(())
+}
+
+fn read_back(factory: &dyn HostFactory) -> Verdict {
+    let all = [0, ENABLE, ENABLE | FUNCTION_MASK, FUNCTION_MASK];
+    let machine = Machine::new(factory)?;
+    for bits in all {
+        machine.control(bits);
+        equal("default state", machine.read_control(), bits)?;
+    }
+    machine.control(ENABLE);
+    machine.configure_direct()?;
+    for bits in [ENABLE | FUNCTION_MASK, ENABLE] {
+        machine.control(bits);
+        equal("assigned and direct", machine.read_control(), bits)?;
+    }
+    machine.host.revoke();
+    for bits in [ENABLE | FUNCTION_MASK, ENABLE] {
+        machine.control(bits);
+        equal("assigned and trapped", machine.read_control(), bits)?;
+    }
+    for bits in all {
+        machine.control(bits);
+        equal("released", machine.read_control(), bits)?;
+    }
+    Ok(())
+}
+
+fn no_mapping(factory: &dyn HostFactory) -> Verdict {
+    type Act = fn(&Machine);
+    let machine = Machine::enabled(factory)?;
+    machine.configure_direct()?;
+    machine.mask(1);
+    let states: [(&str, Act, Act); 3] = [
+        ("memory decoding off", |m| m.decoding(false), |m| m.decoding(true)),
+        ("D3hot", |m| m.power_state(3), |m| m.power_state(0)),
+        ("D1", |m| m.power_state(1), |m| m.power_state(0)),
+    ];
+    for (what, stop, start) in states {
+        stop(&machine);
+        for offset in [0, machine.at.table, machine.at.pending, 0x4000] {
+            equal(&format!("mapped with {what}"), machine.host.is_mapped(BAR + offset), false)?;
+        }
+        let mut data = [0; 4];
+        machine.host.mmio_read(BAR + machine.at.table, &mut data);
+        equal(&format!("load with {what}"), data, [0xff; 4])?;
+        equal(&format!("assigned with {what}"), machine.query()?.assigned, 8)?;
+        start(&machine);
+        equal(&format!("mapped after {what}"), machine.is_direct(), true)?;
+        // Power states below D0 may cost a function its mask bits.
+        machine.unmask(0);
+        machine.mask(1);
+        machine.arrives(0, 0)?;
+        machine.stays_away("masked", 1)?;
+        machine.unmask(1);
+        machine.arrived("once unmasked", &[1])?;
+        machine.mask(1);
+    }
+    Ok(())
+}
+
+fn moving_bar(factory: &dyn HostFactory) -> Verdict {
+    const ELSEWHERE: u64 = 0xd000_0000;
+    let machine = Machine::enabled(factory)?;
+    machine.configure_direct()?;
+    machine.place_bar(ELSEWHERE);
+    let table = machine.at.table;
+    equal("mapped where it was", machine.host.is_mapped(BAR + table), false)?;
+    equal("mapped where it is", machine.host.is_mapped(ELSEWHERE + table), true)?;
+    equal("assigned", machine.query()?.assigned, 8)?;
+    machine.arrives(3, 3)?;
+    machine.place_bar(BAR);
+    equal("mapped where it is again", machine.is_direct(), true)?;
+    equal("mapped where it is no more", machine.host.is_mapped(ELSEWHERE + table), false)
+}

@@ -1,0 +1,131 @@
+//! Chapter 8: resets, power states, and functions that lose their table.
+
+use pvmsi_protocol::{Reasons, TableMode};
+
+use crate::host::machine::{ENABLE, Machine, POWER_ON};
+use crate::host::{HostFactory, HostOptions, Policy};
+use crate::suite::{Test, Verdict, equal, holds};
+
+pub(super) const TESTS: &[Test] = &[
+    Test::host("a-reset-leaves-vectors-assigned", &["H-801"], assigned),
+    Test::host("a-reset-in-the-default-state", &["H-802"], default_state),
+    Test::host("a-table-lost-meanwhile-comes-back", &["H-806"], lost_meanwhile),
+    Test::host("messages-written-back-by-the-guest", &["G-803", "H-470"], written_back),
+];
+
+type Reset = fn(&Machine);
+
+const RESETS: [(&str, Reset); 2] = [
+    ("function level reset", |machine| machine.function_level_reset()),
+    ("bus reset", |machine| machine.host.reset_function()),
+];
+
+fn assigned(factory: &dyn HostFactory) -> Verdict {
+    for (what, reset) in RESETS {
+        for policy in [Policy::Direct, Policy::Trapped] {
+            let machine =
+                Machine::enabled_with(factory, HostOptions { policy, ..HostOptions::default() })?;
+            machine.configure(8)?;
+            // One of two is masked, so that both mask bits have to come back.
+            for vector in (1..8).step_by(2) {
+                machine.mask(vector);
+            }
+            let before = machine.entries();
+            let mode = machine.query()?.mode;
+            reset(&machine);
+            // A reset clears configuration space: what a kernel restores.
+            machine.power_on();
+            machine.control(ENABLE);
+            let query = machine.query()?;
+            equal(&format!("assigned after a {what}"), query.assigned, 8)?;
+            equal(&format!("mode after a {what}"), query.mode, mode)?;
+            for vector in 0..8 {
+                let what = format!("entry {vector} after a {what}, mask bit included");
+                equal(&what, machine.entry(vector), before[usize::from(vector)])?;
+                if vector % 2 == 0 {
+                    machine.arrives(vector, vector)?;
+                    continue;
+                }
+                machine.stays_away("masked before the reset", vector)?;
+                machine.unmask(vector);
+                machine.arrived("once unmasked", &[vector])?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn default_state(factory: &dyn HostFactory) -> Verdict {
+    for (what, reset) in RESETS {
+        let machine = Machine::enabled(factory)?;
+        machine.program(0, machine.message(0));
+        machine.program(3, machine.message(3));
+        machine.mask(3);
+        machine.raise(3);
+        reset(&machine);
+        equal(&format!("Message Control after a {what}"), machine.read_control(), 0)?;
+        machine.power_on();
+        equal(&format!("entries after a {what}"), machine.entries(), vec![POWER_ON; 8])?;
+        machine.control(ENABLE);
+        machine.stays_away("nothing programmed", 0)?;
+        machine.program(1, machine.message(1));
+        machine.interrupts()?;
+        machine.arrives(1, 1)?;
+    }
+    Ok(())
+}
+
+fn lost_meanwhile(factory: &dyn HostFactory) -> Verdict {
+    type Act = fn(&Machine);
+    let losses: [(&str, Act, Act); 3] = [
+        ("D3hot", |m| m.power_state(3), |m| m.power_state(0)),
+        (
+            "a reset with memory decoding off",
+            |m| {
+                m.decoding(false);
+                m.function_level_reset();
+            },
+            |m| m.power_on(),
+        ),
+        (
+            "D3hot and a configure there",
+            |m| {
+                m.power_state(3);
+                let _ = m.configure(8);
+            },
+            |m| m.power_state(0),
+        ),
+    ];
+    for (what, stop, start) in losses {
+        let machine = Machine::enabled(factory)?;
+        machine.configure_direct()?;
+        stop(&machine);
+        equal(&format!("mode with {what}"), machine.query()?.mode, TableMode::Trapped)?;
+        // The function has lost its table: some do in D3hot.
+        machine.host.reset_unseen();
+        start(&machine);
+        machine.control(ENABLE);
+        let query = machine.query()?;
+        equal(&format!("reasons after {what}"), query.reasons, Reasons::empty())?;
+        equal(&format!("assigned after {what}"), query.assigned, 8)?;
+        for vector in 0..8 {
+            machine.unmask(vector);
+            machine.arrives(vector, vector)?;
+        }
+    }
+    Ok(())
+}
+
+fn written_back(factory: &dyn HostFactory) -> Verdict {
+    let machine = Machine::enabled(factory)?;
+    machine.configure_direct()?;
+    let before = machine.entries();
+    machine.host.reset_unseen();
+    holds("masked by the reset", machine.masked(2))?;
+    for word in 0..3 {
+        machine.store(machine.entry_at(2, word), before[2][usize::try_from(word).unwrap_or(0)]);
+    }
+    machine.unmask(2);
+    machine.arrives(2, 2)?;
+    equal("foreign messages", machine.host.foreign_messages(), 0)
+}

@@ -1,0 +1,85 @@
+//! What a host can get wrong. The name says the bug.
+
+use clap::ValueEnum;
+
+/// One bug of a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum HostBug {
+    // What it is made of.
+    DirectWithoutIsolation,
+    UnknownIsolationTakenAsConfined,
+    PolicyIgnored,
+    QuotaIgnored,
+    // Discovery and doorbell.
+    UndefinedFeatureBits,
+    ServiceShownWhenOff,
+    LeafBeyondTheLastAnswered,
+    AnyWidthRings,
+    // Reading a request.
+    MagicIgnored,
+    LongBufferAccepted,
+    ReservedFieldIgnored,
+    ForeignVersionAccepted,
+    RequestReadTwice,
+    TrailingBytesAccepted,
+    UnknownCallSucceeds,
+    ForeignFunctionServed,
+    BadMessageAccepted,
+    DuplicateVectorAccepted,
+    MsiTakenAsMsiX,
+    StaleSequenceAccepted,
+    // Writing an answer.
+    AnswerPastTheBuffer,
+    AnswerAfterTheReturn,
+    BufferWrittenLater,
+    HeaderBeforeBody,
+    SentinelLeft,
+    HeaderNotEchoed,
+    NumbersLongerThanNeeded,
+    // What calls answer.
+    MinorAboveTheRequest,
+    AnyMajorSpoken,
+    FeaturesNotAskedFor,
+    ReasonsEmptyWhileTrapped,
+    GenerationStandsStill,
+    ShortGrantCountedAsFull,
+    BusyWithoutProgress,
+    BusyWithSequenceZero,
+    BusyOnUpdate,
+    PendingLostAtTheSwitch,
+    PendingReportedAndDelivered,
+    PendingReportedAgain,
+    ReleaseFailsWhenNothingIsAssigned,
+    // What calls do.
+    FailedConfigureReleases,
+    FailedUpdateAppliesItsFirst,
+    UpdateForgotten,
+    UpdateUnmasks,
+    EventsLostOnUpdate,
+    ReleaseForgotten,
+    RestoreForgotten,
+    // Table and configuration space.
+    MaskBitIgnored,
+    MaskBitsOfConfigureIgnored,
+    AddressWritesHonoured,
+    ExitsWhileDirect,
+    PendingBitsHidden,
+    UnalignedStoreReachesTheNextEntry,
+    FunctionMaskIgnored,
+    FunctionMaskDropsEvents,
+    EnableReadsAsClear,
+    ClearedEnableKeepsTheAssignment,
+    MappingKeptWhileDecodingIsOff,
+    MovedBarKeepsItsOldMapping,
+    // Events and resets.
+    MaskedVectorFires,
+    VectorsBeyondTheGrantFire,
+    EventsLostAtASwitch,
+    EventsDoubledAtASwitch,
+    ResetEndsTheAssignment,
+    ResetLosesTheTable,
+    TableLostInD3,
+    MachineResetKeepsTheAssignment,
+    RemovedFunctionAnswers,
+    RoutesNotGivenBack,
+}
