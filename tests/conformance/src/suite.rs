@@ -1,7 +1,10 @@
 //! What a test is, and how it says what it expected.
 
-use std::fmt::Debug;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt::Debug;
 
+#[cfg(feature = "std")]
 use crate::guest::GuestFactory;
 use crate::host::HostFactory;
 
@@ -42,6 +45,7 @@ pub enum Body {
     /// With machines of the host under test.
     Host(fn(&dyn HostFactory) -> Verdict),
     /// With the guest under test and a scripted host.
+    #[cfg(feature = "std")]
     Guest(fn(&dyn GuestFactory) -> Verdict),
 }
 
@@ -67,6 +71,7 @@ impl Test {
     }
 
     /// A test of a guest.
+    #[cfg(feature = "std")]
     pub(crate) const fn guest(
         name: &'static str,
         clauses: &'static [&'static str],
@@ -79,6 +84,7 @@ impl Test {
     pub const fn target(&self) -> Target {
         match self.body {
             Body::Host(_) => Target::Host,
+            #[cfg(feature = "std")]
             Body::Guest(_) => Target::Guest,
         }
     }
@@ -86,7 +92,10 @@ impl Test {
 
 /// All tests, the host's first.
 pub fn tests() -> Vec<Test> {
-    crate::host::tests().into_iter().chain(crate::guest::tests()).collect()
+    let tests = crate::host::tests().into_iter();
+    #[cfg(feature = "std")]
+    let tests = tests.chain(crate::guest::tests());
+    tests.collect()
 }
 
 /// Two values that must be the same.

@@ -1,12 +1,13 @@
 //! The guest, the device and the operator of the tests: steps on a machine under test.
 
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
 use pvmsi_protocol::{FunctionId, GuestMessage};
 
-use super::{Counts, HostFactory, HostOptions, HostUnderTest, Platform};
-use crate::suite::{Stop, Verdict, equal, there};
+use super::{Ability, Counts, HostFactory, HostOptions, HostUnderTest, Platform};
+use crate::suite::{Stop, Verdict, equal, holds, there};
 
-/// Where tests put the function's BAR.
-pub(crate) const BAR: u64 = 0xc000_0000;
 /// MSI-X Enable in Message Control.
 pub(crate) const ENABLE: u16 = 0x8000;
 /// Function Mask in Message Control.
@@ -20,6 +21,12 @@ const COMMAND_BUS_MASTER: u16 = 4;
 const BARS: u64 = 0x10;
 const FIRST_CAPABILITY: u64 = 0x34;
 const CAPABILITIES_MAX: usize = 48;
+
+/// The first vector of messages to local APICs: those below are exceptions, and what a guest needs itself.
+const FIRST_VECTOR: u32 = 48;
+/// Vectors that are used on each processor.
+const VECTORS: u16 = 200;
+const APIC_MESSAGES: u64 = 0xfee0_0000;
 
 /// Where a function keeps what the tests need.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +51,7 @@ pub(crate) struct Machine {
     pub(crate) function: FunctionId,
     pub(crate) vectors: u16,
     pub(crate) platform: Platform,
+    pub(crate) bar: u64,
     pub(crate) at: Places,
 }
 
@@ -51,13 +59,26 @@ pub(crate) struct Machine {
 fn message(platform: Platform, number: u16) -> GuestMessage {
     match platform {
         Platform::X86 => GuestMessage {
-            address: 0xfee0_0000 | u64::from(number / 200) << 12,
-            data: 32 + u32::from(number % 200),
+            address: APIC_MESSAGES | u64::from(number / VECTORS) << 12,
+            data: FIRST_VECTOR + u32::from(number % VECTORS),
         },
         Platform::Arm64 { its_doorbell } => {
             GuestMessage { address: its_doorbell, data: number.into() }
         }
     }
+}
+
+/// The number of a message; `None`: it is none of those.
+fn number(platform: Platform, seen: GuestMessage) -> Option<u16> {
+    let number = match platform {
+        Platform::X86 => {
+            let processor = u16::try_from(seen.address.checked_sub(APIC_MESSAGES)? >> 12).ok()?;
+            let vector = u16::try_from(seen.data.checked_sub(FIRST_VECTOR)?).ok()?;
+            processor.checked_mul(VECTORS)?.checked_add(vector)?
+        }
+        Platform::Arm64 { .. } => u16::try_from(seen.data).ok()?,
+    };
+    (message(platform, number) == seen).then_some(number)
 }
 
 impl Machine {
@@ -81,18 +102,31 @@ impl Machine {
     }
 
     pub(crate) fn with(factory: &dyn HostFactory, options: HostOptions) -> Verdict<Self> {
+        let platform = options.platform.or(factory.platforms().first().copied());
+        let platform = there("a platform", platform)?;
+        let options = HostOptions { platform: Some(platform), ..options };
         let host = factory.create(&options).map_err(Stop::Skipped)?;
-        let (function, vectors, platform) = (options.function, options.vectors, options.platform);
-        let at = places(host.as_ref())?;
-        let machine = Self { host, function, vectors, platform, at };
+        let function = host.function().unwrap_or(options.function);
+        let (vectors, bar, at) = (options.vectors, host.bar(), places(host.as_ref())?);
+        let machine = Self { host, function, vectors, platform, bar, at };
         equal("table size", machine.word(at.msix + 2) & 0x7ff, vectors - 1)?;
         machine.power_on();
         Ok(machine)
     }
 
+    /// Whether the host under test can do or show something.
+    pub(crate) fn can(&self, ability: Ability) -> bool {
+        self.host.can(ability)
+    }
+
+    /// Skips the test where the host under test cannot do or show something.
+    pub(crate) fn needs(&self, ability: Ability) -> Verdict {
+        if self.can(ability) { Ok(()) } else { Err(Stop::Skipped(ability.lack().into())) }
+    }
+
     /// Programs the BAR and switches memory decoding on, as firmware does.
     pub(crate) fn power_on(&self) {
-        self.place_bar(BAR);
+        self.place_bar(self.bar);
         self.decoding(true);
     }
 
@@ -136,12 +170,12 @@ impl Machine {
 
     pub(crate) fn load(&self, offset: u64) -> u32 {
         let mut data = [0; 4];
-        self.host.mmio_read(BAR + offset, &mut data);
+        self.host.mmio_read(self.bar + offset, &mut data);
         u32::from_le_bytes(data)
     }
 
     pub(crate) fn store(&self, offset: u64, value: u32) {
-        self.host.mmio_write(BAR + offset, &value.to_le_bytes());
+        self.host.mmio_write(self.bar + offset, &value.to_le_bytes());
     }
 
     /// The offset of a word of an entry.
@@ -202,7 +236,7 @@ impl Machine {
     pub(crate) fn interrupts(&self) -> Verdict<Vec<u16>> {
         let mut numbers = Vec::new();
         for seen in self.host.interrupts() {
-            let number = (0..4096).find(|&number| self.message(number) == seen);
+            let number = number(self.platform, seen);
             numbers.push(there("only messages that the guest has given", number)?);
         }
         numbers.sort_unstable();
@@ -232,9 +266,35 @@ impl Machine {
         equal(what, self.interrupts()?, numbers.to_vec())
     }
 
-    /// Whether the guest has the pages of table and pending bit array.
-    pub(crate) fn is_direct(&self) -> bool {
-        self.host.is_mapped(BAR + self.at.table) && self.host.is_mapped(BAR + self.at.pending)
+    /// Whether the guest has the pages of table and pending bit array; `None` where that cannot be seen.
+    pub(crate) fn is_direct(&self) -> Option<bool> {
+        let is_mapped = |offset| self.host.is_mapped(self.bar + offset);
+        self.can(Ability::Mappings).then(|| is_mapped(self.at.table) && is_mapped(self.at.pending))
+    }
+
+    /// The guest must have the pages of table and pending bit array, or must not, as far as that can be seen.
+    pub(crate) fn mapped(&self, what: &str, expected: bool) -> Verdict {
+        self.is_direct().map_or(Ok(()), |direct| equal(what, direct, expected))
+    }
+
+    /// The guest must have the page at an address, or must not, as far as that can be seen.
+    pub(crate) fn mapped_at(&self, what: &str, address: u64, expected: bool) -> Verdict {
+        if self.can(Ability::Mappings) {
+            equal(what, self.host.is_mapped(address), expected)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// So many routes may be taken at most, as far as that can be seen.
+    pub(crate) fn routes_up_to(&self, bound: u64) -> Verdict {
+        let routes = self.routes().unwrap_or(0);
+        holds(&format!("{routes} routes, {bound} at most"), routes <= bound)
+    }
+
+    /// The routes that are taken; `None` where that cannot be seen.
+    pub(crate) fn routes(&self) -> Option<u64> {
+        self.can(Ability::Counts).then(|| self.host.counts().routes)
     }
 
     /// What `act` costs; `routes` are those taken after it.

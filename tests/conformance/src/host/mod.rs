@@ -14,12 +14,21 @@
 
 mod call;
 mod machine;
+#[cfg(feature = "std")]
 pub mod ours;
 mod tests;
+
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::vec::Vec;
 
 use pvmsi_protocol::{FunctionId, GuestMessage};
 
 pub(crate) use tests::tests;
+
+#[cfg(feature = "std")]
+use crate::suite::Stop;
+use crate::suite::Verdict;
 
 /// Guest RAM starts at address 0 and is so long.
 pub const RAM_BYTES: u64 = 0x10_0000;
@@ -34,6 +43,11 @@ pub enum Platform {
         /// Guest physical address of GITS_TRANSLATER.
         its_doorbell: u64,
     },
+}
+
+impl Platform {
+    /// An arm64 machine, where nothing says which.
+    pub const ARM64: Self = Self::Arm64 { its_doorbell: 0x0809_0040 };
 }
 
 /// What the host knows of the function's isolation (H-901).
@@ -81,8 +95,8 @@ pub struct HostOptions {
     pub vectors_per_call: Option<u16>,
     /// Whether the table's pages can be mapped into the guest.
     pub mappable: bool,
-    /// Where interrupts go.
-    pub platform: Platform,
+    /// Where interrupts go; `None`: the test does not care.
+    pub platform: Option<Platform>,
 }
 
 impl Default for HostOptions {
@@ -97,7 +111,7 @@ impl Default for HostOptions {
             routes: None,
             vectors_per_call: None,
             mappable: true,
-            platform: Platform::X86,
+            platform: None,
         }
     }
 }
@@ -109,6 +123,49 @@ pub trait Ram {
 
     /// Writes; bytes beyond RAM are dropped.
     fn write(&self, address: u64, data: &[u8]);
+}
+
+/// What a host under test may be unable to do or to show, other than the host halves themselves: that of a machine which a guest tests from inside, say. A test that cannot do without is skipped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ability {
+    /// [`reset_function`](HostUnderTest::reset_function).
+    BusReset,
+    /// [`reset_machine`](HostUnderTest::reset_machine).
+    MachineReset,
+    /// [`revoke`](HostUnderTest::revoke) and [`allow`](HostUnderTest::allow).
+    Revoke,
+    /// [`remove`](HostUnderTest::remove).
+    Remove,
+    /// [`reset_unseen`](HostUnderTest::reset_unseen) also while the function's memory does not answer.
+    TableLoss,
+    /// [`interrupts`](HostUnderTest::interrupts) of whatever message the platform takes, not only of those that an interrupt handler can count.
+    AnyMessage,
+    /// [`table_entry`](HostUnderTest::table_entry).
+    Table,
+    /// [`foreign_messages`](HostUnderTest::foreign_messages).
+    ForeignMessages,
+    /// [`is_mapped`](HostUnderTest::is_mapped).
+    Mappings,
+    /// [`counts`](HostUnderTest::counts).
+    Counts,
+}
+
+impl Ability {
+    /// Why a test is skipped.
+    pub const fn lack(self) -> &'static str {
+        match self {
+            Self::BusReset => "nothing here resets the function's bus",
+            Self::MachineReset => "nothing here resets the machine",
+            Self::Revoke => "nothing here takes the table back",
+            Self::Remove => "nothing here removes the function",
+            Self::TableLoss => "the function cannot lose its table while its memory is off",
+            Self::AnyMessage => "not every message can be taken",
+            Self::Table => "a trapped table cannot be looked at",
+            Self::ForeignMessages => "what the function's messages are cannot be seen",
+            Self::Mappings => "mappings cannot be seen",
+            Self::Counts => "nothing is counted",
+        }
+    }
 }
 
 /// What has been counted since the machine was created.
@@ -129,6 +186,22 @@ pub struct Counts {
 /// The function needs capabilities for MSI-X, power management and PCI Express (with function
 /// level reset), and one memory BAR for table and pending bits.
 pub trait HostUnderTest: Send + Sync {
+    /// Whether it can do or show something. Where it cannot, the method's effect or result does not count.
+    fn can(&self, ability: Ability) -> bool {
+        let _ = ability;
+        true
+    }
+
+    /// The function's address, where it is not the one of the options.
+    fn function(&self) -> Option<FunctionId> {
+        None
+    }
+
+    /// Where the function's BAR, and 0x1000_0000 above it again, may be put: 256 KiB that nothing else occupies.
+    fn bar(&self) -> u64 {
+        0xc000_0000
+    }
+
     // What a guest can do.
 
     /// The guest's RAM.
@@ -224,6 +297,9 @@ pub trait HostUnderTest: Send + Sync {
     fn counts(&self) -> Counts;
 }
 
+/// What one of several processors does.
+pub type Work<'w> = &'w (dyn Fn() -> Verdict + Sync);
+
 /// Makes machines.
 pub trait HostFactory: Sync {
     /// A machine of this kind.
@@ -231,4 +307,32 @@ pub trait HostFactory: Sync {
     /// # Errors
     /// Why this host cannot be had like that; the test is skipped.
     fn create(&self, options: &HostOptions) -> Result<Box<dyn HostUnderTest>, String>;
+
+    /// The platforms of its machines; a test that does not care gets the first.
+    fn platforms(&self) -> Vec<Platform> {
+        vec![Platform::X86, Platform::ARM64]
+    }
+
+    /// Does several things at the same time, on a processor each, until all are done; the first stop is theirs.
+    ///
+    /// # Errors
+    /// A stop of one of them, or that the host has too few processors.
+    #[cfg(feature = "std")]
+    fn at_once(&self, work: &[Work<'_>]) -> Verdict {
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = work.iter().map(|work| scope.spawn(work)).collect();
+            let done = threads.into_iter().map(|thread| thread.join());
+            done.fold(Ok(()), |first, done| {
+                let panic = Err(Stop::Failed("a panic on one of several processors".into()));
+                first.and(done.unwrap_or(panic))
+            })
+        })
+    }
+
+    /// Does several things at the same time, on a processor each, until all are done; the first stop is theirs.
+    ///
+    /// # Errors
+    /// A stop of one of them, or that the host has too few processors.
+    #[cfg(not(feature = "std"))]
+    fn at_once(&self, work: &[Work<'_>]) -> Verdict;
 }

@@ -53,7 +53,7 @@ pub(super) struct Memory {
 
 /// The message of the tests with this number, on x86.
 pub(super) fn message(number: u16) -> GuestMessage {
-    GuestMessage { address: 0xfee0_0000, data: 32 + u32::from(number % 200) }
+    GuestMessage { address: 0xfee0_0000, data: 48 + u32::from(number % 200) }
 }
 
 impl HostFactory for MutantHostFactory {

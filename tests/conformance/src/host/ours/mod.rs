@@ -71,8 +71,8 @@ impl OurMachine {
             },
             vectors_per_call: options.vectors_per_call.unwrap_or(VECTORS_MAX),
             platform: match options.platform {
-                Platform::X86 => HostPlatform::X86_64,
-                Platform::Arm64 { its_doorbell } => HostPlatform::Aarch64 { its_doorbell },
+                None | Some(Platform::X86) => HostPlatform::X86_64,
+                Some(Platform::Arm64 { its_doorbell }) => HostPlatform::Aarch64 { its_doorbell },
             },
         };
         let policy = FunctionPolicy {
@@ -93,7 +93,7 @@ impl OurMachine {
             offer: service.offer(Some(PORT), None),
             service,
             function: options.function,
-            platform: options.platform,
+            platform: options.platform.unwrap_or(Platform::X86),
             routes,
             mapping,
             device,

@@ -1,6 +1,7 @@
 //! Chapter 2: doorbells, processors, machines.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 use pvmsi_protocol::{CallError, CallId, FunctionId, Sequence, Status};
 
@@ -31,7 +32,7 @@ fn page_number(factory: &dyn HostFactory) -> Verdict {
 
 fn smccc(factory: &dyn HostFactory) -> Verdict {
     let machine =
-        Machine::with(factory, HostOptions { platform: ARM64, ..HostOptions::default() })?;
+        Machine::with(factory, HostOptions { platform: Some(ARM64), ..HostOptions::default() })?;
     let call = |x1| there("SMCCC calls", machine.host.smccc(CALL, x1));
     let header = request(CallId::QueryFunction, machine.function, 0);
     machine.put(PAGE, &header, &[]);
@@ -66,7 +67,6 @@ fn other_widths(factory: &dyn HostFactory) -> Verdict {
 /// Two processors configure by turns, in two ways; a third looks, and must never see a mixture.
 fn several_processors(factory: &dyn HostFactory) -> Verdict {
     let machine = Machine::enabled(factory)?;
-    let looking = AtomicBool::new(true);
     let configure = |page: u32, count: u16, offset: u16| -> Verdict {
         let setups: Vec<_> = (0..count)
             .map(|at| pvmsi_protocol::VectorSetup {
@@ -81,9 +81,9 @@ fn several_processors(factory: &dyn HostFactory) -> Verdict {
         }
         Ok(())
     };
-    let look = || -> Verdict {
+    let look = |running: &AtomicUsize| -> Verdict {
         let body = encoded(&pvmsi_protocol::QueryVectorsRequest { first: 0, count: 8 });
-        while looking.load(Ordering::SeqCst) {
+        while running.load(Ordering::SeqCst) != 0 {
             let header = request(CallId::QueryVectors, machine.function, body.len());
             let answer = success("query-vectors", machine.raw(0x40, header, &body)?)?;
             let (_, states) = vector_states(&answer)?;
@@ -97,17 +97,13 @@ fn several_processors(factory: &dyn HostFactory) -> Verdict {
         }
         Ok(())
     };
-    std::thread::scope(|scope| {
-        let observer = scope.spawn(look);
-        let others =
-            [scope.spawn(|| configure(0x20, 4, 100)), scope.spawn(|| configure(0x30, 8, 200))];
-        let done: Vec<_> = others.into_iter().map(|thread| thread.join()).collect();
-        looking.store(false, Ordering::SeqCst);
-        for thread in done.into_iter().chain([observer.join()]) {
-            there("no panic in a call", thread.ok())??;
-        }
-        Ok(())
-    })
+    let running = AtomicUsize::new(2);
+    let configure = |page, count, offset| {
+        let configured = configure(page, count, offset);
+        running.fetch_sub(1, Ordering::SeqCst);
+        configured
+    };
+    factory.at_once(&[&|| look(&running), &|| configure(0x20, 4, 100), &|| configure(0x30, 8, 200)])
 }
 
 fn another_machine(factory: &dyn HostFactory) -> Verdict {

@@ -134,8 +134,10 @@ fn several_things_wrong(factory: &dyn HostFactory) -> Verdict {
     let before = machine.snapshot()?;
     let bad = pvmsi_protocol::GuestMessage { address: 1, data: 0 };
     let setups = [VectorSetup { message: Some(bad), masked: true }; 3];
-    let setups = setups.into_iter();
-    let body = bytes(|buffer| ConfigureRequest::encode(Kind::Msi, 0, Sequence(9), setups, buffer));
+    let encode = |buffer: &mut [u8]| {
+        ConfigureRequest::encode(Kind::Msi, 0, Sequence(9), setups.into_iter(), buffer)
+    };
+    let body = bytes(encode);
     let answer = machine.call(CallId::Configure, &body)?;
     let wrong = [Parameter::Kind, Parameter::Count, Parameter::Message, Parameter::Sequence];
     let one =

@@ -1,16 +1,20 @@
 //! Chapter 6: guest messages.
 
+use alloc::vec::Vec;
+
 use pvmsi_protocol::{CallError, GuestMessage, Parameter, Sequence, VectorSetup};
 
 use super::discovery::ARM64;
 use crate::host::machine::Machine;
-use crate::host::{HostFactory, HostOptions, Platform};
+use crate::host::{Ability, HostFactory, HostOptions, Platform};
 use crate::suite::{Test, Verdict, equal};
 
 pub(super) const TESTS: &[Test] = &[
     Test::host("messages-to-local-apics", &["W-610"], local_apics),
+    Test::host("messages-arrive-at-local-apics-as-they-are", &["W-610"], arrive_at_local_apics),
     Test::host("messages-that-no-local-apic-takes", &["H-601", "W-610"], no_local_apic),
     Test::host("messages-to-an-its", &["W-620"], its),
+    Test::host("messages-arrive-at-an-its-as-they-are", &["W-620"], arrive_at_its),
     Test::host("messages-that-no-its-takes", &["H-601", "W-620"], no_its),
 ];
 
@@ -36,8 +40,9 @@ fn arrives(machine: &Machine, message: GuestMessage) -> Verdict {
     equal("interrupts", seen, vec![meaning(machine, message)])
 }
 
-/// Each must be taken by `configure` and by `update`, and arrive as it is.
-fn taken(machine: &Machine, messages: &[GuestMessage]) -> Verdict {
+/// Each must arrive as it is, whichever call has named it.
+fn arrive(machine: &Machine, messages: &[GuestMessage]) -> Verdict {
+    machine.needs(Ability::AnyMessage)?;
     for &message in messages {
         let setup = VectorSetup { message: Some(message), masked: false };
         machine.configure_with(1, &[setup])?;
@@ -47,6 +52,21 @@ fn taken(machine: &Machine, messages: &[GuestMessage]) -> Verdict {
         let answer = machine.try_update(&[(0, message)])?;
         equal(&format!("update to {message:x?}"), answer.map(drop), Ok(()))?;
         arrives(machine, message)?;
+    }
+    Ok(())
+}
+
+/// Each must be taken by `configure` and by `update`.
+fn taken(machine: &Machine, messages: &[GuestMessage]) -> Verdict {
+    for &message in messages {
+        let setup = VectorSetup { message: Some(message), masked: false };
+        machine.configure_with(1, &[setup])?;
+        let seen = machine.states()?.first().and_then(|state| state.guest_message);
+        equal("guest message", seen, Some(message))?;
+        machine.update(&[(0, 5)])?;
+        machine.arrives(0, 5)?;
+        let answer = machine.try_update(&[(0, message)])?;
+        equal(&format!("update to {message:x?}"), answer.map(drop), Ok(()))?;
     }
     Ok(())
 }
@@ -70,30 +90,38 @@ fn refused(machine: &Machine, messages: &[GuestMessage]) -> Verdict {
     equal("the function", machine.snapshot()?, before)
 }
 
+fn x86(factory: &dyn HostFactory) -> Verdict<Machine> {
+    let platform = Some(Platform::X86);
+    Machine::enabled_with(factory, HostOptions { platform, ..HostOptions::default() })
+}
+
+const TO_LOCAL_APICS: [GuestMessage; 8] = [
+    message(0xfee0_0000, 0x10),
+    message(0xfeef_f000, 0xff),
+    // Redirection hint, logical destination, lowest priority.
+    message(0xfee0_100c, 0x0141),
+    // Ignored bits.
+    message(0xfee0_1013, 0x7841),
+    // NMI, whatever its vector.
+    message(0xfee0_0000, 0x0400),
+    // An extended destination id: bits 14 to 8.
+    message(0xfee0_1fe0, 0x41),
+    // An x2APIC id above 255.
+    message(0x0000_0100_fee0_1000, 0x41),
+    message(0xffff_ff00_feef_f000, 0x41),
+];
+
 fn local_apics(factory: &dyn HostFactory) -> Verdict {
-    taken(
-        &Machine::enabled(factory)?,
-        &[
-            message(0xfee0_0000, 0x10),
-            message(0xfeef_f000, 0xff),
-            // Redirection hint, logical destination, lowest priority.
-            message(0xfee0_100c, 0x0141),
-            // Ignored bits.
-            message(0xfee0_1013, 0x7841),
-            // NMI, whatever its vector.
-            message(0xfee0_0000, 0x0400),
-            // An extended destination id: bits 14 to 8.
-            message(0xfee0_1fe0, 0x41),
-            // An x2APIC id above 255.
-            message(0x0000_0100_fee0_1000, 0x41),
-            message(0xffff_ff00_feef_f000, 0x41),
-        ],
-    )
+    taken(&x86(factory)?, &TO_LOCAL_APICS)
+}
+
+fn arrive_at_local_apics(factory: &dyn HostFactory) -> Verdict {
+    arrive(&x86(factory)?, &TO_LOCAL_APICS)
 }
 
 fn no_local_apic(factory: &dyn HostFactory) -> Verdict {
     refused(
-        &Machine::enabled(factory)?,
+        &x86(factory)?,
         &[
             message(0, 0x41),
             message(0xfed0_0000, 0x41),
@@ -117,12 +145,19 @@ fn no_local_apic(factory: &dyn HostFactory) -> Verdict {
 }
 
 fn arm64(factory: &dyn HostFactory) -> Verdict<Machine> {
-    Machine::enabled_with(factory, HostOptions { platform: ARM64, ..HostOptions::default() })
+    Machine::enabled_with(factory, HostOptions { platform: Some(ARM64), ..HostOptions::default() })
+}
+
+fn to_its() -> [GuestMessage; 4] {
+    [0, 1, 31, 0xffff].map(|event| message(0x0809_0040, event))
 }
 
 fn its(factory: &dyn HostFactory) -> Verdict {
-    let messages = [0, 1, 31, 0xffff].map(|event| message(0x0809_0040, event));
-    taken(&arm64(factory)?, &messages)
+    taken(&arm64(factory)?, &to_its())
+}
+
+fn arrive_at_its(factory: &dyn HostFactory) -> Verdict {
+    arrive(&arm64(factory)?, &to_its())
 }
 
 fn no_its(factory: &dyn HostFactory) -> Verdict {

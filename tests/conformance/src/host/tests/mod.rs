@@ -19,6 +19,8 @@ mod resets;
 mod security;
 mod update;
 
+use alloc::vec::Vec;
+
 use crate::suite::Test;
 
 /// All of them, in the order of the specification.

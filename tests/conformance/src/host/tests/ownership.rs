@@ -2,8 +2,8 @@
 
 use pvmsi_protocol::{CallError, CallId, Reasons, TableMode};
 
-use crate::host::machine::{BAR, ENABLE, FUNCTION_MASK, Machine, POWER_ON};
-use crate::host::{HostFactory, HostOptions};
+use crate::host::machine::{ENABLE, FUNCTION_MASK, Machine, POWER_ON};
+use crate::host::{Ability, HostFactory, HostOptions};
 use crate::suite::{Test, Verdict, equal, holds};
 
 pub(super) const TESTS: &[Test] = &[
@@ -20,8 +20,8 @@ pub(super) fn is_default(machine: &Machine) -> Verdict {
     let query = machine.query()?;
     equal("assigned and mode", (query.assigned, query.mode), (0, TableMode::Trapped))?;
     holds("reason not-assigned", query.reasons.contains(Reasons::NOT_ASSIGNED))?;
-    equal("mapped", machine.is_direct(), false)?;
-    equal("routes", machine.host.counts().routes, 0)?;
+    machine.mapped("mapped", false)?;
+    machine.routes_up_to(0)?;
     let entry = machine.entry(1);
     equal("an entry", entry, POWER_ON)?;
     machine.control(ENABLE);
@@ -51,13 +51,14 @@ fn clearing_enable(factory: &dyn HostFactory) -> Verdict {
 
 fn removed(factory: &dyn HostFactory) -> Verdict {
     let machine = Machine::enabled(factory)?;
+    machine.needs(Ability::Remove)?;
     machine.configure_direct()?;
     machine.host.remove();
     for call in [CallId::QueryFunction, CallId::Release, CallId::Restore] {
         equal(call.name(), machine.call(call, &[])?, Err(CallError::NoSuchFunction))?;
     }
-    equal("mapped", machine.host.is_mapped(BAR + machine.at.table), false)?;
-    equal("routes", machine.host.counts().routes, 0)?;
+    machine.mapped_at("mapped", machine.bar + machine.at.table, false)?;
+    machine.routes_up_to(0)?;
     machine.stays_away("removed", 0)
 }
 
@@ -75,13 +76,14 @@ fn second_kernel(factory: &dyn HostFactory) -> Verdict {
 
 fn machine_reset(factory: &dyn HostFactory) -> Verdict {
     let machine = Machine::enabled(factory)?;
+    machine.needs(Ability::MachineReset)?;
     machine.configure_direct()?;
     machine.mask(2);
     machine.raise(2);
     machine.host.reset_machine();
     equal("memory decoding", machine.decodes(), false)?;
     equal("Enable and Function Mask", machine.read_control(), 0)?;
-    equal("mapped", machine.host.is_mapped(BAR + machine.at.table), false)?;
+    machine.mapped_at("mapped", machine.bar + machine.at.table, false)?;
     machine.power_on();
     is_default(&machine)?;
     machine.quiet("events from before the reset")?;
@@ -91,6 +93,7 @@ fn machine_reset(factory: &dyn HostFactory) -> Verdict {
 fn given_back(factory: &dyn HostFactory) -> Verdict {
     let options = HostOptions { routes: Some(8), ..HostOptions::default() };
     let machine = Machine::enabled_with(factory, options)?;
+    machine.needs(Ability::MachineReset)?;
     type Act = fn(&Machine) -> Verdict;
     let ends: [Act; 3] = [
         |m| m.release().map(drop),
@@ -111,9 +114,9 @@ fn given_back(factory: &dyn HostFactory) -> Verdict {
     for _ in 0..3 {
         for end in ends {
             equal("granted again", machine.configure(8)?.granted, first)?;
-            holds("routes bounded by the table", machine.host.counts().routes <= 8)?;
+            machine.routes_up_to(8)?;
             end(&machine)?;
-            equal("routes after the end", machine.host.counts().routes, 0)?;
+            machine.routes_up_to(0)?;
         }
     }
     Ok(())
@@ -124,5 +127,5 @@ fn quota(factory: &dyn HostFactory) -> Verdict {
     let machine = Machine::enabled_with(factory, options)?;
     equal("most vectors", machine.query()?.msix_vectors, 3)?;
     holds("at most 3 vectors granted", machine.configure(8)?.granted <= 3)?;
-    holds("routes bounded", machine.host.counts().routes <= 3)
+    machine.routes_up_to(3)
 }

@@ -1,5 +1,7 @@
 //! Chapter 4: `query-function` and `query-vectors`.
 
+use alloc::vec::Vec;
+
 use pvmsi_protocol::{CallError, CallId, Header, Parameter, Reasons, TableMode};
 
 use crate::host::call::{PAGE, encoded, request, success, vector_states};
@@ -26,10 +28,6 @@ fn how_it_stands(factory: &dyn HostFactory) -> Verdict {
     equal("assigned", query.assigned, 5)?;
     equal("mode and reasons", (query.mode, query.reasons), (TableMode::Direct, Reasons::empty()))?;
     equal("generation", query.generation, answer.generation)?;
-    machine.host.revoke();
-    let query = machine.query()?;
-    let trapped = (TableMode::Trapped, Reasons::HOST_REVOKED);
-    equal("mode and reasons", (query.mode, query.reasons), trapped)?;
     let denied =
         Machine::with(factory, HostOptions { policy: Policy::Denied, ..HostOptions::default() })?;
     equal("most vectors of a function that is denied", denied.query()?.msix_vectors, 0)
