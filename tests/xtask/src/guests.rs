@@ -13,8 +13,11 @@ use crate::shim;
 use crate::target::Target;
 use crate::workspace::{Profile, Workspace};
 
+/// The conformance suite as a guest.
+pub(crate) const CONFORMANCE: &str = "pvmsi-conformance-guest";
+
 /// The guests in Rust; each is a package and a program of that name in `tests/guests`.
-const GUESTS: &[&str] = &["pvmsi-demo-guest", "pvmsi-plain-guest", "pvmsi-puppet"];
+const GUESTS: &[&str] = &["pvmsi-demo-guest", "pvmsi-plain-guest", "pvmsi-puppet", CONFORMANCE];
 
 /// All guests, by the names of their programs.
 pub(crate) fn programs() -> impl Iterator<Item = &'static str> {

@@ -321,11 +321,12 @@ pub trait HostFactory: Sync {
     fn at_once(&self, work: &[Work<'_>]) -> Verdict {
         std::thread::scope(|scope| {
             let threads: Vec<_> = work.iter().map(|work| scope.spawn(work)).collect();
-            let done = threads.into_iter().map(|thread| thread.join());
-            done.fold(Ok(()), |first, done| {
+            let mut first = Ok(());
+            for thread in threads {
                 let panic = Err(Stop::Failed("a panic on one of several processors".into()));
-                first.and(done.unwrap_or(panic))
-            })
+                first = first.and(thread.join().unwrap_or(panic));
+            }
+            first
         })
     }
 

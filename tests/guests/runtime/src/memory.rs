@@ -62,6 +62,19 @@ pub fn allocate_aligned(bytes: usize, alignment: usize) -> Option<Area> {
     Some(Area { start, bytes })
 }
 
+/// As [`allocate`], but at the end of the RAM: what follows the area is no RAM. Once at most.
+pub fn allocate_last(bytes: usize) -> Option<Area> {
+    let bytes = bytes.checked_next_multiple_of(PAGE)?;
+    let next = NEXT.load(Ordering::Relaxed);
+    let take = |end: usize| end.checked_sub(bytes).filter(|&start| start >= next);
+    let end = END.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).ok()?;
+    let start = core::ptr::with_exposed_provenance_mut::<u8>(end.checked_sub(bytes)?);
+    let start = NonNull::new(start)?;
+    // SAFETY: RAM behind what has been handed out, and handed out to nobody else from now on.
+    unsafe { start.write_bytes(0, bytes) };
+    Some(Area { start, bytes })
+}
+
 /// Moves a value into memory of its own, where it stays: what several vCPUs share. `None` when the RAM is used up.
 pub fn place<T>(value: T) -> Option<&'static T> {
     let place = allocate(size_of::<T>())?.start().cast::<T>();

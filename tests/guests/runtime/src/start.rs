@@ -29,10 +29,15 @@ impl Start {
 
     /// The number after `key=` on the command line; the first one counts.
     pub fn number(&self, key: &str) -> Option<u64> {
+        self.text(key).and_then(|value| value.parse().ok())
+    }
+
+    /// The word after `key=` on the command line; the first one counts.
+    pub fn text(&self, key: &str) -> Option<&'static str> {
         self.command_line
             .split_ascii_whitespace()
             .filter_map(|word| word.split_once('='))
             .find(|(name, _)| *name == key)
-            .and_then(|(_, value)| value.parse().ok())
+            .map(|(_, value)| value)
     }
 }

@@ -1,0 +1,84 @@
+//! The software function of the reference machine: events, resets, and what it has sent.
+
+use pvmsi_guest_runtime::mmio::Register;
+use pvmsi_guest_runtime::{interrupts, pci, vcpu};
+
+const DOORBELL: usize = 0x08;
+const FIRST: usize = 0x0c;
+const ROTATION: usize = 0x10;
+const PACE: usize = 0x14;
+const RESET: usize = 0x18;
+const DONE: usize = 0x1c;
+const SENT: usize = 0x1_2000;
+
+const COMMAND: u16 = 0x04;
+const COMMAND_MEMORY: u16 = 2;
+const BAR: u16 = 0x10;
+/// A vector that no function has.
+const NO_VECTOR: u16 = u16::MAX;
+/// Looks at a register before the guest sleeps in between.
+const LOOKS: u32 = 300;
+/// Milliseconds that the device may take.
+const PATIENCE: u32 = 5000;
+
+/// The registers of a function whose memory answers.
+pub(crate) struct Device {
+    base: usize,
+    vectors: u16,
+}
+
+impl Device {
+    /// `None` while its memory does not answer. `power` is the offset of its power state.
+    pub(crate) fn of(function: pci::Function, power: u16, vectors: u16) -> Option<Self> {
+        let decodes = function.read_u16(COMMAND) & COMMAND_MEMORY != 0;
+        let is_on = function.read_u16(power) & 3 == 0;
+        let base = usize::try_from(function.read_u32(BAR) & !0xf).ok()?;
+        (decodes && is_on && base != 0).then_some(Self { base, vectors })
+    }
+
+    /// An event; the device has seen it when this returns. `false`: it has not.
+    pub(crate) fn raise(&self, vector: u16) -> bool {
+        let total = self.register(DOORBELL).read().wrapping_add(1);
+        self.register(FIRST).write(vector.into());
+        self.register(ROTATION).write(1);
+        self.register(PACE).write(0);
+        self.register(DOORBELL).write(total);
+        wait(|| self.register(DONE).read() == total)
+    }
+
+    /// Makes sure that the device has looked at every mask bit as it is now, and has sent what is to be sent: it looks at all of them in each round of its work, and an event of a vector that it does not have takes a round.
+    pub(crate) fn settle(&self) -> bool {
+        self.raise(NO_VECTOR) && self.raise(NO_VECTOR)
+    }
+
+    /// Loses table and pending bits, unseen by the host.
+    pub(crate) fn reset(&self) -> bool {
+        let reset = self.register(RESET);
+        reset.write(1);
+        wait(|| reset.read() == 0)
+    }
+
+    /// Messages that it has sent.
+    pub(crate) fn sent(&self) -> u32 {
+        let counters = (SENT..).step_by(4).take(self.vectors.into());
+        counters.fold(0, |sum, counter| sum.wrapping_add(self.register(counter).read()))
+    }
+
+    fn register(&self, offset: usize) -> Register<u32> {
+        // SAFETY: a register of the machine's contract, inside the BAR and aligned.
+        unsafe { Register::at(self.base.wrapping_add(offset)) }
+    }
+}
+
+/// Waits with interrupts on.
+fn wait(mut done: impl FnMut() -> bool) -> bool {
+    for _ in 0..LOOKS {
+        if done() {
+            return true;
+        }
+        core::hint::spin_loop();
+    }
+    let done = vcpu::wait_until(PATIENCE, done);
+    interrupts::enable();
+    done
+}
