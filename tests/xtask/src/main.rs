@@ -2,6 +2,7 @@
 
 mod architecture;
 mod check;
+mod conformance_vm;
 mod debian;
 mod demo;
 mod guests;
@@ -48,6 +49,8 @@ enum Command {
     Shim(shim::Options),
     /// Runs the main job on this machine's /dev/kvm, with the software function.
     Demo(demo::Options),
+    /// Runs the conformance suite from inside a guest.
+    Conformance(conformance_vm::Options),
     /// Runs the main job in an emulated host, with real PCI functions through VFIO.
     Lab(lab::Options),
     /// Runs every check, the KVM tests, the demo and the lab.
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
                 .map(|()| true),
             Command::Shim(options) => shim::command(&workspace, options),
             Command::Demo(options) => demo::command(&workspace, options),
+            Command::Conformance(options) => conformance_vm::command(&workspace, options),
             Command::Lab(options) => lab::command(&workspace, options),
             Command::Test(options) => test::command(&workspace, options),
         });

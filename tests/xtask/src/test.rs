@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use crate::architecture::Architecture;
+use crate::conformance_vm;
 use crate::demo;
 use crate::guests;
 use crate::lab::{Lab, Scenario};
@@ -84,6 +85,12 @@ pub(crate) fn command(workspace: &Workspace, options: &Options) -> Result<bool> 
     });
     summary.step("demo", || {
         kvm.require(|| Ok(Verdict::Checked(demo::checks(&workspace.build_pvmsi(native)?)?)))
+    });
+    summary.step("conformance suite from inside a guest", || {
+        kvm.require(|| {
+            let pvmsi = workspace.build_pvmsi(native)?;
+            Ok(Verdict::Checked(conformance_vm::checks(workspace, &pvmsi)?))
+        })
     });
     for architecture in Architecture::ALL {
         if options.no_lab {

@@ -5,9 +5,6 @@ use core::ptr::NonNull;
 use pvmsi_conformance::host::{RAM_BYTES, Ram};
 use pvmsi_guest_runtime::memory;
 
-/// Page numbers of the tests are below this where there is RAM.
-const PAGES: u64 = RAM_BYTES >> 12;
-
 /// The area, for all machines.
 #[derive(Debug)]
 pub(crate) struct TestRam {
@@ -15,7 +12,7 @@ pub(crate) struct TestRam {
     first_page: u64,
 }
 
-// SAFETY: accessed by volatile accesses alone, as memory that the host and other vCPUs share.
+// SAFETY: memory that the host and other vCPUs share; a buffer of it has one user at a time.
 unsafe impl Send for TestRam {}
 // SAFETY: as above.
 unsafe impl Sync for TestRam {}
@@ -37,26 +34,32 @@ impl TestRam {
         u32::try_from(self.page(page.into())).unwrap_or(u32::MAX)
     }
 
-    fn byte(&self, address: u64) -> Option<*mut u8> {
-        let offset = usize::try_from(address).ok().filter(|_| address < PAGES << 12)?;
+    fn place(&self, address: u64) -> Option<*mut u8> {
+        let offset = usize::try_from(address).ok().filter(|_| address < RAM_BYTES)?;
         Some(self.start.as_ptr().wrapping_add(offset))
     }
 }
 
+/// How many bytes of so many are RAM.
+fn room(address: u64, bytes: usize) -> usize {
+    usize::try_from(RAM_BYTES.saturating_sub(address)).unwrap_or(0).min(bytes)
+}
+
 impl Ram for TestRam {
     fn read(&self, address: u64, data: &mut [u8]) {
-        for (at, byte) in (address..).zip(data) {
-            // SAFETY: inside the area.
-            *byte = self.byte(at).map_or(0xff, |place| unsafe { place.read_volatile() });
+        let (inside, beyond) = data.split_at_mut(room(address, data.len()));
+        if let Some(place) = self.place(address) {
+            // SAFETY: inside the area. The host writes there while a doorbell is rung, and not now.
+            unsafe { inside.as_mut_ptr().copy_from(place, inside.len()) };
         }
+        beyond.fill(0xff);
     }
 
     fn write(&self, address: u64, data: &[u8]) {
-        for (at, byte) in (address..).zip(data) {
-            if let Some(place) = self.byte(at) {
-                // SAFETY: inside the area, which no Rust object occupies.
-                unsafe { place.write_volatile(*byte) };
-            }
+        let (inside, _) = data.split_at(room(address, data.len()));
+        if let Some(place) = self.place(address) {
+            // SAFETY: inside the area, which no Rust object occupies.
+            unsafe { place.copy_from(inside.as_ptr(), inside.len()) };
         }
     }
 }

@@ -18,12 +18,13 @@ use self::host::Host;
 pub(crate) use self::scenario::Scenario;
 use crate::architecture::Architecture;
 use crate::check::{self, Check};
+use crate::conformance_vm::Expected;
 use crate::process;
 use crate::report::Report;
 use crate::workspace::Workspace;
 
 /// Bound of one boot of the emulated host, on two processors that others may use as well.
-const BOOT_LIMIT: Duration = Duration::from_secs(420);
+const BOOT_LIMIT: Duration = Duration::from_secs(900);
 
 /// Options of `cargo xtask lab`.
 #[derive(Args)]
@@ -97,6 +98,8 @@ impl ValueEnum for Choice {
 /// The emulated host, ready to boot.
 pub(crate) struct Lab {
     host: Host,
+    /// Which tests of the conformance suite its guests cannot run.
+    conformance: Expected,
 }
 
 /// What a scenario has shown.
@@ -127,7 +130,10 @@ impl Lab {
         if architecture.description().software_function {
             workspace.build_machine_tests(architecture)?;
         }
-        Ok(Self { host: Host::prepare(workspace, architecture, &pages)? })
+        Ok(Self {
+            host: Host::prepare(workspace, architecture, &pages)?,
+            conformance: Expected::read(workspace, architecture)?,
+        })
     }
 
     /// Boots the host for a scenario and judges what it shows.
@@ -152,7 +158,7 @@ impl Lab {
         let results = process::step(&title, || {
             machine::boot(&self.host, &archive, &hardware, &folder, BOOT_LIMIT)
         })?;
-        let run = scenario.judge(architecture, &results);
+        let run = scenario.judge(architecture, &results, &self.conformance);
         if run.checks.iter().any(|check| check.result.is_err()) {
             process::show_tail(&folder.join("console.log"));
         }

@@ -9,6 +9,8 @@ use super::description::PageSize;
 use super::machine::{Hardware, NETWORK, NVME, Results, Step};
 use crate::architecture::Architecture;
 use crate::check::{self, Check, equal};
+use crate::conformance_vm::{self, Expected, Service};
+use crate::guests::CONFORMANCE;
 use crate::report::{Function, Report};
 use crate::shim::GUEST as C_GUEST;
 use crate::summary::Counts;
@@ -109,6 +111,17 @@ impl Scenario {
                 ),
             });
         }
+        if let Some(service) = self.service() {
+            let exact = architecture.description().exact_interrupts;
+            let arguments =
+                conformance_vm::arguments(service, exact, &format!("/bin/{CONFORMANCE}"));
+            let quoted: Vec<_> = arguments.iter().map(|it| format!("'{it}'")).collect();
+            steps.push(Step {
+                name: "conformance",
+                limit: Duration::from_secs(conformance_vm::LIMIT),
+                command: format!("pvmsi {}", quoted.join(" ")),
+            });
+        }
         if self.has_software(architecture) {
             // CI: without KVM they shall fail, not skip.
             steps.push(Step {
@@ -121,8 +134,18 @@ impl Scenario {
     }
 
     /// Reads the results and checks them.
-    pub(crate) fn judge(self, architecture: Architecture, results: &Results) -> Run {
+    pub(crate) fn judge(
+        self,
+        architecture: Architecture,
+        results: &Results,
+        conformance: &Expected,
+    ) -> Run {
         let mut checks = vec![Check::new("probe", self.check_probe(results))];
+        if let Some(service) = self.service() {
+            let run = results.outcome("conformance").map_err(|error| format!("{error:#}"));
+            let judged = run.and_then(|run| conformance.judge(service, run.status, &run.output));
+            checks.push(Check::new("conformance suite from inside a guest", judged));
+        }
         let run = results.outcome("run").map_err(|error| format!("{error:#}"));
         checks.push(Check::new(
             "run",
@@ -150,6 +173,15 @@ impl Scenario {
                 checks.push(Check::new("report", Err(error)));
                 Run { report: None, checks }
             }
+        }
+    }
+
+    /// Whether the machine that runs the conformance suite offers the service; other scenarios do not run it.
+    fn service(self) -> Option<Service> {
+        match self {
+            Self::Direct => Some(Service::On),
+            Self::Off => Some(Service::Off),
+            Self::Unisolated | Self::Direct16k => None,
         }
     }
 

@@ -16,6 +16,7 @@ pub(super) const TESTS: &[Test] = &[
     Test::host("configure-takes-mask-bits", &["H-440", "H-513"], mask_bits),
     Test::host("a-short-grant-assigns-the-first-vectors", &["H-440"], short_grant),
     Test::host("no-vector-to-be-had", &["H-441"], no_vector),
+    Test::host("no-vector-for-a-function-that-is-denied", &["H-441"], denied),
     Test::host("configure-refuses", &["H-442", "H-402"], refuses),
     Test::host("configure-again", &["H-443"], again),
     Test::host("configure-again-loses-no-event", &["H-443"], again_with_events),
@@ -95,18 +96,23 @@ fn short_grant(factory: &dyn HostFactory) -> Verdict {
 }
 
 fn no_vector(factory: &dyn HostFactory) -> Verdict {
-    for (options, error) in [
-        (HostOptions { routes: Some(0), ..HostOptions::default() }, CallError::NoResources),
-        (HostOptions { policy: Policy::Denied, ..HostOptions::default() }, CallError::Denied),
-        (HostOptions { quota: Some(0), ..HostOptions::default() }, CallError::Denied),
-    ] {
-        let machine = Machine::enabled_with(factory, options)?;
-        let before = machine.snapshot()?;
-        let answer = machine.try_configure(4, Sequence::START, &machine.setups(4, false))?;
-        equal("configure", answer.map(|answer| answer.granted), Err(error))?;
-        equal("the function", machine.snapshot()?, before)?;
-    }
-    Ok(())
+    let options = HostOptions { routes: Some(0), ..HostOptions::default() };
+    fails(factory, options, CallError::NoResources)?;
+    let options = HostOptions { quota: Some(0), ..HostOptions::default() };
+    fails(factory, options, CallError::Denied)
+}
+
+fn denied(factory: &dyn HostFactory) -> Verdict {
+    let options = HostOptions { policy: Policy::Denied, ..HostOptions::default() };
+    fails(factory, options, CallError::Denied)
+}
+
+fn fails(factory: &dyn HostFactory, options: HostOptions, error: CallError) -> Verdict {
+    let machine = Machine::enabled_with(factory, options)?;
+    let before = machine.snapshot()?;
+    let answer = machine.try_configure(4, Sequence::START, &machine.setups(4, false))?;
+    equal("configure", answer.map(|answer| answer.granted), Err(error))?;
+    equal("the function", machine.snapshot()?, before)
 }
 
 fn refuses(factory: &dyn HostFactory) -> Verdict {

@@ -1,7 +1,7 @@
 //! Chapters 3 and 7: how bodies are encoded, and how errors are.
 
 use pvmsi_protocol::{
-    CallError, CallId, ConfigureRequest, Kind, Parameter, Sequence, Status, VectorSetup,
+    CallError, CallId, ConfigureRequest, FunctionId, Kind, Parameter, Sequence, Status, VectorSetup,
 };
 
 use crate::host::call::{PAGE, bytes, configure_body, request};
@@ -16,6 +16,7 @@ pub(super) const TESTS: &[Test] = &[
     Test::host("values-outside-their-type-are-refused", &["W-303"], outside_their_type),
     Test::host("bodies-too-short-or-too-long-are-refused", &["W-304"], wrong_length),
     Test::host("each-error-has-its-status", &["W-701"], statuses),
+    Test::host("errors-of-a-host-at-its-limits", &["W-701"], statuses_at_limits),
     Test::host("several-things-wrong", &["H-704"], several_things_wrong),
 ];
 
@@ -103,29 +104,45 @@ fn wrong_length(factory: &dyn HostFactory) -> Verdict {
     equal("the function", machine.snapshot()?, before)
 }
 
+/// The status of an answer, and how long its body is.
+fn status(
+    machine: &Machine,
+    call: u32,
+    function: FunctionId,
+    body: &[u8],
+) -> Verdict<(Status, usize)> {
+    let header = request(CallId::Configure, function, body.len());
+    let header = pvmsi_protocol::Header { call, ..header };
+    machine.ring(PAGE, header, body).map(|(answer, body)| (answer.status, body.len()))
+}
+
 fn statuses(factory: &dyn HostFactory) -> Verdict {
-    let status = |machine: &Machine, call: u32, function, body: &[u8]| {
-        let header = request(CallId::Configure, function, body.len());
-        let header = pvmsi_protocol::Header { call, ..header };
-        machine.ring(PAGE, header, body).map(|(answer, body)| (answer.status, body.len()))
-    };
     let good = configure_body(Kind::MsiX, 4, Sequence::START, &[]);
     let configure = CallId::Configure.number();
-    let with = |options| Machine::enabled_with(factory, options);
     let machine = Machine::enabled(factory)?;
     let own = machine.function;
     equal("unknown call", status(&machine, 99, own, &[])?, (Status::NOT_SUPPORTED, 0))?;
-    let foreign = pvmsi_protocol::FunctionId(0x4711);
+    let foreign = FunctionId(0x4711);
     let seen = status(&machine, configure, foreign, &good)?;
     equal("foreign function", seen, (Status::NO_SUCH_FUNCTION, 0))?;
     let seen = status(&machine, configure, own, &[1, 0, 0, 0])?;
     equal("count of 0", seen, (Status::PARAMETER, 2))?;
-    let busy = with(HostOptions { vectors_per_call: Some(1), ..HostOptions::default() })?;
-    equal("busy", status(&busy, configure, own, &good)?.0, Status::BUSY)?;
-    let none = with(HostOptions { routes: Some(0), ..HostOptions::default() })?;
-    equal("no routes", status(&none, configure, own, &good)?, (Status::NO_RESOURCES, 0))?;
-    let denied = with(HostOptions { policy: Policy::Denied, ..HostOptions::default() })?;
-    equal("denied", status(&denied, configure, own, &good)?, (Status::DENIED, 0))
+    let options = HostOptions { policy: Policy::Denied, ..HostOptions::default() };
+    let denied = Machine::enabled_with(factory, options)?;
+    let seen = status(&denied, configure, denied.function, &good)?;
+    equal("denied", seen, (Status::DENIED, 0))
+}
+
+fn statuses_at_limits(factory: &dyn HostFactory) -> Verdict {
+    let good = configure_body(Kind::MsiX, 4, Sequence::START, &[]);
+    let configure = CallId::Configure.number();
+    let options = HostOptions { vectors_per_call: Some(1), ..HostOptions::default() };
+    let busy = Machine::enabled_with(factory, options)?;
+    equal("busy", status(&busy, configure, busy.function, &good)?.0, Status::BUSY)?;
+    let options = HostOptions { routes: Some(0), ..HostOptions::default() };
+    let none = Machine::enabled_with(factory, options)?;
+    let seen = status(&none, configure, none.function, &good)?;
+    equal("no routes", seen, (Status::NO_RESOURCES, 0))
 }
 
 fn several_things_wrong(factory: &dyn HostFactory) -> Verdict {

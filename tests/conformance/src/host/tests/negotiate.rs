@@ -18,6 +18,7 @@ pub(super) const TESTS: &[Test] = &[
     Test::host("a-refused-step-changes-nothing", &["H-402"], refused_step),
     Test::host("only-configure-is-busy", &["H-403"], only_configure_is_busy),
     Test::host("any-order-of-calls", &["H-404"], any_order),
+    Test::host("any-order-of-calls-of-a-busy-host", &["H-404"], any_order_busy),
     Test::host("negotiate-agrees", &["H-410", "W-130"], agrees),
     Test::host("negotiate-changes-nothing", &["H-411"], changes_nothing),
 ];
@@ -90,9 +91,18 @@ fn only_configure_is_busy(factory: &dyn HostFactory) -> Verdict {
     machine.update(&[(0, 7)]).map(drop)
 }
 
-/// Calls with numbers that a hostile guest could choose, in an order that is none.
 fn any_order(factory: &dyn HostFactory) -> Verdict {
+    hostile(factory, HostOptions::default())
+}
+
+fn any_order_busy(factory: &dyn HostFactory) -> Verdict {
     let options = HostOptions { vectors: 16, vectors_per_call: Some(5), ..HostOptions::default() };
+    hostile(factory, options)
+}
+
+/// Calls with numbers that a hostile guest could choose, in an order that is none.
+fn hostile(factory: &dyn HostFactory, options: HostOptions) -> Verdict {
+    let vectors = options.vectors;
     let machine = Machine::enabled_with(factory, options)?;
     let mut random = Random(0x9e37_79b9);
     for _ in 0..3000 {
@@ -103,26 +113,26 @@ fn any_order(factory: &dyn HostFactory) -> Verdict {
         let _ = machine.raw(PAGE, header, &body)?;
         match random.next() % 16 {
             0 => machine.control(if random.next().is_multiple_of(2) { 0 } else { 0x8000 }),
-            1 => machine.raise(u16::from(random.byte() % 16)),
-            2 => machine.unmask(u16::from(random.byte() % 16)),
+            1 => machine.raise(u16::from(random.byte()) % vectors),
+            2 => machine.unmask(u16::from(random.byte()) % vectors),
             3 => machine.function_level_reset(),
             _ => {}
         }
-        machine.routes_up_to(16)?;
+        machine.routes_up_to(vectors.into())?;
     }
     machine.control(0);
     machine.control(0x8000);
     machine.host.interrupts();
-    let setups = machine.setups(16, false);
-    let mut answer = machine.try_configure(16, Sequence::START, &setups)?;
+    let setups = machine.setups(vectors, false);
+    let mut answer = machine.try_configure(vectors, Sequence::START, &setups)?;
     for _ in 0..16 {
         let Err(CallError::Busy(busy)) = answer else { break };
-        answer = machine.try_configure(16, busy.sequence, &setups)?;
+        answer = machine.try_configure(vectors, busy.sequence, &setups)?;
     }
     success("configure after all that", answer)?;
     // Events of before may have waited for it.
     machine.interrupts()?;
-    machine.arrives(15, 15)
+    machine.arrives(vectors - 1, vectors - 1)
 }
 
 fn negotiate(

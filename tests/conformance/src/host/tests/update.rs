@@ -17,6 +17,7 @@ pub(super) const TESTS: &[Test] = &[
     Test::host("a-first-message-does-not-unmask", &["H-453", "H-514"], first_message_masked),
     Test::host("release-is-power-on", &["H-460", "H-530"], release),
     Test::host("release-never-fails", &["H-460"], release_never_fails),
+    Test::host("release-while-configure-is-unfinished", &["H-460"], release_unfinished),
     Test::host("restore-puts-messages-back", &["H-470", "G-803"], restore),
     Test::host("restore-of-nothing", &["H-470"], restore_of_nothing),
 ];
@@ -173,14 +174,11 @@ fn release(factory: &dyn HostFactory) -> Verdict {
 }
 
 fn release_never_fails(factory: &dyn HostFactory) -> Verdict {
-    let options = HostOptions { vectors_per_call: Some(2), ..HostOptions::default() };
-    let machine = Machine::with(factory, options)?;
+    let machine = Machine::new(factory)?;
     machine.release()?;
     machine.control(ENABLE);
     machine.release()?;
-    let busy = machine.try_configure(8, Sequence::START, &[])?;
-    holds(&format!("busy: {busy:?}"), matches!(busy, Err(CallError::Busy(_))))?;
-    machine.release()?;
+    machine.configure(8)?;
     machine.decoding(false);
     machine.release()?;
     machine.decoding(true);
@@ -191,6 +189,15 @@ fn release_never_fails(factory: &dyn HostFactory) -> Verdict {
         Machine::with(factory, HostOptions { policy, ..HostOptions::default() })?.release()?;
     }
     Ok(())
+}
+
+fn release_unfinished(factory: &dyn HostFactory) -> Verdict {
+    let options = HostOptions { vectors_per_call: Some(2), ..HostOptions::default() };
+    let machine = Machine::enabled_with(factory, options)?;
+    let busy = machine.try_configure(8, Sequence::START, &[])?;
+    holds(&format!("busy: {busy:?}"), matches!(busy, Err(CallError::Busy(_))))?;
+    machine.release()?;
+    machine.release().map(drop)
 }
 
 fn restore(factory: &dyn HostFactory) -> Verdict {
