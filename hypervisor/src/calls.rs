@@ -24,11 +24,11 @@ const BUSY_DELAY_US: u32 = 100;
 /// A `configure` that was answered busy: what it asks for, and what is ready.
 #[derive(Debug)]
 pub(crate) struct Preparation {
-    sequence: Sequence,
-    kind: Kind,
-    requested: u16,
-    setups: Vec<VectorSetup>,
-    events: Vec<EventFd>,
+    pub(crate) sequence: Sequence,
+    pub(crate) kind: Kind,
+    pub(crate) requested: u16,
+    pub(crate) setups: Vec<VectorSetup>,
+    pub(crate) events: Vec<EventFd>,
 }
 
 /// A step of a `configure` that failed.
@@ -54,7 +54,7 @@ impl FunctionState {
     }
 
     /// The most vectors that a `configure` can be granted.
-    fn vectors_offered(&self) -> u16 {
+    pub(crate) fn vectors_offered(&self) -> u16 {
         match self.policy.policy {
             Policy::Off => 0,
             Policy::Trapped | Policy::Direct => {
@@ -135,6 +135,7 @@ impl FunctionState {
         self.generation = self.generation.next();
         self.held = false;
         self.unmappable = false;
+        self.migrated = false;
 
         let mut pending = vec![false; granted];
         if self.reasons().is_empty() {
@@ -376,6 +377,7 @@ impl FunctionState {
     pub(crate) fn restore(&mut self) {
         if let Owner::Assigned(_) = self.owner {
             self.rewrite_table();
+            self.migrated = false;
             self.generation = self.generation.next();
             self.evaluate();
         }

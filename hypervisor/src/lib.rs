@@ -24,6 +24,9 @@
 //! | [`Routes`] | the hypervisor's interrupt routes | [`KvmRoutes`] |
 //! | [`PciFunction`] | the function | [`VfioFunction`], [`SoftwareFunction`] |
 //! | [`Window`] | the guest's memory map | [`KvmWindow`] |
+//!
+//! A VM that is stopped, saved and continued elsewhere takes the service's state
+//! along: [`ServiceState`].
 
 mod calls;
 mod capability;
@@ -43,6 +46,7 @@ mod platform;
 mod policy;
 mod rate_limit;
 mod routes;
+mod save;
 mod service;
 mod software;
 mod state;
@@ -63,7 +67,10 @@ pub use page_size::host_page_size;
 pub use platform::Platform;
 pub use policy::{FunctionPolicy, Policy};
 pub use routes::{Gsi, Route, RouteChange, Routes, RoutesError};
+pub use save::{RestoreError, ServiceState, StateVersion};
 pub use service::{AddFunctionError, DoorbellError, FunctionStatus, Service, ServiceConfig};
-pub use software::{SoftwareDevice, SoftwareFunction, SoftwareOptions};
+pub use software::{
+    SoftwareDevice, SoftwareDeviceState, SoftwareFunction, SoftwareOptions, SoftwareStateError,
+};
 pub use vfio::{VfioBackend, VfioError, VfioFunction, VfioHost};
 pub use window::{View, Window};

@@ -322,7 +322,11 @@ impl Service {
         features
     }
 
-    fn with<T>(&self, id: FunctionId, act: impl FnOnce(&mut FunctionState) -> T) -> Option<T> {
+    pub(crate) fn with<T>(
+        &self,
+        id: FunctionId,
+        act: impl FnOnce(&mut FunctionState) -> T,
+    ) -> Option<T> {
         let entry = self
             .functions
             .read()

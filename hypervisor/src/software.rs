@@ -12,6 +12,7 @@
 
 mod config;
 mod device;
+mod saved;
 
 use std::io;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use pvmsi_protocol::{Delivery, TableMessage, VECTORS_MAX, VectorIndex};
 use vmm_sys_util::eventfd::EventFd;
 
 pub use device::SoftwareDevice;
+pub use saved::{SoftwareDeviceState, SoftwareStateError};
 
 use crate::function::{BarMapping, Isolation, PciFunction};
 use crate::layout::{Bar, BarIndex, Layout};

@@ -129,6 +129,10 @@ pub(crate) struct FunctionState {
     pub(crate) preparation: Option<Preparation>,
     /// The host has taken the table back.
     pub(crate) revoked: bool,
+    /// The VM is at rest, to be saved, or restored and not running yet: nothing is attached.
+    pub(crate) paused: bool,
+    /// The vectors were assigned on another host: the guest must ask for the table again.
+    pub(crate) migrated: bool,
     /// An event of a masked vector waits in its eventfd, so the table must stay trapped.
     pub(crate) held: bool,
     /// Mapping was tried and failed; tried again when the BARs move.
@@ -174,6 +178,8 @@ impl FunctionState {
             mode: TableMode::Trapped,
             preparation: None,
             revoked: false,
+            paused: false,
+            migrated: false,
             held: false,
             unmappable: false,
             stale: false,
@@ -199,8 +205,9 @@ impl FunctionState {
         reasons.set(Reasons::MSIX_DISABLED, !self.control.enable);
         reasons.set(Reasons::DECODING_OFF, !self.placement.decoding);
         reasons.set(Reasons::POWER_STATE, !self.placement.full_power);
-        reasons.set(Reasons::HOST_REVOKED, self.revoked);
+        reasons.set(Reasons::HOST_REVOKED, self.revoked || self.paused);
         reasons.set(Reasons::HELD_EVENT, self.held);
+        reasons.set(Reasons::MIGRATED, self.migrated);
         reasons
     }
 
@@ -286,7 +293,7 @@ impl FunctionState {
 
     /// Whether an event of the vector may reach the guest now.
     fn wanted_attached(&self, index: usize) -> bool {
-        if !self.control.enable || self.control.function_mask {
+        if self.paused || !self.control.enable || self.control.function_mask {
             return false;
         }
         let unmasked = match &self.owner {
@@ -573,6 +580,7 @@ impl FunctionState {
         self.owner = Owner::Legacy(vec![LegacyEntry::RESET; vectors]);
         self.held = false;
         self.stale = false;
+        self.migrated = false;
         self.unmappable = false;
         self.generation = self.generation.next();
     }

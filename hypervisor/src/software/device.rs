@@ -20,9 +20,9 @@ const ROTATION: u64 = 0x10;
 const PACE: u64 = 0x14;
 const RESET: u64 = 0x18;
 const DONE: u64 = 0x1c;
-const REGISTERS_END: u64 = 0x20;
-const EVENTS: u64 = 0x1_0000;
-const SENT: u64 = 0x1_2000;
+pub(super) const REGISTERS_END: u64 = 0x20;
+pub(super) const EVENTS: u64 = 0x1_0000;
+pub(super) const SENT: u64 = 0x1_2000;
 const SENDING: u64 = 0x1_4000;
 
 const ID_VALUE: u32 = 0x5650_0001;
@@ -38,21 +38,21 @@ static INSTANCES: AtomicU64 = AtomicU64::new(0);
 #[derive(Debug)]
 pub struct SoftwareDevice {
     memory: Arc<MmapRegion>,
-    vectors: u16,
+    pub(super) vectors: u16,
     address: u64,
-    raised: AtomicU64,
-    blocked: AtomicU64,
+    pub(super) raised: AtomicU64,
+    pub(super) blocked: AtomicU64,
     core: Mutex<Core>,
 }
 
 /// What the device keeps to itself. Its lock is the order in which messages leave.
 #[derive(Debug, Default)]
-struct Core {
+pub(super) struct Core {
     /// Where a message with data `i` arrives: the function's own interrupts, as the interrupt remapping unit knows them.
     events: Vec<EventFd>,
     /// Total of DOORBELL that has been served.
-    done: u32,
-    next_event: Option<Instant>,
+    pub(super) done: u32,
+    pub(super) next_event: Option<Instant>,
 }
 
 impl SoftwareDevice {
@@ -187,7 +187,7 @@ impl SoftwareDevice {
         self.reset_locked(&mut self.lock());
     }
 
-    fn lock(&self) -> MutexGuard<'_, Core> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Core> {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -325,11 +325,11 @@ impl SoftwareDevice {
         self.entry_word(vector, word).map(|offset| self.store(offset, value)).is_some()
     }
 
-    fn load(&self, offset: u64) -> u32 {
+    pub(super) fn load(&self, offset: u64) -> u32 {
         self.word(offset, |word| word.load(Ordering::SeqCst)).unwrap_or(u32::MAX)
     }
 
-    fn store(&self, offset: u64, value: u32) {
+    pub(super) fn store(&self, offset: u64, value: u32) {
         self.word(offset, |word| word.store(value, Ordering::SeqCst));
     }
 
