@@ -54,7 +54,7 @@ pub use error::MachineError;
 pub use exits::ExitCounts;
 pub use file_limit::raise as raise_file_limit;
 pub use function_argument::FunctionArgumentError;
-pub use machine::{Machine, MachineFunction};
+pub use machine::{Machine, MachineFunction, SavedMachine};
 pub use report::{
     Configure, FunctionReport, Host, Interrupts, Io, MaskUnmask, Neighbour, PhaseMode, PhaseReport,
     REPORT_SCHEMA, Report,

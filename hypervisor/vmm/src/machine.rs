@@ -1,6 +1,7 @@
 //! The reference machine: built from a configuration, run, paused, reset, and asked.
 
 mod functions;
+mod saved;
 #[cfg(test)]
 mod tests;
 mod vm;
@@ -31,6 +32,7 @@ use crate::serial::SerialPort;
 use crate::vcpu::{self, Vcpu};
 use crate::{host, memory, pci};
 use functions::{Functions, function_access};
+pub use saved::SavedMachine;
 
 /// A machine. It is created paused; [`resume`](Self::resume) starts it, dropping it ends it.
 ///
@@ -93,10 +95,19 @@ impl Machine {
     /// See [`MachineError`].
     pub fn new(config: MachineConfig) -> Result<Self, MachineError> {
         check(&config)?;
+        let memory = Arc::new(memory::create(config.memory_bytes)?);
+        Self::build(config, memory, Parts::power_on)
+    }
+
+    /// Builds a machine on this RAM; `start` brings it to where the first instruction will be.
+    fn build(
+        config: MachineConfig,
+        memory: Arc<GuestMemoryMmap>,
+        start: impl FnOnce(&Parts) -> Result<(), MachineError>,
+    ) -> Result<Self, MachineError> {
         let kvm = Kvm::new().map_err(MachineError::kvm_unavailable)?;
         let vm = Arc::new(vm::create(&kvm)?);
         let mut interrupts = InterruptController::create(&vm)?;
-        let memory = Arc::new(memory::create(config.memory_bytes)?);
         vm::map_ram(&vm, &memory)?;
 
         let routes = Arc::new(vm::routes(&vm));
@@ -153,7 +164,7 @@ impl Machine {
             notes: functions.notes,
             policy: config.policy,
         });
-        parts.power_on()?;
+        start(&parts)?;
         vcpu::install_kick_signal()?;
         let devices = config.run_devices.then(|| {
             let devices = parts.functions.iter().filter_map(|function| function.device.clone());
@@ -166,6 +177,7 @@ impl Machine {
 
     /// Lets the vCPUs run: the start, and the end of a pause.
     pub fn resume(&self) {
+        self.parts.bus.service.resume();
         self.parts.control.resume();
     }
 

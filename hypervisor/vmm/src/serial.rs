@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use vm_superio::serial::NoEvents;
+use vm_superio::serial::{NoEvents, SerialState};
 use vm_superio::{Serial, Trigger};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -36,6 +36,19 @@ impl SerialPort {
     pub(crate) fn reset(&self) -> io::Result<()> {
         let interrupt = Interrupt(self.interrupt.try_clone()?);
         *self.uart() = Some(Serial::new(interrupt, self.output.clone()));
+        Ok(())
+    }
+
+    /// The registers. What was written is not part of them.
+    pub(crate) fn save(&self) -> SerialState {
+        self.uart().as_ref().map_or_else(SerialState::default, Serial::state)
+    }
+
+    /// Puts registers back.
+    pub(crate) fn restore(&self, state: &SerialState) -> io::Result<()> {
+        let interrupt = Interrupt(self.interrupt.try_clone()?);
+        let uart = Serial::from_state(state, interrupt, NoEvents, self.output.clone());
+        *self.uart() = Some(uart.map_err(|error| io::Error::other(format!("{error:?}")))?);
         Ok(())
     }
 

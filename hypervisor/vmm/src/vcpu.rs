@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use kvm_ioctls::{VcpuExit, VcpuFd};
+use kvm_ioctls::{Kvm, VcpuExit, VcpuFd};
 use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
 
-use crate::arch::{self, PowerOnState};
+use crate::arch::{self, PowerOnState, SavedVcpu};
 use crate::bus::{Action, Bus};
 use crate::control::{Control, End};
 use crate::error::MachineError;
@@ -46,6 +46,22 @@ impl Vcpu {
         self.power_on
             .restore(&self.fd(), entry)
             .map_err(MachineError::kvm("setting a vCPU's registers"))
+    }
+
+    /// Reads all registers of a vCPU that is at rest.
+    ///
+    /// # Errors
+    /// KVM's.
+    pub(crate) fn save(&self, kvm: &Kvm) -> Result<SavedVcpu, MachineError> {
+        SavedVcpu::read(kvm, &self.fd())
+    }
+
+    /// Puts the registers of another vCPU into this one, which has not run.
+    ///
+    /// # Errors
+    /// KVM's.
+    pub(crate) fn restore(&self, saved: &SavedVcpu) -> Result<(), MachineError> {
+        saved.write(&self.fd())
     }
 
     /// The registers of a vCPU that is at rest.

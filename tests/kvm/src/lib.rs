@@ -156,6 +156,16 @@ impl Bench {
         self.boot();
     }
 
+    /// Moves the guest to a second machine with this configuration, whatever it does at the moment. `at_rest` is called when the first machine is no more, with the second, which does not run yet.
+    pub fn moved(self, config: MachineConfig, at_rest: impl FnOnce(&Machine)) -> Self {
+        let Self { machine, puppet, bar, vcpus } = self;
+        let saved = machine.save().unwrap();
+        let machine = Machine::restore(config, &saved).unwrap();
+        at_rest(&machine);
+        machine.resume();
+        Self { machine, puppet, bar, vcpus }
+    }
+
     /// Reads configuration space of the first function.
     pub fn config_read_u32(&self, offset: u32) -> u32 {
         self.select(offset);

@@ -94,6 +94,7 @@ enum Command {
     InterruptsOff,
     StoreLoop { address: u64, width: Width, value: u64, times: u64 },
     MaskLoop { address: u64 },
+    WatchedMaskLoop { address: u64, sending: u64, interrupt: u8 },
 }
 
 /// A running puppet guest. Cheap to clone; each vCPU takes one command at a time, different vCPUs may be commanded from different threads.
@@ -261,6 +262,17 @@ impl<M: GuestMemory + Clone> Puppet<M> {
         self.begin(vcpu, Command::MaskLoop { address })
     }
 
+    /// As [`start_mask_loop`](Self::start_mask_loop); besides, the vCPU watches how often vCPU 0, which has interrupts on, takes `interrupt` while the vector is masked and the device has none of it under way. `sending` is the address of SENDING of the vector.
+    pub fn start_watched_mask_loop(
+        &self,
+        vcpu: u64,
+        address: u64,
+        sending: u64,
+        interrupt: u8,
+    ) -> Result<Running<'_, M>, PuppetError> {
+        self.begin(vcpu, Command::WatchedMaskLoop { address, sending, interrupt })
+    }
+
     /// As [`store_loop`](Self::store_loop), without waiting for its end.
     pub fn start_store_loop(
         &self,
@@ -347,6 +359,14 @@ impl<M: GuestMemory + Clone> Running<'_, M> {
         Ok(self.finish()?[0])
     }
 
+    /// Stops a watched mask loop and waits for its end; returns the rounds, and the interrupts that came while masked.
+    pub fn stop_watching(self) -> Result<[u64; 2], PuppetError> {
+        let stop = GuestAddress(field(self.vcpu, STOP));
+        self.puppet.memory.store(1u32, stop, Ordering::SeqCst)?;
+        let [rounds, came, ..] = self.finish()?;
+        Ok([rounds, came])
+    }
+
     /// Waits for the end of the command, a minute at most; returns its results.
     pub fn finish(self) -> Result<[u64; 4], PuppetError> {
         self.finish_within(PATIENCE)
@@ -381,6 +401,9 @@ impl Command {
                 (11, [address, bytes(width), value, times])
             }
             Self::MaskLoop { address } => (12, [address, 0, 0, 0]),
+            Self::WatchedMaskLoop { address, sending, interrupt } => {
+                (13, [address, sending, interrupt.into(), 0])
+            }
         }
     }
 }

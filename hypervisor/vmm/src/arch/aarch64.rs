@@ -9,6 +9,7 @@ mod gic_registers;
 #[cfg(test)]
 pub(crate) mod programs;
 mod registers;
+mod saved;
 #[cfg(test)]
 mod tests;
 
@@ -29,6 +30,7 @@ pub(crate) use ecam::Ecam as PciConfig;
 pub(crate) use exits::run;
 pub(crate) use gic::{InterruptController, base_routes};
 pub(crate) use registers::{PowerOnState, VcpuModel, describe};
+pub(crate) use saved::{SavedInterrupts, SavedVcpu};
 
 /// The most vCPUs: affinity level 0 of GICv3 counts to 16.
 pub(crate) const CPUS_MAX: u8 = 16;

@@ -9,6 +9,7 @@ mod ports;
 #[cfg(test)]
 pub(crate) mod programs;
 mod registers;
+mod saved;
 #[cfg(test)]
 mod tests;
 
@@ -29,6 +30,7 @@ pub(crate) use exits::run;
 pub(crate) use irqchip::{InterruptController, PINS as FIRST_MESSAGE_GSI, base_routes};
 pub(crate) use pci::ConfigMechanism as PciConfig;
 pub(crate) use registers::{PowerOnState, describe};
+pub(crate) use saved::{SavedInterrupts, SavedVcpu};
 
 /// The most vCPUs: APIC ids are 8 bits wide and 255 means all of them.
 pub(crate) const CPUS_MAX: u8 = 254;

@@ -20,6 +20,14 @@ impl Ecam {
     /// As at power-on.
     pub(crate) fn reset(&self) {}
 
+    /// There is no address register here.
+    pub(crate) fn address(&self) -> u32 {
+        0
+    }
+
+    /// As [`address`](Self::address).
+    pub(crate) fn set_address(&self, _address: u32) {}
+
     /// Reads at an offset from the start of the ECAM.
     pub(super) fn read(&self, offset: u64, data: &mut [u8]) {
         data.fill(0xff);

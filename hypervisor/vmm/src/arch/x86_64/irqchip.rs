@@ -6,7 +6,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::VmFd;
 
-use super::KVM_TSS;
+use super::{KVM_TSS, SavedInterrupts};
 use crate::error::MachineError;
 
 /// Pins of the I/O APIC, and the first GSI that is free for messages.
@@ -38,7 +38,7 @@ fn route(gsi: u32, irqchip: u32, pin: u32) -> kvm_irq_routing_entry {
 /// PICs, I/O APIC and, with each vCPU, a local APIC.
 pub(crate) struct InterruptController {
     /// The state of PICs and I/O APIC after their creation, to go back to.
-    power_on: Vec<kvm_irqchip>,
+    power_on: SavedInterrupts,
 }
 
 impl InterruptController {
@@ -49,16 +49,7 @@ impl InterruptController {
     pub(crate) fn create(vm: &VmFd) -> Result<Self, MachineError> {
         vm.set_tss_address(KVM_TSS).map_err(MachineError::kvm("KVM_SET_TSS_ADDR"))?;
         vm.create_irq_chip().map_err(MachineError::kvm("KVM_CREATE_IRQCHIP"))?;
-        let chips = [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_IRQCHIP_IOAPIC];
-        let read = |chip_id| {
-            let mut chip = kvm_irqchip { chip_id, ..Default::default() };
-            vm.get_irqchip(&mut chip).map(|()| chip)
-        };
-        let power_on = chips
-            .into_iter()
-            .map(read)
-            .collect::<Result<_, _>>()
-            .map_err(MachineError::kvm("KVM_GET_IRQCHIP"))?;
+        let power_on = read(vm)?;
         Ok(Self { power_on })
     }
 
@@ -75,11 +66,38 @@ impl InterruptController {
     /// # Errors
     /// KVM's.
     pub(crate) fn reset(&self, vm: &VmFd) -> Result<(), MachineError> {
-        self.power_on
+        self.restore(vm, &self.power_on)
+    }
+
+    /// The state of PICs and I/O APIC; local APICs are saved with their vCPUs.
+    ///
+    /// # Errors
+    /// KVM's.
+    pub(crate) fn save(&self, vm: &VmFd) -> Result<SavedInterrupts, MachineError> {
+        read(vm)
+    }
+
+    /// Puts it back.
+    ///
+    /// # Errors
+    /// KVM's.
+    pub(crate) fn restore(&self, vm: &VmFd, saved: &SavedInterrupts) -> Result<(), MachineError> {
+        saved
             .iter()
             .try_for_each(|chip| vm.set_irqchip(chip))
             .map_err(MachineError::kvm("KVM_SET_IRQCHIP"))
     }
+}
+
+fn read(vm: &VmFd) -> Result<SavedInterrupts, MachineError> {
+    [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_IRQCHIP_IOAPIC]
+        .into_iter()
+        .map(|chip_id| {
+            let mut chip = kvm_irqchip { chip_id, ..Default::default() };
+            vm.get_irqchip(&mut chip).map(|()| chip)
+        })
+        .collect::<Result<_, _>>()
+        .map_err(MachineError::kvm("KVM_GET_IRQCHIP"))
 }
 
 #[cfg(test)]

@@ -30,6 +30,16 @@ impl ConfigMechanism {
         self.address.store(0, Ordering::Relaxed);
     }
 
+    /// What the address register holds.
+    pub(crate) fn address(&self) -> u32 {
+        self.address.load(Ordering::Relaxed)
+    }
+
+    /// Puts it back.
+    pub(crate) fn set_address(&self, address: u32) {
+        self.address.store(address, Ordering::Relaxed);
+    }
+
     /// Reads the address register; only 32 bits at a time.
     pub(super) fn read_address(&self, data: &mut [u8]) {
         let value = self.address.load(Ordering::Relaxed).to_le_bytes();
