@@ -268,6 +268,11 @@ pub trait HostUnderTest: Send + Sync {
     /// Removes the function from the machine, for good.
     fn remove(&self);
 
+    /// Stops the guest, saves it, and continues it on a second host with the same options: from here on this is the machine there, and the first is no more. `false` when the host half has no such thing; the guest was not stopped then.
+    fn move_elsewhere(&mut self) -> bool {
+        false
+    }
+
     /// Lets the `step`-th step from now that the kernel could refuse (a routing update, an event to attach, …) be refused, once; 0: none. `false` when the host cannot be made to fail.
     fn refuse_step(&self, step: u32) -> bool {
         let _ = step;

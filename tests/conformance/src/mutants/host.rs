@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use pvmsi_protocol::{Generation, GuestMessage};
+use pvmsi_protocol::{CallId, Generation, GuestMessage};
 
 use super::exchange::Exchange;
 use super::host_bug::HostBug as Bug;
@@ -117,6 +117,22 @@ impl MutantHost {
             _ => byte,
         };
         self.inner.config_write(MSIX_CONTROL, &[0, passed]);
+    }
+
+    /// Lets all vectors fire for a moment, and drops what comes.
+    fn swallow_held_events(&self) {
+        let vectors = || (0..self.options.vectors).map(|vector| self.entry_address(vector) + 12);
+        let mut masks = vec![[0; 4]; usize::from(self.options.vectors)];
+        for (address, mask) in vectors().zip(&mut masks) {
+            self.inner.mmio_read(address, mask);
+            self.inner.mmio_write(address, &[0; 4]);
+        }
+        self.inner.config_write(MSIX_CONTROL, &[0, ENABLE]);
+        self.inner.interrupts();
+        self.inner.config_write(MSIX_CONTROL, &[0, self.memory().control]);
+        for (address, mask) in vectors().zip(&masks) {
+            self.inner.mmio_write(address, mask);
+        }
     }
 
     fn function_mask(&self) -> bool {
@@ -300,6 +316,19 @@ impl HostUnderTest for MutantHost {
         }
     }
 
+    fn move_elsewhere(&mut self) -> bool {
+        if self.bug == Bug::MoveLosesEvents {
+            self.swallow_held_events();
+        }
+        let moved = self.inner.move_elsewhere();
+        match self.bug {
+            Bug::MoveLosesTheAssignment => self.inner.reset_machine(),
+            Bug::MoveGivesTheTable => drop(self.call(CallId::Restore, vec![])),
+            _ => {}
+        }
+        moved
+    }
+
     fn refuse_step(&self, step: u32) -> bool {
         self.inner.refuse_step(step)
     }
@@ -358,7 +387,7 @@ impl MutantHost {
     fn after_reset(&self) {
         match self.bug {
             Bug::ResetEndsTheAssignment => {
-                self.call(pvmsi_protocol::CallId::Release, vec![]);
+                self.call(CallId::Release, vec![]);
             }
             Bug::ResetLosesTheTable => self.inner.reset_unseen(),
             _ => {}

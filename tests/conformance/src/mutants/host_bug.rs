@@ -82,4 +82,7 @@ pub(super) enum HostBug {
     MachineResetKeepsTheAssignment,
     RemovedFunctionAnswers,
     RoutesNotGivenBack,
+    MoveLosesTheAssignment,
+    MoveLosesEvents,
+    MoveGivesTheTable,
 }

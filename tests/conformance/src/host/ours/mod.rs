@@ -33,6 +33,8 @@ pub struct OurHost;
 
 /// The doorbell's I/O port, as the service block names it.
 const PORT: u16 = 0x5650;
+/// Bytes of configuration space in which the software function has registers.
+const CONFIG_BYTES: usize = 256;
 /// Page size of the machine.
 const PAGE_BYTES: u64 = 4096;
 /// The software function's table, in its BAR.
@@ -41,6 +43,7 @@ const TABLE: u64 = 0x40;
 const RESET_REGISTER: usize = 0x18;
 
 struct OurMachine {
+    options: HostOptions,
     service: Service,
     function: FunctionId,
     offer: Option<ServiceBlock>,
@@ -90,6 +93,7 @@ impl OurMachine {
         let window = Box::new(RecordedWindow::new(Arc::clone(&mapping), options.mappable));
         service.add_function(options.function, Box::new(function), window, policy)?;
         Ok(Self {
+            options: *options,
             offer: service.offer(Some(PORT), None),
             service,
             function: options.function,
@@ -101,6 +105,21 @@ impl OurMachine {
             ram: ram::new()?,
             exits: AtomicU64::new(0),
         })
+    }
+
+    /// A machine on which this one's guest goes on.
+    fn moved(&self) -> Result<Self, Box<dyn std::error::Error>> {
+        let target = Self::new(&self.options)?;
+        let (service, device) = (self.service.save(), self.device.save());
+        let mut config = [0; CONFIG_BYTES];
+        self.service.config_read(self.function, 0, &mut config);
+        for (offset, word) in (0..).step_by(4).zip(config.chunks(4)) {
+            target.service.config_write(target.function, offset, word);
+        }
+        target.device.restore(&device)?;
+        target.service.restore(&service)?;
+        target.service.resume();
+        Ok(Self { ram: self.ram.clone(), ..target })
     }
 
     /// An access by the guest's mapping, at an offset of the BAR; `None` where it has none. The mapping does not change during the access.
@@ -207,6 +226,10 @@ impl HostUnderTest for OurMachine {
 
     fn remove(&self) {
         self.service.remove_function(self.function);
+    }
+
+    fn move_elsewhere(&mut self) -> bool {
+        self.moved().map(|target| *self = target).is_ok()
     }
 
     fn refuse_step(&self, step: u32) -> bool {

@@ -11,6 +11,7 @@ mod doorbell;
 mod encoding;
 mod events;
 mod messages;
+mod migration;
 mod modes;
 mod negotiate;
 mod ownership;
@@ -39,6 +40,7 @@ pub(crate) fn tests() -> Vec<Test> {
         ownership::TESTS,
         messages::TESTS,
         resets::TESTS,
+        migration::TESTS,
         security::TESTS,
     ]
     .concat()
