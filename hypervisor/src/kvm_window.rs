@@ -11,6 +11,7 @@ use vm_memory::{GuestAddress, MmapRegion};
 
 use crate::function::BarMapping;
 use crate::layout::{BarIndex, Layout};
+use crate::pages::BarPages;
 use crate::window::{View, Window};
 
 /// The memory slots of a VM that PV-MSI may use. One for all functions; share it in an [`Arc`].
@@ -117,43 +118,25 @@ impl KvmWindow {
     /// A window for a function with this layout and these mappings. Nothing is shown yet.
     pub fn new(slots: Arc<MemorySlots>, layout: &Layout, mappings: Vec<BarMapping>) -> Self {
         let mut pieces = Vec::new();
-        for BarMapping { bar, offset, memory } in &mappings {
+        for BarMapping { bar, offset, memory } in mappings {
             let length = u64::try_from(memory.size()).unwrap_or(0);
-            // In the page of a BAR that is smaller than a page, something else may be decoded.
-            let page_mask = layout.page_size().saturating_sub(1);
-            let size =
-                layout.bars().get(bar.as_usize()).copied().flatten().map_or(0, |bar| bar.size);
-            let area = *offset..offset.saturating_add(length).min(size & !page_mask).max(*offset);
-            let mut add = |pages: Range<u64>, switched| {
-                if pages.start < pages.end {
-                    let at = pages.start.saturating_sub(area.start);
-                    let memory = Arc::clone(memory);
-                    pieces.push(Piece {
-                        bar: *bar,
+            let mapped = offset..offset.saturating_add(length);
+            pieces.extend(layout.pages(bar, mapped).into_iter().map(
+                |BarPages { pages, switched }| {
+                    let at = pages.start.saturating_sub(offset);
+                    Piece {
+                        bar,
                         pages,
-                        memory,
+                        memory: Arc::clone(&memory),
                         offset: at,
                         switched,
                         shown: None,
-                    });
-                }
-            };
-            let mut next = area.start;
-            for switched in layout.switched_pages(*bar) {
-                let clamp = |at: u64| at.clamp(area.start, area.end);
-                let (start, end) = (clamp(switched.start), clamp(switched.end));
-                add(next..start, false);
-                add(start..end, true);
-                next = next.max(end);
-            }
-            add(next..area.end, false);
+                    }
+                },
+            ));
         }
-        let table_can_be_direct = [layout.table().0, layout.pending().0].into_iter().all(|bar| {
-            layout.switched_pages(bar).iter().all(|wanted| {
-                pieces
-                    .iter()
-                    .any(|piece| piece.switched && piece.bar == bar && piece.pages == *wanted)
-            })
+        let table_can_be_direct = layout.can_be_direct(|bar, wanted| {
+            pieces.iter().any(|piece| piece.switched && piece.bar == bar && piece.pages == *wanted)
         });
         Self { slots, pieces, table_can_be_direct, page_size: layout.page_size() }
     }
