@@ -8,6 +8,8 @@ use thiserror::Error;
 
 use crate::function::PciFunction;
 
+/// Bytes of configuration space, the extended part included.
+pub(crate) const CONFIG_BYTES: u64 = 4096;
 /// Command register.
 pub(crate) const COMMAND: Range<u64> = 0x04..0x06;
 /// Memory Space Enable.

@@ -3,7 +3,9 @@
 use pvmsi_protocol::TableMode;
 use vm_memory::GuestAddress;
 
-use crate::capability::{self, BARS, COMMAND, COMMAND_MEMORY, MSIX_ENABLE, MSIX_FUNCTION_MASK};
+use crate::capability::{
+    self, BARS, COMMAND, COMMAND_MEMORY, CONFIG_BYTES, MSIX_ENABLE, MSIX_FUNCTION_MASK,
+};
 use crate::layout::BarIndex;
 use crate::state::{FunctionState, LegacyEntry, MsixControl, Owner, Placement};
 use crate::window::View;
@@ -11,6 +13,9 @@ use crate::window::View;
 impl FunctionState {
     pub(crate) fn config_read(&mut self, offset: u64, data: &mut [u8]) {
         data.fill(0xff);
+        if offset >= CONFIG_BYTES {
+            return;
+        }
         self.function.config_read(offset, data);
         let msix = (self.registers.msix_control, MSIX_ENABLE | MSIX_FUNCTION_MASK);
         let mut bits = 0;
@@ -31,6 +36,9 @@ impl FunctionState {
     }
 
     pub(crate) fn config_write(&mut self, offset: u64, data: &[u8]) {
+        if offset >= CONFIG_BYTES {
+            return;
+        }
         let control = (offset..).zip(data).find(|(at, _)| *at == self.registers.msix_control);
         let control = control.map(|(_, &byte)| byte);
         let effect = self.effect(offset, data);

@@ -8,6 +8,9 @@ use crate::state::{FunctionState, LegacyEntry, Owner};
 /// Vector control: only bit 0 is defined.
 const MASK_BIT: u32 = 1;
 
+/// The widest access in bytes.
+const ACCESS_MAX: usize = 8;
+
 /// An entry of the table as the guest sees it: address low, address high, data, vector control.
 type Words = [u32; 4];
 
@@ -67,8 +70,11 @@ impl FunctionState {
         }
     }
 
-    /// The offset of the last byte of an access; `None` where it leaves the BAR or is empty.
+    /// The offset of the last byte of an access; `None` where it leaves the BAR, is empty, or is wider than any processor makes them: that could reach across a whole structure.
     fn access_end(&self, bar: BarIndex, offset: u64, length: usize) -> Option<u64> {
+        if length > ACCESS_MAX {
+            return None;
+        }
         let size = (*self.layout.bars().get(bar.as_usize())?)?.size;
         let last = offset.checked_add(u64::try_from(length).ok()?.checked_sub(1)?)?;
         (last < size).then_some(last)
