@@ -5,6 +5,7 @@ mod check;
 mod conformance_vm;
 mod debian;
 mod demo;
+mod fuzz;
 mod guests;
 mod lab;
 mod process;
@@ -53,6 +54,8 @@ enum Command {
     Conformance(conformance_vm::Options),
     /// Runs the main job in an emulated host, with real PCI functions through VFIO.
     Lab(lab::Options),
+    /// Attacks wire types and host service with inputs that libFuzzer makes up.
+    Fuzz(fuzz::Options),
     /// Runs every check, the KVM tests, the demo and the lab.
     Test(test::Options),
 }
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
             Command::Demo(options) => demo::command(&workspace, options),
             Command::Conformance(options) => conformance_vm::command(&workspace, options),
             Command::Lab(options) => lab::command(&workspace, options),
+            Command::Fuzz(options) => fuzz::command(&workspace, options),
             Command::Test(options) => test::command(&workspace, options),
         });
     match result {

@@ -10,13 +10,14 @@ use clap::Args;
 use crate::architecture::Architecture;
 use crate::conformance_vm;
 use crate::demo;
+use crate::fuzz::{self, FuzzTarget};
 use crate::guests;
 use crate::lab::{Lab, Scenario};
 use crate::process;
 use crate::shim;
 use crate::summary::{Counts, Summary, Verdict};
 use crate::target::Target;
-use crate::workspace::Workspace;
+use crate::workspace::{Workspace, cargo_in};
 
 /// Bound of a build or of a test run.
 const LIMIT: Duration = Duration::from_secs(1200);
@@ -29,6 +30,9 @@ const WITHOUT_KVM: &str = "PVMSI_CI_WITHOUT_KVM";
 
 /// The release of cargo-deny that the configuration was written for.
 const CARGO_DENY: &str = "0.20.2";
+
+/// How long each fuzz target runs: enough to repeat its corpus and to find what is shallow.
+const FUZZING: Duration = Duration::from_secs(10);
 
 /// Options of `cargo xtask test`.
 #[derive(Args)]
@@ -73,6 +77,7 @@ pub(crate) fn command(workspace: &Workspace, options: &Options) -> Result<bool> 
     summary.step("unit and documentation tests", || {
         cargo_test(workspace.cargo(), &["--workspace", "--exclude", KVM_TESTS])
     });
+    fuzzing(workspace, &mut summary);
     for other in others() {
         emulated_tests(workspace, other, &mut summary);
     }
@@ -104,8 +109,9 @@ pub(crate) fn command(workspace: &Workspace, options: &Options) -> Result<bool> 
 }
 
 fn format(workspace: &Workspace) -> Result<Verdict> {
-    for folder in [workspace.root.clone(), workspace.root.join("tests/guests")] {
-        let mut command = crate::workspace::cargo_in(&folder);
+    let apart = ["", "tests/guests"].into_iter().chain(fuzz::PROJECTS);
+    for folder in apart.map(|folder| workspace.root.join(folder)) {
+        let mut command = cargo_in(&folder);
         command.args(["fmt", "--all", "--check"]);
         process::run("cargo fmt", &mut command, LIMIT).context("run: cargo fmt --all")?;
     }
@@ -162,9 +168,10 @@ fn licences(workspace: &Workspace, summary: &mut Summary) {
     let mut deny = None;
     summary.step("dependencies: licences, bans, sources", || {
         let deny = deny.insert(cargo_deny(workspace)?);
-        for manifest in ["Cargo.toml", "tests/guests/Cargo.toml"] {
+        let apart = ["", "tests/guests"].into_iter().chain(fuzz::PROJECTS);
+        for manifest in apart.map(|folder| workspace.root.join(folder).join("Cargo.toml")) {
             let mut command = Command::new(&*deny);
-            command.current_dir(&workspace.root).args(["--manifest-path", manifest]);
+            command.current_dir(&workspace.root).arg("--manifest-path").arg(manifest);
             command.args(["--locked", "--config", "deny.toml", "--log-level", "error"]);
             command.args(["check", "bans", "licenses", "sources"]);
             process::run("cargo deny check", &mut command, LIMIT)?;
@@ -230,6 +237,35 @@ fn cargo_test(mut command: Command, selection: &[&str]) -> Result<Verdict> {
     } else {
         counts.with_failure()
     }))
+}
+
+/// A bounded run of each fuzz target from its corpus. A C++ compiler that cannot be had is a reason
+/// to skip at home, not in continuous integration.
+fn fuzzing(workspace: &Workspace, summary: &mut Summary) {
+    let missing = fuzz::compiler(workspace).err().filter(|_| !is_set("CI"));
+    let unless_missing = |action: &dyn Fn() -> Result<Verdict>| match &missing {
+        Some(why) => Ok(Verdict::Skipped(format!("{why:#}"))),
+        None => action(),
+    };
+    summary.step("clippy of the fuzz targets", || unless_missing(&|| clippy_of_fuzzing(workspace)));
+    for target in FuzzTarget::ALL {
+        summary.step(&format!("fuzz {}", target.name()), || {
+            unless_missing(&|| {
+                eprintln!("{}", fuzz::smoke(workspace, target, FUZZING)?);
+                Ok(Verdict::Passed)
+            })
+        });
+    }
+}
+
+fn clippy_of_fuzzing(workspace: &Workspace) -> Result<Verdict> {
+    for folder in fuzz::PROJECTS {
+        let mut command = cargo_in(&workspace.root.join(folder));
+        command.args(["clippy", "--quiet", "--locked", "--all-targets", "--target-dir"]);
+        command.arg(workspace.target.join("fuzz/clippy")).args(["--", "-D", "warnings"]);
+        process::run("cargo clippy", &mut command, LIMIT)?;
+    }
+    Ok(Verdict::Passed)
 }
 
 /// Unit tests on an emulated processor. What needs KVM cannot run on it.
