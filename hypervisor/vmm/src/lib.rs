@@ -57,5 +57,5 @@ pub use function_argument::FunctionArgumentError;
 pub use machine::{Machine, MachineFunction, SavedMachine};
 pub use report::{
     Configure, FunctionReport, Host, Interrupts, Io, MaskUnmask, Neighbour, PhaseMode, PhaseReport,
-    REPORT_SCHEMA, Report,
+    REPORT_SCHEMA, Report, Soak,
 };

@@ -265,7 +265,10 @@ impl Machine {
 
     /// The report so far. A run that has not ended well is a failure in it.
     pub fn report(&self) -> Report {
-        let (functions, mut failures) = self.parts.bus.recorder().results();
+        let recorder = self.parts.bus.recorder();
+        let (functions, mut failures) = recorder.results();
+        let soak = recorder.soak_report();
+        drop(recorder);
         match self.ended() {
             Some(End::Finished | End::Exited(0)) => {}
             Some(End::Exited(status)) => {
@@ -284,6 +287,7 @@ impl Machine {
             },
             policy: self.parts.policy,
             functions,
+            soak,
             failures,
             exits: self.exits(),
         }

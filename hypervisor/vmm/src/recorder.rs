@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pvmsi_guest_report::{Event, Outcome, Section, World};
+use pvmsi_guest_report::Soak as SoakFigures;
 use pvmsi_hypervisor::{Counters, Service, SoftwareDevice};
 use pvmsi_protocol::{FunctionId, Reasons, TableMode};
 
 use crate::exits::{ExitCounters, ExitCounts};
 use crate::report::{
-    Configure, FunctionReport, Interrupts, Io, MaskUnmask, Neighbour, PhaseMode, PhaseReport,
+    Configure, FunctionReport, Interrupts, Io, MaskUnmask, Neighbour, PhaseMode, PhaseReport, Soak,
 };
 
 /// A guest can make the report no longer than this.
@@ -30,7 +31,16 @@ pub(crate) struct Recorder {
     exits: Arc<ExitCounters>,
     functions: Vec<RecordedFunction>,
     current: Option<Current>,
+    soak: Option<Soaking>,
     failures: Vec<String>,
+}
+
+/// A soak that is running.
+struct Soaking {
+    /// Counters of all functions at its start.
+    counters: Vec<Counters>,
+    start: Instant,
+    report: Soak,
 }
 
 /// The phase that is running.
@@ -68,7 +78,7 @@ impl Recorder {
         exits: Arc<ExitCounters>,
         functions: Vec<RecordedFunction>,
     ) -> Self {
-        Self { service, exits, functions, current: None, failures: Vec::new() }
+        Self { service, exits, functions, current: None, soak: None, failures: Vec::new() }
     }
 
     /// Takes an event that arrived at `now`; `true` when it was the last.
@@ -79,6 +89,7 @@ impl Recorder {
             Event::SectionEnd(outcome) => self.section_end(outcome, now),
             Event::Mode { mode, reasons } => self.mode(mode, reasons),
             Event::PhaseEnd => self.phase_end(),
+            Event::Soak(figures) => self.soak(figures, now),
             Event::Failure(text) => {
                 let at = self.place();
                 self.fail(format!("the guest says: {at}{text}"));
@@ -93,6 +104,11 @@ impl Recorder {
             }
         }
         false
+    }
+
+    /// The soak so far, if the guest does one.
+    pub(crate) fn soak_report(&self) -> Option<Soak> {
+        self.soak.as_ref().map(|soak| soak.report.clone())
     }
 
     /// Notes something wrong.
@@ -118,8 +134,23 @@ impl Recorder {
                 phase.check().into_iter().map(move |wrong| format!("{at}: {wrong}"))
             })
         });
-        let failures = self.failures.iter().cloned().chain(checks).collect();
+        let soak = self.soak.iter().flat_map(|soak| soak.report.check());
+        let failures = self.failures.iter().cloned().chain(checks).chain(soak).collect();
         (functions, failures)
+    }
+
+    fn soak(&mut self, figures: SoakFigures, now: Instant) {
+        let counters: Vec<_> =
+            (0..self.functions.len()).map(|function| self.counters(function)).collect();
+        let soak = self.soak.get_or_insert_with(|| Soaking {
+            counters: counters.clone(),
+            start: now,
+            report: Soak::default(),
+        });
+        let spent: Vec<_> =
+            counters.iter().zip(&soak.counters).map(|(now, then)| now.since(then)).collect();
+        let seconds = now.saturating_duration_since(soak.start).as_secs();
+        soak.report = Soak::new(&figures, &spent, seconds);
     }
 
     fn phase_start(&mut self, id: FunctionId, world: World) {

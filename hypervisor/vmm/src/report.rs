@@ -3,6 +3,7 @@
 //! Fields are added in later minor versions, never renamed or removed. A
 //! section that a function does not have is absent from its phase.
 
+use pvmsi_hypervisor::Counters;
 use serde::Serialize;
 
 use crate::exits::ExitCounts;
@@ -21,6 +22,9 @@ pub struct Report {
     pub policy: pvmsi_hypervisor::Policy,
     /// In the order of the command line.
     pub functions: Vec<FunctionReport>,
+    /// Random operations under load, where the guest does that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub soak: Option<Soak>,
     /// What is wrong; empty when the run has passed. The checks on figures are among them.
     pub failures: Vec<String>,
     /// All exits of the run.
@@ -182,6 +186,85 @@ pub struct Io {
     pub exits: u64,
     /// Time in nanoseconds.
     pub ns: u64,
+}
+
+/// Random operations under load, over all functions.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Soak {
+    /// How long, in seconds.
+    pub seconds: u64,
+    /// Rounds, each settled exactly.
+    pub rounds: u64,
+    /// Events that the devices have raised.
+    pub events: u64,
+    /// Interrupts that the guest has taken.
+    pub interrupts: u64,
+    /// Events without an interrupt of their own, as the vector was pending already.
+    pub merged: u64,
+    /// Events that a reset or the end of an assignment has dropped.
+    pub dropped: u64,
+    /// Events that had to be delivered and were not.
+    pub lost: u64,
+    /// Interrupts without a message behind them.
+    pub doubled: u64,
+    /// Interrupts of a vector or function that was masked and quiet.
+    pub while_masked: u64,
+    /// Operations of the guest on functions, other than masking.
+    pub operations: u64,
+    /// Vectors masked or unmasked.
+    pub mask_changes: u64,
+    /// Times a table became direct or trapped.
+    pub mode_switches: u64,
+    /// Calls of PV-MSI.
+    pub calls: u64,
+    /// Calls that were answered with an error: all are valid, so there is none.
+    pub failed_calls: u64,
+    /// Updates of KVM's routing table.
+    pub routing_updates: u64,
+}
+
+impl Soak {
+    /// What the guest says, and what the functions have counted since the start.
+    pub(crate) fn new(
+        guest: &pvmsi_guest_report::Soak,
+        functions: &[Counters],
+        seconds: u64,
+    ) -> Self {
+        let sum = |of: fn(&Counters) -> u64| functions.iter().map(of).fold(0, u64::saturating_add);
+        Self {
+            seconds,
+            rounds: guest.rounds,
+            events: guest.events,
+            interrupts: guest.interrupts,
+            merged: guest.merged,
+            dropped: guest.dropped,
+            lost: guest.lost,
+            doubled: guest.doubled,
+            while_masked: guest.while_masked,
+            operations: guest.operations,
+            mask_changes: guest.mask_changes,
+            mode_switches: sum(|counters| {
+                counters.switches_to_direct.saturating_add(counters.switches_to_trapped)
+            }),
+            calls: sum(|counters| counters.calls),
+            failed_calls: sum(|counters| counters.failed_calls),
+            routing_updates: sum(|counters| counters.routing_updates),
+        }
+    }
+
+    /// What is wrong in the figures.
+    pub(crate) fn check(&self) -> Vec<String> {
+        [
+            (self.lost, "events lost"),
+            (self.doubled, "interrupts doubled"),
+            (self.while_masked, "interrupts while masked"),
+            (self.failed_calls, "calls failed"),
+        ]
+        .into_iter()
+        .filter(|(figure, _)| *figure != 0)
+        .map(|(figure, what)| format!("soak: {figure} {what}"))
+        .collect()
+    }
 }
 
 impl Report {

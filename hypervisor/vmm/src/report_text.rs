@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::report::{FunctionReport, PhaseReport, Report};
+use crate::report::{FunctionReport, PhaseReport, Report, Soak};
 
 /// Width of the column of names, and of each phase.
 const NAME: usize = 30;
@@ -25,6 +25,9 @@ pub(crate) fn table(report: &Report, colour: bool) -> String {
     for function in &report.functions {
         function_table(&mut out, function, &paint);
     }
+    if let Some(soak) = &report.soak {
+        soak_table(&mut out, soak);
+    }
     let _ = writeln!(out);
     if report.passed() {
         let _ = writeln!(out, "{}", paint.good("all checks passed"));
@@ -34,6 +37,28 @@ pub(crate) fn table(report: &Report, colour: bool) -> String {
         }
     }
     out
+}
+
+fn soak_table(out: &mut String, soak: &Soak) {
+    let _ = writeln!(out, "\nsoak");
+    for (name, figure) in [
+        ("seconds", soak.seconds),
+        ("rounds", soak.rounds),
+        ("operations", soak.operations),
+        ("mask changes", soak.mask_changes),
+        ("mode switches", soak.mode_switches),
+        ("calls", soak.calls),
+        ("routing updates", soak.routing_updates),
+        ("events", soak.events),
+        ("interrupts", soak.interrupts),
+        ("merged", soak.merged),
+        ("dropped by resets and releases", soak.dropped),
+        ("lost", soak.lost),
+        ("doubled", soak.doubled),
+        ("while masked", soak.while_masked),
+    ] {
+        let _ = writeln!(out, "  {name:<32}{figure:>12}");
+    }
 }
 
 fn policy(report: &Report) -> &'static str {

@@ -17,7 +17,11 @@ use crate::workspace::{Profile, Workspace};
 pub(crate) const CONFORMANCE: &str = "pvmsi-conformance-guest";
 
 /// The guests in Rust; each is a package and a program of that name in `tests/guests`.
-const GUESTS: &[&str] = &["pvmsi-demo-guest", "pvmsi-plain-guest", "pvmsi-puppet", CONFORMANCE];
+const GUESTS: &[&str] =
+    &["pvmsi-demo-guest", "pvmsi-plain-guest", "pvmsi-puppet", CONFORMANCE, SOAK];
+
+/// The guest of `cargo xtask soak`.
+pub(crate) const SOAK: &str = "pvmsi-soak-guest";
 
 /// All guests, by the names of their programs.
 pub(crate) fn programs() -> impl Iterator<Item = &'static str> {

@@ -89,6 +89,31 @@ pub enum Outcome {
     },
 }
 
+/// How a soak stands: totals since its start, over all functions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Soak {
+    /// Rounds that have been settled; the other figures are exact after each.
+    pub rounds: u64,
+    /// Events that the devices have raised.
+    pub events: u64,
+    /// Interrupts that the handlers have taken.
+    pub interrupts: u64,
+    /// Events without an interrupt of their own, as the vector was pending already.
+    pub merged: u64,
+    /// Events that a reset or the end of an assignment has dropped.
+    pub dropped: u64,
+    /// Events that had to be delivered and were not.
+    pub lost: u64,
+    /// Interrupts without a message behind them.
+    pub doubled: u64,
+    /// Interrupts of a vector or function that was masked and quiet.
+    pub while_masked: u64,
+    /// Operations on functions, other than masking.
+    pub operations: u64,
+    /// Vectors masked or unmasked.
+    pub mask_changes: u64,
+}
+
 /// An event of the report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Event<'a> {
@@ -116,6 +141,8 @@ pub enum Event<'a> {
     Failure(&'a str),
     /// The guest has finished. The run ends.
     Done,
+    /// How a soak stands. The first one starts the machine's counters.
+    Soak(Soak),
 }
 
 /// The event does not fit its page, or the page holds none.

@@ -19,7 +19,6 @@ mod measure;
 mod nvme;
 mod options;
 mod phase;
-mod service;
 
 use pvmsi_guest_report::{Event, World};
 use pvmsi_guest_runtime::{Start, entry, park, pci, println, report, timer, vcpu};
@@ -40,7 +39,7 @@ fn main(start: &Start, index: usize) -> ! {
         report::failure(format_args!("only {vcpus} of {} vCPUs have started", start.vcpus()));
     }
     let options = Options::read(start, vcpus);
-    let mut client = service::connect(start.platform());
+    let mut client = pvmsi_guest_client::connect(start.platform());
     println!(
         "guest: {vcpus} vCPUs, PV-MSI {}",
         if client.is_some() { "offered" } else { "not offered" }

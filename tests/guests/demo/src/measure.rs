@@ -11,7 +11,7 @@ use pvmsi_guest_runtime::report;
 
 use crate::device::Device;
 use crate::load::Registers;
-use crate::service::ServiceClient;
+use pvmsi_guest_client::ServiceClient;
 
 /// Sets all vectors up, masked, each with its message. Returns how many there are.
 pub(crate) fn configure(device: &Device, client: Option<&mut ServiceClient>) -> Option<u16> {

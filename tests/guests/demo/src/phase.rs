@@ -6,7 +6,7 @@ use pvmsi_guest_runtime::{println, report};
 
 use crate::device::{Device, Kind};
 use crate::options::Options;
-use crate::service::ServiceClient;
+use pvmsi_guest_client::ServiceClient;
 use crate::{load, measure, nvme};
 
 /// Runs the phase. Whatever goes wrong is reported, and the function is back to its default in the end.

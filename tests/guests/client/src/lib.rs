@@ -1,7 +1,8 @@
-//! The connection to PV-MSI, once per run.
+//! The connection of a bare-metal guest to PV-MSI.
+#![no_std]
 
-#[cfg_attr(target_arch = "x86_64", path = "service/x86_64.rs")]
-#[cfg_attr(target_arch = "aarch64", path = "service/aarch64.rs")]
+#[cfg_attr(target_arch = "x86_64", path = "discovery/x86_64.rs")]
+#[cfg_attr(target_arch = "aarch64", path = "discovery/aarch64.rs")]
 mod arch;
 
 use core::ptr::NonNull;
@@ -13,10 +14,10 @@ use pvmsi_guest_runtime::{Platform, memory, report};
 const BUFFER_BYTES: usize = 64 << 10;
 
 /// A client through whichever doorbell the host offers.
-pub(crate) type ServiceClient = Client<'static, AnyDoorbell>;
+pub type ServiceClient = Client<'static, AnyDoorbell>;
 
 /// Connects; `None` when the host does not offer the service. An offer that does not hold is a failure of the run.
-pub(crate) fn connect(platform: Platform) -> Option<ServiceClient> {
+pub fn connect(platform: Platform) -> Option<ServiceClient> {
     let Some(doorbell) = arch::doorbell(platform)? else {
         report::failure(format_args!("the host offers PV-MSI without a usable doorbell"));
         return None;
