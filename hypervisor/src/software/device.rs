@@ -31,6 +31,8 @@ const ID_VALUE: u32 = 0x5650_0001;
 const HOST_DOORBELL: u64 = 0x5650_0000_0000;
 /// Events raised in one round at most, so that a round stays short.
 const EVENTS_PER_ROUND: u32 = 64;
+/// A next event that is due sooner counts as work.
+const BUSY_WAIT: Duration = Duration::from_micros(100);
 /// Counts up in place of an address of its own for each function.
 static INSTANCES: AtomicU64 = AtomicU64::new(0);
 
@@ -220,9 +222,9 @@ impl SoftwareDevice {
                 break;
             }
             let now = Instant::now();
-            if core.next_event.is_some_and(|next| now < next) {
-                // Busy until the next event is due.
-                return true;
+            if let Some(next) = core.next_event.filter(|&next| now < next) {
+                // Busy until the next event is due, if that is soon: a longer time can be slept through.
+                return worked || next.saturating_duration_since(now) < BUSY_WAIT;
             }
             core.next_event = now.checked_add(pace);
             let step = core.done.checked_rem(self.load(ROTATION)).unwrap_or(0);

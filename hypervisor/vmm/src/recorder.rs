@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pvmsi_guest_report::{Event, Outcome, Section, World};
 use pvmsi_guest_report::Soak as SoakFigures;
+use pvmsi_guest_report::{Event, Outcome, Section, World};
 use pvmsi_hypervisor::{Counters, Service, SoftwareDevice};
 use pvmsi_protocol::{FunctionId, Reasons, TableMode};
 

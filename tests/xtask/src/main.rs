@@ -13,6 +13,7 @@ mod report;
 #[cfg(test)]
 mod sample;
 mod shim;
+mod soak;
 mod summary;
 mod sysroot;
 mod target;
@@ -56,6 +57,8 @@ enum Command {
     Lab(lab::Options),
     /// Attacks wire types and host service with inputs that libFuzzer makes up.
     Fuzz(fuzz::Options),
+    /// Does random valid operations under load and accounts for every interrupt.
+    Soak(soak::Options),
     /// Runs every check, the KVM tests, the demo and the lab.
     Test(test::Options),
 }
@@ -73,6 +76,7 @@ fn main() -> ExitCode {
             Command::Conformance(options) => conformance_vm::command(&workspace, options),
             Command::Lab(options) => lab::command(&workspace, options),
             Command::Fuzz(options) => fuzz::command(&workspace, options),
+            Command::Soak(options) => soak::command(&workspace, options),
             Command::Test(options) => test::command(&workspace, options),
         });
     match result {

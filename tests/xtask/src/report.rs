@@ -18,9 +18,38 @@ pub(crate) struct Report {
     policy: String,
     /// In the order of the command line.
     pub functions: Vec<Function>,
+    /// Random operations under load.
+    pub soak: Option<Soak>,
     /// What the run itself found wrong.
     #[serde(default)]
     pub failures: Vec<String>,
+}
+
+/// What a soak has done and seen.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Soak {
+    /// How long.
+    pub seconds: u64,
+    rounds: u64,
+    /// Operations of the guest, other than masking.
+    pub operations: u64,
+    /// Vectors masked or unmasked.
+    pub mask_changes: u64,
+    /// Times a table became direct or trapped.
+    pub mode_switches: u64,
+    calls: u64,
+    routing_updates: u64,
+    /// Raised by the devices.
+    pub events: u64,
+    interrupts: u64,
+    merged: u64,
+    dropped: u64,
+    /// Events that had to be delivered and were not.
+    pub lost: u64,
+    /// Interrupts without a message.
+    pub doubled: u64,
+    /// Interrupts of a masked vector or function.
+    pub while_masked: u64,
 }
 
 /// Where it ran.
@@ -204,6 +233,30 @@ impl fmt::Display for Report {
         }
         for failure in &self.failures {
             writeln!(f, "\nwrong: {failure}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Soak {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, figure) in [
+            ("seconds", self.seconds),
+            ("rounds", self.rounds),
+            ("operations", self.operations),
+            ("mask changes", self.mask_changes),
+            ("mode switches", self.mode_switches),
+            ("calls", self.calls),
+            ("routing updates", self.routing_updates),
+            ("events", self.events),
+            ("interrupts", self.interrupts),
+            ("merged", self.merged),
+            ("dropped by resets and releases", self.dropped),
+            ("lost", self.lost),
+            ("doubled", self.doubled),
+            ("while masked", self.while_masked),
+        ] {
+            writeln!(f, "{name:<32}{figure:>12}")?;
         }
         Ok(())
     }

@@ -15,6 +15,7 @@ use crate::guests;
 use crate::lab::{Lab, Scenario};
 use crate::process;
 use crate::shim;
+use crate::soak::{self, Plan};
 use crate::summary::{Counts, Summary, Verdict};
 use crate::target::Target;
 use crate::workspace::{Workspace, cargo_in};
@@ -33,6 +34,9 @@ const CARGO_DENY: &str = "0.20.2";
 
 /// How long each fuzz target runs: enough to repeat its corpus and to find what is shallow.
 const FUZZING: Duration = Duration::from_secs(10);
+
+/// The short soak of a test run; a longer one is a command of its own.
+const SOAK: Plan = Plan { seconds: 20, seed: 1 };
 
 /// Options of `cargo xtask test`.
 #[derive(Args)]
@@ -95,6 +99,12 @@ pub(crate) fn command(workspace: &Workspace, options: &Options) -> Result<bool> 
         kvm.require(|| {
             let pvmsi = workspace.build_pvmsi(native)?;
             Ok(Verdict::Checked(conformance_vm::checks(workspace, &pvmsi)?))
+        })
+    });
+    summary.step("soak", || {
+        kvm.require(|| {
+            let text = soak::on_kvm(&workspace.build_pvmsi(native)?, SOAK)?;
+            Ok(Verdict::Checked(soak::checks(&text, SOAK)))
         })
     });
     for architecture in Architecture::ALL {
@@ -304,6 +314,15 @@ fn lab(workspace: &Workspace, architecture: Architecture, summary: &mut Summary)
                     eprintln!("{report}");
                 }
                 Ok(Verdict::Checked(run.checks))
+            }
+            None => Ok(Verdict::Skipped("the set-up failed".to_owned())),
+        });
+    }
+    if Lab::counts_exactly(architecture) {
+        summary.step(&format!("{name}: soak"), || match &parts {
+            Some((pvmsi, lab)) => {
+                let text = lab.soak(pvmsi, SOAK)?;
+                Ok(Verdict::Checked(soak::checks(&text, SOAK)))
             }
             None => Ok(Verdict::Skipped("the set-up failed".to_owned())),
         });

@@ -6,8 +6,8 @@ use pvmsi_guest_runtime::{println, report};
 
 use crate::device::{Device, Kind};
 use crate::options::Options;
-use pvmsi_guest_client::ServiceClient;
 use crate::{load, measure, nvme};
+use pvmsi_guest_client::ServiceClient;
 
 /// Runs the phase. Whatever goes wrong is reported, and the function is back to its default in the end.
 pub(crate) fn run(

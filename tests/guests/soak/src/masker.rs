@@ -2,6 +2,8 @@
 
 use core::sync::atomic::Ordering;
 
+use pvmsi_guest_runtime::{interrupts, timer, vcpu};
+
 use crate::ledger::{FIGURES, Slot, count};
 use crate::subject::{self, Locked, Subject};
 use crate::sync::synchronise;
@@ -16,6 +18,11 @@ pub(crate) fn work() -> Result<(), &'static str> {
         for subject in subject::all() {
             change_some(subject)?;
         }
+        // On a small host the vCPU that operates needs its processor.
+        timer::start_tick();
+        vcpu::wait_until(timer::TICK_MS, || !worker::go_on());
+        timer::stop_tick();
+        interrupts::enable();
     }
     for subject in subject::all() {
         let locked = subject.lock();

@@ -234,9 +234,8 @@ impl Locked<'_> {
     /// Whether no event waits in the function.
     pub(crate) fn is_empty(&self) -> bool {
         let words = usize::from(self.0.vectors.div_ceil(32));
-        (0..words).all(|word| {
-            self.0.register(PENDING.wrapping_add(word.wrapping_mul(4))).read() == 0
-        })
+        (0..words)
+            .all(|word| self.0.register(PENDING.wrapping_add(word.wrapping_mul(4))).read() == 0)
     }
 
     /// `configure` of so many vectors with messages to anywhere, masked as they are.
@@ -282,11 +281,7 @@ impl Locked<'_> {
         // The device looks at the mask bit after it has written SENDING, this the other way round.
         fence(Ordering::SeqCst);
         let sending = self.0.register(SENDING.wrapping_add(usize::from(vector).wrapping_mul(4)));
-        if spin_until(|| sending.read() == 0) {
-            Ok(())
-        } else {
-            Err("the device sends for ever")
-        }
+        if spin_until(|| sending.read() == 0) { Ok(()) } else { Err("the device sends for ever") }
     }
 
     /// Clears the mask bit, and delivers what the host has handed over.

@@ -140,7 +140,7 @@ pub(crate) fn boot(
             let text = read(&console).ok()?;
             // The last line may still grow.
             let (complete, _) = text.rsplit_once('\n')?;
-            let line = complete.lines().filter_map(|line| line.strip_prefix("### ")).nth(shown)?;
+            let line = complete.lines().filter_map(progress).nth(shown)?;
             shown = shown.saturating_add(1);
             Some(line.trim_end().to_owned())
         },
@@ -155,6 +155,12 @@ pub(crate) fn boot(
         bail!("the emulated host ended before its steps; see {}", console.display());
     }
     Ok(Results(text))
+}
+
+/// What a line of the console says to whoever waits.
+fn progress(line: &str) -> Option<&str> {
+    line.strip_prefix("### ")
+        .or_else(|| line.strip_prefix("guest: ").filter(|line| line.starts_with("soak ")))
 }
 
 /// A log that a guest may have filled with anything.

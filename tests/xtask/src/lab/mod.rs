@@ -14,13 +14,16 @@ use anyhow::{Result, bail};
 use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 
+use self::description::PageSize;
 use self::host::Host;
+use self::machine::{Hardware, Step};
 pub(crate) use self::scenario::Scenario;
 use crate::architecture::Architecture;
 use crate::check::{self, Check};
 use crate::conformance_vm::Expected;
 use crate::process;
 use crate::report::Report;
+use crate::soak::Plan;
 use crate::workspace::Workspace;
 
 /// Bound of one boot of the emulated host, on two processors that others may use as well.
@@ -134,6 +137,47 @@ impl Lab {
             host: Host::prepare(workspace, architecture, &pages)?,
             conformance: Expected::read(workspace, architecture)?,
         })
+    }
+
+    /// As [`prepare`](Self::prepare), for [`soak`](Self::soak).
+    ///
+    /// # Errors
+    /// When the parts cannot be had.
+    pub(crate) fn prepare_for_soak(
+        workspace: &Workspace,
+        architecture: Architecture,
+    ) -> Result<Self> {
+        Ok(Self { host: Host::prepare(workspace, architecture, &[PageSize::K4])? })
+    }
+
+    /// Whether a guest of the emulated host takes an interrupt exactly once.
+    pub(crate) fn counts_exactly(architecture: Architecture) -> bool {
+        architecture.description().exact_interrupts
+    }
+
+    /// Boots the host for a soak; returns its report.
+    ///
+    /// # Errors
+    /// When the host does not boot or does not come to its end.
+    pub(crate) fn soak(&self, pvmsi: &Path, plan: Plan) -> Result<String> {
+        let folder = self.host.scratch("soak");
+        fs::create_dir_all(&folder)?;
+        let archive = folder.join("initramfs.gz");
+        let limit = Duration::from_secs(plan.limit().saturating_add(30));
+        let steps = [Step { name: "soak", limit, command: plan.shell_command() }];
+        let hardware = Hardware { isolation: true, pages: PageSize::K4 };
+        initramfs::pack(&self.host, hardware.pages, pvmsi, &steps, &folder.join("root"), &archive)?;
+        let title = format!("lab {}, soak", self.host.architecture().name());
+        let results = process::step(&title, || {
+            machine::boot(
+                &self.host,
+                &archive,
+                &hardware,
+                &folder,
+                limit.saturating_add(BOOT_LIMIT),
+            )
+        })?;
+        Ok(results.outcome("soak")?.output)
     }
 
     /// Boots the host for a scenario and judges what it shows.
