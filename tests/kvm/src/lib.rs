@@ -34,6 +34,8 @@ pub const TABLE: u64 = 0x40;
 pub const PENDING: u64 = 0x8800;
 /// The doorbell's port.
 pub const DOORBELL: u16 = 0x5650;
+/// The doorbell as a register, for machines that have it so.
+pub const MMIO_DOORBELL: u64 = 0xfebf_f000;
 /// Where tests keep their call buffer.
 pub const BUFFER: u64 = 0x400_0000;
 /// How long an interrupt may take, on a machine that has other things to do.
@@ -50,6 +52,7 @@ pub struct Bench {
     /// Guest physical address of BAR 0 of the first function.
     pub bar: u64,
     vcpus: u8,
+    doorbell: Doorbell,
 }
 
 /// What a `configure` has answered.
@@ -122,13 +125,13 @@ pub fn interrupt(vector: u16) -> u8 {
 impl Bench {
     /// Starts a machine; interrupts are on, decoding is on, MSI-X is off.
     pub fn start(config: MachineConfig) -> Self {
-        let vcpus = config.cpus;
+        let (vcpus, doorbell) = (config.cpus, config.doorbell);
         let machine = Machine::new(config).unwrap();
         let memory = machine.memory().clone();
         Puppet::prepare(&memory).unwrap();
         machine.resume();
         let puppet = Puppet::attach(memory, u64::from(vcpus)).unwrap();
-        let mut bench = Self { machine, puppet, bar: 0, vcpus };
+        let mut bench = Self { machine, puppet, bar: 0, vcpus, doorbell };
         bench.boot();
         bench
     }
@@ -294,7 +297,10 @@ impl Bench {
         memory.write_slice(&header.to_bytes(), GuestAddress(BUFFER)).unwrap();
         memory.write_slice(body, GuestAddress(BUFFER + 32)).unwrap();
         let page = u32::try_from(BUFFER >> 12).unwrap();
-        self.puppet.port_out(0, DOORBELL, Width::Double, page).unwrap();
+        match self.doorbell {
+            Doorbell::Mmio => self.puppet.store_u32(0, MMIO_DOORBELL, page).unwrap(),
+            _ => self.puppet.port_out(0, DOORBELL, Width::Double, page).unwrap(),
+        }
         self.answer()
     }
 
