@@ -4,11 +4,11 @@ use core::sync::atomic::Ordering;
 
 use pvmsi_guest::VectorIndex;
 use pvmsi_guest_report::Event;
-use pvmsi_guest_runtime::{interrupts, println, report, timer, vcpu};
+use pvmsi_guest_runtime::{interrupts, println, report, timer};
 
 use crate::ledger::{Account, FIGURES, Slot, count};
 use crate::subject::{self, EVENTS, SENT, Subject};
-use crate::sync::PATIENCE;
+use crate::sync::{PATIENCE, synchronise, wait};
 use crate::{random, worker};
 
 /// How long a late interrupt is waited for, in milliseconds.
@@ -179,6 +179,11 @@ impl Conductor {
         if round == Round::Reset {
             wait(AFTERMATH, || false);
         }
+        // A handler may have seen an event whose own interrupt was still under way.
+        if let Err(error) = synchronise() {
+            report::failure(format_args!("{round:?} round: {error}"));
+            return false;
+        }
         for subject in subject::all() {
             let locked = subject.lock();
             for (vector, slot) in subject.slots() {
@@ -213,13 +218,6 @@ fn describe(subject: &Subject, account: Account) {
             locked.entry(vector),
         );
     }
-}
-
-/// Waits asleep; interrupts are on afterwards as well. `done` runs with interrupts off.
-fn wait(milliseconds: u32, done: impl FnMut() -> bool) -> bool {
-    let result = vcpu::wait_until(milliseconds, done);
-    interrupts::enable();
-    result
 }
 
 fn progress(ticks: u32) {

@@ -2,11 +2,11 @@
 
 use core::sync::atomic::Ordering;
 
-use pvmsi_guest_runtime::{interrupts, timer, vcpu};
+use pvmsi_guest_runtime::timer;
 
 use crate::ledger::{FIGURES, Slot, count};
 use crate::subject::{self, Locked, Subject};
-use crate::sync::synchronise;
+use crate::sync::{synchronise, wait};
 use crate::{random, worker};
 
 /// Vectors that are changed in one go.
@@ -19,10 +19,7 @@ pub(crate) fn work() -> Result<(), &'static str> {
             change_some(subject)?;
         }
         // On a small host the vCPU that operates needs its processor.
-        timer::start_tick();
-        vcpu::wait_until(timer::TICK_MS, || !worker::go_on());
-        timer::stop_tick();
-        interrupts::enable();
+        wait(timer::TICK_MS, || !worker::go_on());
     }
     for subject in subject::all() {
         let locked = subject.lock();

@@ -118,9 +118,9 @@ fn operate(
             locked.toggle_function_mask(|| result = stays_quiet(subject));
             result?;
         }
-        Operation::Decoding => locked.toggle_decoding(dwell),
-        Operation::Power => locked.toggle_power(dwell),
-        Operation::BarMove => locked.move_bar(),
+        Operation::Decoding => again(|| locked.toggle_decoding(dwell)),
+        Operation::Power => again(|| locked.toggle_power(dwell)),
+        Operation::BarMove => again(|| locked.move_bar()),
         Operation::Release => {
             named("release", locked.release(client))?;
             configure(client)?;
@@ -152,6 +152,13 @@ fn stays_quiet(subject: &Subject) -> Result<(), &'static str> {
     synchronise()?;
     count(&FIGURES.while_masked, subject.taken().wrapping_sub(before));
     Ok(())
+}
+
+/// A few times: each makes the table trapped and direct again.
+fn again(act: impl Fn()) {
+    for _ in 0..random::with(|rng| rng.u32(1..=4)) {
+        act();
+    }
 }
 
 fn dwell() {

@@ -12,7 +12,7 @@ use pvmsi_guest_runtime::msi::{self, Route};
 use pvmsi_guest_runtime::{memory, pci};
 
 use crate::ledger::{self, SLOTS, Slot};
-use crate::sync::spin_until;
+use crate::sync::{PATIENCE, wait, wake_others};
 
 // Registers in BAR 0, as the machine contract has them.
 const DOORBELL: usize = 0x08;
@@ -144,9 +144,7 @@ impl Subject {
     /// Waits for the lock, in turn, with interrupts on: who holds it may wait for this vCPU to take an interrupt.
     pub(crate) fn lock(&self) -> Locked<'_> {
         let ticket = self.next.fetch_add(1, Ordering::AcqRel);
-        while self.serving.load(Ordering::Acquire) != ticket {
-            core::hint::spin_loop();
-        }
+        while !wait(PATIENCE, || self.serving.load(Ordering::Acquire) == ticket) {}
         Locked(self)
     }
 
@@ -281,7 +279,11 @@ impl Locked<'_> {
         // The device looks at the mask bit after it has written SENDING, this the other way round.
         fence(Ordering::SeqCst);
         let sending = self.0.register(SENDING.wrapping_add(usize::from(vector).wrapping_mul(4)));
-        if spin_until(|| sending.read() == 0) { Ok(()) } else { Err("the device sends for ever") }
+        if wait(PATIENCE, || sending.read() == 0) {
+            Ok(())
+        } else {
+            Err("the device sends for ever")
+        }
     }
 
     /// Clears the mask bit, and delivers what the host has handed over.
@@ -347,7 +349,7 @@ impl Locked<'_> {
     pub(crate) fn reset_unseen(&self, client: &mut ServiceClient) -> Result<(), &'static str> {
         let reset = self.0.register(RESET);
         reset.write(1);
-        if !spin_until(|| reset.read() == 0) {
+        if !wait(PATIENCE, || reset.read() == 0) {
             return Err("the device does not reset");
         }
         client.restore(self.0.id()).map_err(|_| "restore failed")?;
@@ -381,6 +383,9 @@ impl Locked<'_> {
 
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
-        self.0.serving.fetch_add(1, Ordering::AcqRel);
+        let served = self.0.serving.fetch_add(1, Ordering::AcqRel).wrapping_add(1);
+        if self.0.next.load(Ordering::Acquire) != served {
+            wake_others();
+        }
     }
 }

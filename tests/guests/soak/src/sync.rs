@@ -2,8 +2,8 @@
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use pvmsi_guest_runtime::interrupts::{self, FIRST_OWN};
-use pvmsi_guest_runtime::vcpu;
+use pvmsi_guest_runtime::interrupts::{self, FIRST_OWN, WAKE};
+use pvmsi_guest_runtime::{timer, vcpu};
 
 use crate::{VCPUS_MAX, worker};
 
@@ -12,8 +12,8 @@ pub(crate) const SYNC: u8 = FIRST_OWN;
 
 /// How long another vCPU or a device may take for one thing, in milliseconds: KVM waits for all vCPUs when memory slots change, which takes seconds on a machine that has other things to do.
 pub(crate) const PATIENCE: u32 = 60_000;
-/// As long as a vCPU's stopwatch goes.
-const TURN: u32 = 4000;
+/// Glances before a vCPU goes to sleep.
+const GLANCES: u32 = 50;
 
 static TAKEN: [AtomicU32; VCPUS_MAX] = [const { AtomicU32::new(0) }; VCPUS_MAX];
 
@@ -24,9 +24,30 @@ pub(crate) fn taken(vcpu: usize) {
     }
 }
 
-/// Spins until `done`, at most [`PATIENCE`]; says whether it is done. Not on vCPU 0, whose tick would end.
-pub(crate) fn spin_until(mut done: impl FnMut() -> bool) -> bool {
-    (0..PATIENCE / TURN).any(|_| vcpu::spin_until(TURN, &mut done))
+/// Waits until `done`, at most so many milliseconds, on any vCPU; says whether it is done. Interrupts are on afterwards.
+///
+/// Asleep for most of the time: KVM may wait for a vCPU that spins, and those that have work need
+/// the processors. `done` runs with interrupts off, so it must not wait itself.
+pub(crate) fn wait(milliseconds: u32, mut done: impl FnMut() -> bool) -> bool {
+    for _ in 0..GLANCES {
+        if done() {
+            return true;
+        }
+        core::hint::spin_loop();
+    }
+    // Others may have stopped it.
+    timer::start_tick();
+    let result = vcpu::wait_until(milliseconds, done);
+    interrupts::enable();
+    result
+}
+
+/// Wakes all others, so that they look again at what they wait for.
+pub(crate) fn wake_others() {
+    let this = vcpu::index();
+    for other in (0..worker::vcpus()).filter(|&other| other != this) {
+        interrupts::send(other, WAKE);
+    }
 }
 
 /// Returns when every vCPU has handled the device interrupts that it had pending; on a worker, with interrupts on.
@@ -48,7 +69,7 @@ pub(crate) fn synchronise() -> Result<(), &'static str> {
                 taken.load(Ordering::Acquire).wrapping_sub(before) >= count
             })
         };
-        if !spin_until(came) {
+        if !wait(PATIENCE, came) {
             return Err("a vCPU does not take interrupts");
         }
     }

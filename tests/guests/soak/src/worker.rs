@@ -3,7 +3,7 @@
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicUsize, Ordering};
 
 use pvmsi_guest_client::ServiceClient;
-use pvmsi_guest_runtime::{interrupts, memory, report, vcpu};
+use pvmsi_guest_runtime::{interrupts, memory, report, timer, vcpu};
 
 use crate::VCPUS_MAX;
 use crate::conductor::Round;
@@ -85,5 +85,6 @@ fn work(index: usize) {
     if let Err(error) = done {
         report::failure(format_args!("vCPU {index}, {round:?} round: {error}"));
     }
+    timer::stop_tick();
     interrupts::disable();
 }
