@@ -19,7 +19,7 @@ use pvmsi_protocol::{TableMessage, VectorIndex};
 use thiserror::Error;
 use vfio_bindings::bindings::vfio::{
     VFIO_IRQ_INFO_NORESIZE, VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_MSIX_IRQ_INDEX,
-    VFIO_REGION_INFO_FLAG_MMAP,
+    VFIO_PCI_REQ_IRQ_INDEX, VFIO_REGION_INFO_FLAG_MMAP,
 };
 use vfio_ioctls::{
     VfioContainer, VfioDevice, VfioDeviceFd, VfioIommufd, VfioOps, VfioRegionInfoCap,
@@ -67,6 +67,9 @@ pub enum VfioError {
     /// The function's layout makes no sense.
     #[error(transparent)]
     Layout(#[from] LayoutError),
+    /// No event can be had.
+    #[error("an eventfd cannot be created")]
+    Event(#[source] io::Error),
     /// The BARs cannot be mapped.
     #[error("a BAR cannot be mapped")]
     Map(#[source] io::Error),
@@ -174,6 +177,17 @@ impl VfioFunction {
             .is_some_and(|info| info.flags & VFIO_IRQ_INFO_NORESIZE == 0);
         let isolation = host_isolation(Path::new("/sys"), host.backend);
         Ok(Self { device, layout, isolation, mappings, grows, set_up: Vec::new() })
+    }
+
+    /// An event that the kernel signals when it wants the function back: somebody unbinds its driver or removes it, and waits until nobody has it open. The kernel repeats that every ten seconds. Revoke the function's table, and take it out of the service: dropping it lets it go.
+    ///
+    /// # Errors
+    /// No descriptor is left, or [`VfioError::Request`].
+    pub fn watch_requests(&self) -> Result<EventFd, VfioError> {
+        let failed = |source| VfioError::Request { operation: "watching for its removal", source };
+        let event = crate::event::new().map_err(VfioError::Event)?;
+        self.device.enable_irq(VFIO_PCI_REQ_IRQ_INDEX, vec![&event]).map_err(failed)?;
+        Ok(event)
     }
 
     /// Applies `act` to a 32-bit word of a BAR's mapping.

@@ -38,6 +38,7 @@ mod memory;
 mod pci;
 mod probe;
 mod recorder;
+mod removal;
 mod report;
 mod report_text;
 mod run;

@@ -27,6 +27,7 @@ use crate::device_threads::DeviceThreads;
 use crate::error::MachineError;
 use crate::exits::{ExitCounters, ExitCounts};
 use crate::recorder::Recorder;
+use crate::removal::RequestThread;
 use crate::report::{Host, REPORT_SCHEMA, Report};
 use crate::serial::SerialPort;
 use crate::vcpu::{self, Vcpu};
@@ -41,6 +42,7 @@ pub struct Machine {
     // Dropped in this order: no thread is left when the parts go.
     _threads: Threads,
     _devices: Option<DeviceThreads>,
+    _requests: Option<RequestThread>,
     parts: Arc<Parts>,
 }
 
@@ -171,8 +173,10 @@ impl Machine {
             DeviceThreads::start(devices).map_err(thread)
         });
         let devices = devices.transpose()?;
+        let requests = RequestThread::start(Arc::clone(&parts.bus.service), functions.requests)
+            .map_err(thread)?;
         let threads = Threads::start(&parts)?;
-        Ok(Self { _threads: threads, _devices: devices, parts })
+        Ok(Self { _threads: threads, _devices: devices, _requests: requests, parts })
     }
 
     /// Lets the vCPUs run: the start, and the end of a pause.

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pvmsi_guest_report::Soak as SoakFigures;
-use pvmsi_guest_report::{Event, Outcome, Section, World};
+use pvmsi_guest_report::{Event, Outcome, Section, Soak as SoakFigures, World};
 use pvmsi_hypervisor::{Counters, Service, SoftwareDevice};
 use pvmsi_protocol::{FunctionId, Reasons, TableMode};
 
@@ -477,6 +476,17 @@ mod tests {
         assert_eq!(functions[0].phases[0].reasons, ["policy"]);
         assert_eq!(functions[0].phases[0].table_exits_after_switch, Some(0));
         assert_eq!(failures.len(), 1, "{failures:?}");
+    }
+
+    #[test]
+    fn a_soak_is_checked() {
+        let mut s = setting();
+        s.send(Event::Soak(SoakFigures::default()));
+        let figures = SoakFigures { rounds: 2, events: 9, lost: 1, ..SoakFigures::default() };
+        s.send(Event::Soak(figures));
+        let soak = s.recorder.soak_report().unwrap();
+        assert_eq!((soak.rounds, soak.events, soak.mode_switches), (2, 9, 0));
+        assert_eq!(s.recorder.results().1, ["soak: 1 events lost"]);
     }
 
     #[test]

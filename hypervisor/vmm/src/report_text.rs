@@ -279,6 +279,7 @@ mod tests {
                     phase(PhaseMode::Direct, 0, 4_000.0),
                 ],
             }],
+            soak: None,
             failures: Vec::new(),
             exits: ExitCounts::default(),
         }

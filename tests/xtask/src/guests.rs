@@ -18,7 +18,10 @@ pub(crate) const CONFORMANCE: &str = "pvmsi-conformance-guest";
 
 /// The guests in Rust; each is a package and a program of that name in `tests/guests`.
 const GUESTS: &[&str] =
-    &["pvmsi-demo-guest", "pvmsi-plain-guest", "pvmsi-puppet", CONFORMANCE, SOAK];
+    &["pvmsi-demo-guest", "pvmsi-plain-guest", "pvmsi-puppet", CONFORMANCE, SOAK, FORGER];
+
+/// The guest that forges messages, for the lab.
+pub(crate) const FORGER: &str = "pvmsi-forger-guest";
 
 /// The guest of `cargo xtask soak`.
 pub(crate) const SOAK: &str = "pvmsi-soak-guest";

@@ -9,6 +9,7 @@ use pvmsi_hypervisor::{
 };
 use pvmsi_protocol::FunctionId;
 use vm_memory::GuestMemoryMmap;
+use vmm_sys_util::eventfd::EventFd;
 
 use super::MachineFunction;
 use super::vm::RAM_SLOT;
@@ -20,7 +21,7 @@ use crate::report::FunctionReport;
 use crate::{file_limit, host, pci};
 
 /// What serves a function, and the device behind it when that is in software.
-type Opened = (Box<dyn PciFunction>, Option<Arc<SoftwareDevice>>);
+type Opened = (Box<dyn PciFunction>, Option<Arc<SoftwareDevice>>, Option<EventFd>);
 
 /// The functions of a machine while it is built.
 pub(super) struct Functions {
@@ -28,6 +29,8 @@ pub(super) struct Functions {
     pub(super) recorded: Vec<RecordedFunction>,
     pub(super) vfio: Option<VfioHost>,
     pub(super) notes: Vec<String>,
+    /// Signalled when the host wants a function back.
+    pub(super) requests: Vec<(FunctionId, EventFd)>,
 }
 
 impl Functions {
@@ -45,8 +48,13 @@ impl Functions {
         let first = RAM_SLOT.saturating_add(1);
         let count = u32::try_from(kvm.get_nr_memslots()).unwrap_or(0);
         let slots = Arc::new(MemorySlots::new(Arc::clone(vm), first..count.max(first)));
-        let mut functions =
-            Self { all: Vec::new(), recorded: Vec::new(), vfio: None, notes: Vec::new() };
+        let mut functions = Self {
+            all: Vec::new(),
+            recorded: Vec::new(),
+            vfio: None,
+            notes: Vec::new(),
+            requests: Vec::new(),
+        };
         let mut files = 0_u64;
         let limit = file_limit::raise();
         for (n, function) in config.functions.iter().enumerate() {
@@ -55,7 +63,8 @@ impl Functions {
                 message,
             };
             let id = pci::address(n).ok_or_else(|| failed("the bus is full".to_owned()))?;
-            let (implementation, device) = functions.open(function, vm).map_err(failed)?;
+            let (implementation, device, request) = functions.open(function, vm).map_err(failed)?;
+            functions.requests.extend(request.map(|request| (id, request)));
             let mappings = implementation.mappings().map_err(|error| failed(error.to_string()))?;
             let layout = implementation.layout();
             let vectors = layout.vectors();
@@ -112,7 +121,7 @@ impl Functions {
                 let function = SoftwareFunction::new(options, host::page_size())
                     .map_err(|error| error.to_string())?;
                 let device = function.device();
-                Ok((Box::new(function), Some(device)))
+                Ok((Box::new(function), Some(device), None))
             }
             Backend::Vfio(address) => {
                 let remedy =
@@ -128,7 +137,9 @@ impl Functions {
                 let host = self.vfio.insert(host);
                 let function =
                     VfioFunction::open(host, &sysfs).map_err(|error| remedy(error.to_string()))?;
-                Ok((Box::new(function), None))
+                let request =
+                    function.watch_requests().map_err(|error| remedy(error.to_string()))?;
+                Ok((Box::new(function), None, Some(request)))
             }
         }
     }

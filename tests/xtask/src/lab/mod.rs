@@ -2,6 +2,7 @@
 
 mod description;
 mod host;
+mod hostile;
 mod initramfs;
 mod machine;
 mod scenario;
@@ -87,6 +88,7 @@ impl ValueEnum for Choice {
             Self::One(Scenario::Off),
             Self::One(Scenario::Unisolated),
             Self::One(Scenario::Direct16k),
+            Self::One(Scenario::Hostile),
         ]
     }
 

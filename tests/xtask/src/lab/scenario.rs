@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
-use super::Run;
 use super::description::PageSize;
 use super::machine::{Hardware, NETWORK, NVME, Results, Step};
+use super::{Run, hostile};
 use crate::architecture::Architecture;
 use crate::check::{self, Check, equal};
 use crate::conformance_vm::{self, Expected, Service};
@@ -28,6 +28,8 @@ pub(crate) enum Scenario {
     /// Direct, on a host with 16K pages: NVMe's doorbells share a page with its table.
     #[value(name = "direct-16k")]
     Direct16k,
+    /// Guests that forge messages, and a host that wants a function back.
+    Hostile,
 }
 
 /// What the demo guest must read and verify.
@@ -58,6 +60,7 @@ impl Scenario {
             Self::Off => "off",
             Self::Unisolated => "unisolated",
             Self::Direct16k => "direct-16k",
+            Self::Hostile => "hostile",
         }
     }
 
@@ -68,6 +71,7 @@ impl Scenario {
             Self::Off => "the service is off, the guest works the standard way",
             Self::Unisolated => "functions without isolation, the table stays trapped",
             Self::Direct16k => "host pages of 16K, NVMe's doorbells share one with the table",
+            Self::Hostile => "a guest forges messages, and the host wants a function back",
         }
     }
 
@@ -79,6 +83,9 @@ impl Scenario {
 
     /// What the host runs.
     pub(crate) fn steps(self, architecture: Architecture) -> Vec<Step> {
+        if self == Self::Hostile {
+            return hostile::steps();
+        }
         let policy = self.policy();
         let (software, events) = if self.has_software(architecture) {
             (" --function software:vectors=64", format!(" events={EVENTS}"))
@@ -140,6 +147,9 @@ impl Scenario {
         results: &Results,
         conformance: &Expected,
     ) -> Run {
+        if self == Self::Hostile {
+            return hostile::judge(architecture, results);
+        }
         let mut checks = vec![Check::new("probe", self.check_probe(results))];
         if let Some(service) = self.service() {
             let run = results.outcome("conformance").map_err(|error| format!("{error:#}"));
@@ -192,13 +202,14 @@ impl Scenario {
 
     /// Whether interrupts under load are accounted for.
     fn has_software(self, architecture: Architecture) -> bool {
-        architecture.description().software_function && self.mode() == "direct"
+        architecture.description().software_function
+            && matches!(self, Self::Direct | Self::Direct16k)
     }
 
     /// The mode of the table that a guest must reach.
     fn mode(self) -> &'static str {
         match self {
-            Self::Direct | Self::Direct16k => "direct",
+            Self::Direct | Self::Direct16k | Self::Hostile => "direct",
             Self::Off => "legacy",
             Self::Unisolated => "trapped",
         }
@@ -233,7 +244,9 @@ impl Scenario {
                 }
                 Ok(())
             }
-            Self::Direct | Self::Off | Self::Direct16k => equal("exit status", probe.status, 0),
+            Self::Direct | Self::Off | Self::Direct16k | Self::Hostile => {
+                equal("exit status", probe.status, 0)
+            }
         }
     }
 
@@ -370,7 +383,8 @@ mod tests {
     #[test]
     fn each_scenario_accepts_its_report_and_no_other() {
         for architecture in Architecture::ALL {
-            for scenario in Scenario::all(architecture) {
+            let reporting = Scenario::all(architecture).into_iter();
+            for scenario in reporting.filter(|&scenario| scenario != Scenario::Hostile) {
                 for mode in ["legacy", "trapped", "direct"] {
                     let report = report(architecture, scenario, mode);
                     let failures = failures(architecture, scenario, &report);
@@ -387,7 +401,7 @@ mod tests {
     #[test]
     fn hosts_with_larger_pages_are_arm64() {
         assert!(!Scenario::all(X86_64).contains(&Scenario::Direct16k));
-        assert_eq!(Scenario::all(Aarch64).len(), 4);
+        assert_eq!(Scenario::all(Aarch64).len(), 5);
     }
 
     #[test]

@@ -1,0 +1,114 @@
+//! The scenario of hostile guests with real functions behind an IOMMU, and of a host that wants a function back.
+
+use std::time::Duration;
+
+use super::Run;
+use super::machine::{NETWORK, NVME, Results, Step};
+use crate::architecture::Architecture;
+use crate::check::{Check, equal};
+use crate::guests::FORGER;
+
+/// What the IOMMU must have logged about the forging function, by architecture: parts of a line.
+fn faults(architecture: Architecture) -> &'static [&'static [&'static str]] {
+    match architecture {
+        Architecture::X86_64 => &[
+            // Source-id verification.
+            &["INTR-REMAP", "02:00.0", "0x26"],
+            // No such entry.
+            &["INTR-REMAP", "02:00.0", "0x22"],
+            &["DMA Write", "02:00.0", "0xfed00000"],
+        ],
+        // The ITS drops an event that it does not know without a word.
+        Architecture::Aarch64 => &[&["arm-smmu-v3", "08000040"], &["arm-smmu-v3", "fed00000"]],
+    }
+}
+
+/// Messages that the guest forges.
+const FORGERIES: usize = 3;
+
+/// What the host runs.
+pub(super) fn steps() -> Vec<Step> {
+    let run = format!(
+        "pvmsi run --function vfio:{NETWORK} --function vfio:{NVME} --cpus 1 --report none"
+    );
+    vec![
+        Step {
+            name: "forge",
+            limit: Duration::from_secs(120),
+            command: format!("{run} --timeout 100 /bin/{FORGER}"),
+        },
+        Step {
+            name: "faults",
+            limit: Duration::from_secs(30),
+            command: "dmesg | grep -E 'DMAR|arm-smmu-v3'".to_owned(),
+        },
+        Step {
+            name: "unbind",
+            limit: Duration::from_secs(150),
+            // The write returns when the function is free.
+            command: format!(
+                "{run} --timeout 120 --append linger=1 /bin/{FORGER} > /run/guest & guest=$!; \
+                 until grep -q ready /run/guest; do kill -0 $guest || break; sleep 1; done; \
+                 echo {NETWORK} > /sys/bus/pci/devices/{NETWORK}/driver/unbind; \
+                 [ -e /sys/bus/pci/devices/{NETWORK}/driver ] || echo unbound; \
+                 wait $guest; echo guest $?; cat /run/guest"
+            ),
+        },
+        Step {
+            name: "again",
+            limit: Duration::from_secs(120),
+            command: format!(
+                "echo {NETWORK} > /sys/bus/pci/drivers_probe; pvmsi probe {NETWORK} && \
+                 {run} --timeout 100 /bin/{FORGER}"
+            ),
+        },
+    ]
+}
+
+/// What the steps must have shown.
+pub(super) fn judge(architecture: Architecture, results: &Results) -> Run {
+    let output = |name| {
+        let outcome = results.outcome(name).map_err(|error| format!("{error:#}"))?;
+        equal("exit status", outcome.status, 0)?;
+        Ok::<_, String>(outcome.output)
+    };
+    let forged = |name| {
+        let output = output(name)?;
+        let quiet = output.lines().filter(|line| line.ends_with("nothing arrived")).count();
+        equal("forged messages that went nowhere", quiet, FORGERIES)?;
+        contains(&output, &["released: the function works again"])
+    };
+    let mut checks = vec![Check::new("forged messages arrive nowhere", forged("forge"))];
+    let log = output("faults");
+    for fault in faults(architecture) {
+        let logged = log.as_ref().map_err(Clone::clone).and_then(|log| {
+            let found = log.lines().any(|line| fault.iter().all(|part| line.contains(part)));
+            if found { Ok(()) } else { Err(format!("not in the host's log: {fault:?}\n{log}")) }
+        });
+        checks.push(Check::new(&format!("the IOMMU has blocked {}", fault.join(" ")), logged));
+    }
+    let unbind = output("unbind");
+    let told = |parts: &[&str]| {
+        unbind.as_ref().map_err(Clone::clone).and_then(|output| contains(output, parts))
+    };
+    checks.extend([
+        Check::new("the driver is unbound while a guest has the function", told(&["unbound"])),
+        Check::new(
+            "the guest is told",
+            told(&[
+                "told: the host has revoked the table",
+                "told: the function is gone",
+                "guest 0",
+            ]),
+        ),
+        Check::new("the function works in a new guest", forged("again")),
+    ]);
+    Run { report: None, checks }
+}
+
+fn contains(output: &str, parts: &[&str]) -> Result<(), String> {
+    match parts.iter().find(|part| !output.contains(**part)) {
+        None => Ok(()),
+        Some(part) => Err(format!("not said: {part}\n{output}")),
+    }
+}
