@@ -141,15 +141,17 @@ impl Service {
 
     /// Takes a function out: its pages, its routes, its interrupts. `false` when there is none.
     pub fn remove_function(&self, id: FunctionId) -> bool {
-        let removed = self.functions.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
-        let Some(entry) = removed else { return false };
+        let found = self.functions.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned();
+        let Some(entry) = found else { return false };
         // A vCPU in the middle of an access may still hold the entry: do not wait for it.
         let mut state = entry.lock();
         state.revoked = true;
         state.become_default();
         let _ = state.show(&crate::window::View::NOTHING);
         state.placement.decoding = false;
-        true
+        // Last: no call says that the function is gone while its pages are mapped.
+        let mut functions = self.functions.write().unwrap_or_else(PoisonError::into_inner);
+        functions.remove(&id).is_some()
     }
 
     /// The addresses of all functions, in order.

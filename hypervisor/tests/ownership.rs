@@ -5,8 +5,13 @@
 
 mod fixture;
 
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+
 use fixture::*;
-use pvmsi_hypervisor::View;
+use pvmsi_hypervisor::{
+    FunctionPolicy, Platform, Service, ServiceConfig, SoftwareFunction, SoftwareOptions, View,
+    Window,
+};
 use pvmsi_protocol::{CallId, Reasons, TableMode};
 
 fn configured(vectors: u16) -> Guest {
@@ -228,4 +233,37 @@ fn a_configure_that_grows_mends_what_a_hidden_reset_has_cleared() {
     guest.configure(4);
     (0..4).for_each(|vector| guest.raise(vector));
     assert_eq!(guest.interrupts(), [0, 1, 2, 3]);
+}
+
+/// Notes whether the service still knows the function when its pages go.
+struct KnownWhileShown(Arc<OnceLock<Weak<Service>>>, Arc<Mutex<Vec<bool>>>);
+
+impl Window for KnownWhileShown {
+    fn show(&mut self, view: &View) -> std::io::Result<()> {
+        if let Some(service) = self.0.get().and_then(Weak::upgrade)
+            && *view == View::NOTHING
+        {
+            self.1.lock().unwrap().push(service.functions().contains(&FUNCTION));
+        }
+        Ok(())
+    }
+
+    fn table_can_be_direct(&self) -> bool {
+        true
+    }
+}
+
+#[test]
+fn the_pages_of_a_removed_function_go_before_calls_say_that_it_is_gone() {
+    let (known, noted) = (Arc::new(OnceLock::new()), Arc::default());
+    let routes = Arc::new(RecordedRoutes::default());
+    let service = Arc::new(Service::new(ServiceConfig::new(Platform::X86_64), routes));
+    let function = SoftwareFunction::new(SoftwareOptions::default(), 4096).unwrap();
+    let window = KnownWhileShown(Arc::clone(&known), Arc::clone(&noted));
+    let policy = FunctionPolicy::default();
+    service.add_function(FUNCTION, Box::new(function), Box::new(window), policy).unwrap();
+    known.set(Arc::downgrade(&service)).unwrap();
+    assert!(service.remove_function(FUNCTION));
+    assert_eq!(noted.lock().unwrap().first(), Some(&true));
+    assert!(service.functions().is_empty());
 }

@@ -82,7 +82,7 @@ impl Network {
     }
 
     /// What its status register reads as.
-    pub(crate) fn identity(&self) -> u32 {
+    pub(crate) fn status(&self) -> u32 {
         self.register(STATUS).read()
     }
 

@@ -149,7 +149,10 @@ impl Lab {
         workspace: &Workspace,
         architecture: Architecture,
     ) -> Result<Self> {
-        Ok(Self { host: Host::prepare(workspace, architecture, &[PageSize::K4])? })
+        Ok(Self {
+            host: Host::prepare(workspace, architecture, &[PageSize::K4])?,
+            conformance: Expected::read(workspace, architecture)?,
+        })
     }
 
     /// Whether a guest of the emulated host takes an interrupt exactly once.

@@ -191,7 +191,7 @@ impl Scenario {
         match self {
             Self::Direct => Some(Service::On),
             Self::Off => Some(Service::Off),
-            Self::Unisolated | Self::Direct16k => None,
+            Self::Unisolated | Self::Direct16k | Self::Hostile => None,
         }
     }
 
