@@ -80,7 +80,7 @@ impl SoftwareDevice {
         self.raise_locked(&core, vector)
     }
 
-    /// One round of the device's work: serves DOORBELL and RESET, and emits the messages of pending vectors that are unmasked by now. `false` when there was nothing to do, as when all pending vectors are masked; the caller may then sleep a little.
+    /// One round of the device's work: serves DOORBELL and RESET, and emits the messages of pending vectors that are unmasked by now. `false` when there was nothing to do, as when all pending vectors are masked or the next event is not due yet; the caller may then sleep a little.
     pub fn run(&self) -> bool {
         let mut core = self.lock();
         if self.load(RESET) == 1 {

@@ -311,7 +311,8 @@ impl Parts {
     }
 
     fn reset(&self) -> Result<(), MachineError> {
-        tracing::info!("machine reset");
+        // A guest can do it again and again.
+        tracing::debug!("machine reset");
         self.bus.service.reset();
         self.interrupts.reset(&self.vm)?;
         self.power_on()
