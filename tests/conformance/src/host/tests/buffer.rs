@@ -4,7 +4,9 @@ use alloc::borrow::ToOwned;
 use alloc::vec::Vec;
 use core::cell::Cell;
 
-use pvmsi_protocol::{CallError, CallId, Encode, Header, Kind, Parameter, Sequence, Status};
+use pvmsi_protocol::{
+    CallError, CallId, Encode, GuestMessage, Header, Kind, Parameter, Sequence, Status,
+};
 
 use crate::host::call::{PAGE, configure_body, request, update_body};
 use crate::host::machine::{ENABLE, Machine};
@@ -82,9 +84,10 @@ fn read_once(factory: &dyn HostFactory) -> Verdict {
     for moment in 0..64 {
         let machine = Machine::enabled(factory)?;
         machine.configure(1)?;
-        let good = update_body(&[(0, machine.message(100))]);
+        let message = machine.message(100);
+        let good = update_body(&[(0, message)]);
         // As long as the good one, but no message of the platform; and one of another vector.
-        let bad = pvmsi_protocol::GuestMessage { address: 0xfed0_0000, data: 132 };
+        let bad = GuestMessage { address: message.address ^ 0x10_0000, ..message };
         let bad = update_body(&[(0, bad)]);
         equal("length of the other request", bad.len(), good.len())?;
         let header = request(CallId::Update, machine.function, good.len());
