@@ -161,12 +161,12 @@ impl Bench {
 
     /// Moves the guest to a second machine with this configuration, whatever it does at the moment. `at_rest` is called when the first machine is no more, with the second, which does not run yet.
     pub fn moved(self, config: MachineConfig, at_rest: impl FnOnce(&Machine)) -> Self {
-        let Self { machine, puppet, bar, vcpus } = self;
+        let Self { machine, puppet, bar, vcpus, doorbell } = self;
         let saved = machine.save().unwrap();
         let machine = Machine::restore(config, &saved).unwrap();
         at_rest(&machine);
         machine.resume();
-        Self { machine, puppet, bar, vcpus }
+        Self { machine, puppet, bar, vcpus, doorbell }
     }
 
     /// Reads configuration space of the first function.

@@ -43,9 +43,9 @@ impl Machine {
     /// # Errors
     /// When something of the guest cannot be moved, and KVM's. The guest is gone then.
     pub fn save(self) -> Result<SavedMachine, MachineError> {
-        let Self { _threads: threads, _devices: devices, parts } = self;
+        let Self { _threads: threads, _devices: devices, _requests: requests, parts } = self;
         parts.control.pause(|| parts.kick());
-        drop(devices);
+        drop((devices, requests));
         let saved = parts.save();
         drop(threads);
         saved

@@ -40,7 +40,7 @@ fn assigned(factory: &dyn HostFactory) -> Verdict {
         equal("assigned", query.assigned, 8)?;
         differ("generation", query.generation, before.generation)?;
         equal("reasons", query.reasons, Reasons::MIGRATED)?;
-        holds("no mapping", !machine.is_direct())?;
+        machine.mapped("mapping after the move", false)?;
         for (vector, state) in (0..8).zip(machine.states()?) {
             equal("guest message", state.guest_message, Some(machine.message(vector)))?;
             equal("mask bit", state.masked, vector == 3)?;
