@@ -115,7 +115,13 @@ impl Machine {
             Event::Read { at, size } => self.read(self.offset(at), usize::from(size % 17)),
             Event::Write { at, size, data } => {
                 let data = data.to_le_bytes();
-                self.write(self.offset(at), &data[..usize::from(size % 17)]);
+                let offset = self.offset(at);
+                self.write(offset, &data[..usize::from(size % 17)]);
+                self.settle();
+                // Whatever it has reached: the entries and the bytes around it.
+                for word in 0..8 {
+                    self.read((offset & !0xf) + word * 4, 4);
+                }
             }
             Event::Program { vector: number, message: of } => {
                 let entry = TABLE + vector(number) * 16;
