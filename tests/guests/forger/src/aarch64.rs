@@ -2,14 +2,14 @@
 
 use pvmsi_guest::TableMessage;
 
-/// Where the emulated host has GICD_SETSPI_NSR: a write there raises an interrupt of the host's own.
-const SET_SPI: u64 = 0x0800_0040;
+/// Where the emulated host has GITS_TRANSLATER: its functions know it by another address, through the SMMU.
+const TRANSLATER: u64 = 0x0809_0040;
 
 /// Messages that are not the function's own.
 pub(crate) fn forgeries(stolen: TableMessage) -> [(&'static str, TableMessage); 3] {
     [
         ("an event of another function", TableMessage { data: 64, ..stolen }),
-        ("an interrupt of the host", TableMessage { address: SET_SPI, data: 33 }),
+        ("the host's own way to its interrupts", TableMessage { address: TRANSLATER, data: 0 }),
         (
             "an address outside the interrupt range",
             TableMessage { address: 0xfed0_0000, data: 0x41 },

@@ -77,12 +77,17 @@ pub fn allocate_last(bytes: usize) -> Option<Area> {
 
 /// Moves a value into memory of its own, where it stays: what several vCPUs share. `None` when the RAM is used up.
 pub fn place<T>(value: T) -> Option<&'static T> {
-    let place = allocate(size_of::<T>())?.start().cast::<T>();
+    place_mut(value).map(|place| &*place)
+}
+
+/// As [`place`], for one owner at a time.
+pub fn place_mut<T>(value: T) -> Option<&'static mut T> {
+    let mut place = allocate(size_of::<T>())?.start().cast::<T>();
     if !place.is_aligned() {
         return None;
     }
     // SAFETY: aligned, long enough, and handed out to nobody else.
     unsafe { place.write(value) };
     // SAFETY: written above, and never taken back.
-    Some(unsafe { place.as_ref() })
+    Some(unsafe { place.as_mut() })
 }

@@ -178,8 +178,9 @@ impl Slot {
         self.events_at.store(0, Ordering::Release);
         let raised = events.wrapping_sub(self.events_before());
         let messages = sent.wrapping_sub(base_sent.load(Ordering::Acquire));
-        let came = self.came();
-        interrupts.store(self.taken(), Ordering::Release);
+        // Read once: an interrupt that comes now is the next round's.
+        let taken = self.taken();
+        let came = taken.wrapping_sub(interrupts.swap(taken, Ordering::AcqRel));
         let missing = self.missing(account, events, raised, came);
         // A message for each event at most, an interrupt for each message at most.
         let doubled = came.saturating_sub(messages.min(raised));

@@ -30,9 +30,9 @@ pub(crate) fn vcpus() -> usize {
 
 /// Gives a vCPU a client of its own.
 pub(crate) fn give(vcpu: usize, client: ServiceClient) {
-    let placed = memory::place(client);
+    let placed = memory::place_mut(client);
     if let (Some(place), Some(client)) = (CLIENTS.get(vcpu), placed) {
-        place.store(core::ptr::from_ref(client).cast_mut(), Ordering::Release);
+        place.store(core::ptr::from_mut(client), Ordering::Release);
     }
 }
 
@@ -40,8 +40,8 @@ pub(crate) fn give(vcpu: usize, client: ServiceClient) {
 pub(crate) fn with_client<T>(act: impl FnOnce(&mut ServiceClient) -> T) -> Option<T> {
     let place = CLIENTS.get(vcpu::index())?;
     let pointer = place.swap(core::ptr::null_mut(), Ordering::AcqRel);
-    // SAFETY: `give` stored a value in memory of its own to which no other reference is left, and
-    // nobody else finds the pointer until it is put back.
+    // SAFETY: from the only reference to a value that stays for ever; nobody else finds the
+    // pointer until it is put back.
     let client = unsafe { pointer.as_mut() }?;
     let result = act(client);
     place.store(pointer, Ordering::Release);

@@ -19,7 +19,7 @@ fn faults(architecture: Architecture) -> &'static [&'static [&'static str]] {
             &["DMA Write", "02:00.0", "0xfed00000"],
         ],
         // The ITS drops an event that it does not know without a word.
-        Architecture::Aarch64 => &[&["arm-smmu-v3", "08000040"], &["arm-smmu-v3", "fed00000"]],
+        Architecture::Aarch64 => &[&["arm-smmu-v3", "08090040"], &["arm-smmu-v3", "fed00000"]],
     }
 }
 
