@@ -10,7 +10,9 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
+use pvmsi_conformance::guest::GuestFactory;
 use pvmsi_conformance::guest::ours::OurGuest;
+use pvmsi_conformance::guest::reader::ReadersGuest;
 use pvmsi_conformance::host::ours::OurHost;
 use pvmsi_conformance::{
     ExpectedFailures, Selection, Target, clauses, excuses, format, matrix, mutants, run, tests,
@@ -39,6 +41,9 @@ enum Command {
         /// Only tests of this half.
         #[arg(long)]
         target: Option<TargetArgument>,
+        /// Which guest half.
+        #[arg(long, default_value = "ours")]
+        guest: GuestArgument,
         /// A skipped test, and an expected failure that passes, are failures.
         #[arg(long)]
         strict: bool,
@@ -59,6 +64,14 @@ enum Command {
 enum TargetArgument {
     Host,
     Guest,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum GuestArgument {
+    /// `pvmsi-guest`.
+    Ours,
+    /// The one in C that was written from the specification alone.
+    Reader,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -89,14 +102,18 @@ fn execute(command: Command) -> Result<bool> {
     match command {
         Command::List { clauses: false } => print(&list_tests()),
         Command::List { clauses: true } => print(&list_clauses()),
-        Command::Run { selection, target, strict, format, expected_failures } => {
+        Command::Run { selection, target, guest, strict, format, expected_failures } => {
             let target = target.map(|target| match target {
                 TargetArgument::Host => Target::Host,
                 TargetArgument::Guest => Target::Guest,
             });
             let selection = Selection::parse(&selection, target)?;
             let expected = expected_failures.map(|file| read(&file)).transpose()?;
-            return run_tests(&selection, &expected.unwrap_or_default(), strict, format);
+            let guest: &dyn GuestFactory = match guest {
+                GuestArgument::Ours => &OurGuest,
+                GuestArgument::Reader => &ReadersGuest,
+            };
+            return run_tests(guest, &selection, &expected.unwrap_or_default(), strict, format);
         }
         Command::Matrix => print(&matrix(&run(&OurHost, &OurGuest, &Selection::default()))),
         Command::Mutants => return Ok(hunt()),
@@ -137,12 +154,13 @@ fn list_clauses() -> String {
 }
 
 fn run_tests(
+    guest: &dyn GuestFactory,
     selection: &Selection,
     expected: &ExpectedFailures,
     strict: bool,
     form: Format,
 ) -> Result<bool> {
-    let report = run(&OurHost, &OurGuest, selection);
+    let report = run(&OurHost, guest, selection);
     print(&match form {
         Format::Text => format::text(&report, expected),
         Format::Tap => format::tap(&report, expected),

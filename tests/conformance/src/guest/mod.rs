@@ -10,12 +10,13 @@
 //! bits are ordinary memory. While the guest half makes one of the steps of
 //! [`GuestUnderTest`], nothing else accesses them, but the host at a ring.
 //!
-//! [`ours`] is the first implementation, on `pvmsi-guest`.
+//! [`ours`] is the first implementation, on `pvmsi-guest`; [`reader`] the second, in C.
 
 mod call;
 mod good_host;
 mod machine;
 pub mod ours;
+pub mod reader;
 mod tests;
 
 use std::ptr::NonNull;

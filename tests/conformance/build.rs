@@ -1,0 +1,16 @@
+//! Compiles the guest half in C that was written from the specification alone.
+
+fn main() {
+    for file in ["reader/reader.c", "reader/reader.h", "reader/layout.c"] {
+        println!("cargo::rerun-if-changed={file}");
+    }
+    // As for a kernel: nothing but the compiler's own headers, and no vector registers.
+    cc::Build::new()
+        .files(["reader/reader.c", "reader/layout.c"])
+        .std("c11")
+        .warnings(true)
+        .extra_warnings(true)
+        .warnings_into_errors(true)
+        .flags(["-ffreestanding", "-Wconversion", "-mgeneral-regs-only"])
+        .compile("pvmsi_reader");
+}
