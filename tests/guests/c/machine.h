@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 /*
- * What main.c needs of the machine (hypervisor/vmm/MACHINE.md), the same on every architecture.
+ * What a guest needs of the machine (hypervisor/vmm/MACHINE.md), the same on every architecture.
  *
  * An interrupt line is a number below LINES: an interrupt vector of the processor on x86_64, an
  * LPI on arm64.

@@ -9,52 +9,17 @@
 #include <stddef.h>
 
 #include "machine.h"
+#include "software.h"
 
 #define VECTORS 8
 /* A line that no vector starts with: the update moves one there. */
 #define NEW_LINE VECTORS
-/* How long an interrupt may take, and how long one is waited for that must not come. */
-#define PATIENCE_MS 20000
-#define QUIET_MS 30
-
-#define SOFTWARE_FUNCTION 0x5650fffe
-#define CONFIG_COMMAND 0x04
-#define CONFIG_HEADER_TYPE 0x0e
-#define CONFIG_BAR0 0x10
-#define COMMAND_MEMORY_AND_BUS_MASTER 0x6
-
-/* Registers of the software function, in BAR 0. */
-#define DOORBELL 0x08
-#define FIRST 0x0c
-#define ROTATION 0x10
-#define DONE 0x1c
 
 static uint8_t call_buffer[4096] __attribute__((aligned(4096)));
 static struct pvmsi_client client_storage;
 static struct pvmsi_msix msix;
-static uint64_t bar;
-static volatile uint32_t taken[LINES];
 /* Where each vector's interrupt goes. */
 static unsigned line_of[VECTORS];
-
-void guest_interrupt(unsigned line)
-{
-    taken[line]++;
-}
-
-static _Noreturn void fail(const char *what)
-{
-    machine_print("c guest: ");
-    machine_print(what);
-    machine_print("\n");
-    machine_exit(1);
-}
-
-static void require(bool condition, const char *what)
-{
-    if (!condition)
-        fail(what);
-}
 
 static void succeed(pvmsi_status status, const char *what)
 {
@@ -94,22 +59,6 @@ static void wait_us(void *context, uint32_t microseconds)
     machine_wait_us(microseconds);
 }
 
-/* The first software function on bus 0. */
-static uint32_t find_function(void)
-{
-    for (uint8_t device = 0; device < 32; device++) {
-        for (uint8_t function = 0; function < 8; function++) {
-            uint32_t id;
-            succeed(pvmsi_function_id(0, 0, device, function, &id), "function id");
-            if (machine_read_config(id, 0, 4) == SOFTWARE_FUNCTION)
-                return id;
-            if (function == 0 && !(machine_read_config(id, CONFIG_HEADER_TYPE, 1) & 0x80))
-                break;
-        }
-    }
-    fail("no software function on bus 0");
-}
-
 /* The client, or NULL where the host has no service. */
 static struct pvmsi_client *find_service(const void *handoff)
 {
@@ -130,61 +79,9 @@ static struct pvmsi_client *find_service(const void *handoff)
     return &client_storage;
 }
 
-static void raise_event(uint16_t vector)
-{
-    uint32_t total = register_read(bar + DOORBELL) + 1;
-
-    register_write(bar + FIRST, vector);
-    register_write(bar + ROTATION, 1);
-    register_write(bar + DOORBELL, total);
-    for (unsigned ms = 0; register_read(bar + DONE) != total; ms++) {
-        require(ms < PATIENCE_MS, "the device does not raise what it was asked for");
-        machine_wait_us(1000);
-    }
-}
-
-/* All interrupts that were taken. */
-static uint32_t sum(void)
-{
-    uint32_t sum = 0;
-
-    for (unsigned line = 0; line < LINES; line++)
-        sum += taken[line];
-    return sum;
-}
-
-/* Waits for one interrupt on a line; none may come besides. */
-static void expect_one(unsigned line, uint32_t taken_before, uint32_t sum_before)
-{
-    for (unsigned ms = 0; taken[line] == taken_before; ms++) {
-        require(ms < PATIENCE_MS, "an event without an interrupt");
-        machine_wait_us(1000);
-    }
-    machine_wait_us(QUIET_MS * 1000);
-    require(taken[line] == taken_before + 1, "an interrupt came twice");
-    require(sum() == sum_before + 1, "an interrupt at another line");
-}
-
-static void raise_and_take(uint16_t vector)
-{
-    uint32_t before = taken[line_of[vector]], all = sum();
-
-    raise_event(vector);
-    expect_one(line_of[vector], before, all);
-}
-
-static void raise_and_see_nothing(uint16_t vector, const char *what)
-{
-    uint32_t all = sum();
-
-    raise_event(vector);
-    machine_wait_us(QUIET_MS * 1000);
-    require(sum() == all, what);
-}
-
 static void masked(uint16_t vector)
 {
-    uint32_t before = taken[line_of[vector]], all = sum();
+    const struct taken before = software_taken(line_of[vector]);
     bool pending;
 
     succeed(pvmsi_msix_mask(&msix, vector), "mask");
@@ -192,7 +89,7 @@ static void masked(uint16_t vector)
     succeed(pvmsi_msix_is_pending(&msix, vector, &pending), "pending");
     require(pending, "a masked event is not pending");
     succeed(pvmsi_msix_unmask(&msix, vector), "unmask");
-    expect_one(line_of[vector], before, all);
+    expect_one(line_of[vector], before);
 }
 
 static void set(struct pvmsi_client *client, uint32_t id, uint16_t vector, unsigned line)
@@ -232,10 +129,12 @@ _Noreturn void guest_main(const void *handoff)
     struct pvmsi_msix_capability capability;
     struct pvmsi_client *client;
     uint16_t granted;
-    uint32_t id;
+    uint32_t id, named;
 
     machine_start();
-    id = find_function();
+    const uint64_t bar = software_start(&id);
+    succeed(pvmsi_function_id(0, 0, id >> 3 & 31, id & 7, &named), "function id");
+    require(named == id, "the function has another number");
     const struct pvmsi_function function = {
         .context = &id,
         .read_config_u16 = read_config_u16,
@@ -244,8 +143,6 @@ _Noreturn void guest_main(const void *handoff)
         .deliver = deliver,
         .id = id,
     };
-    machine_write_config(id, CONFIG_COMMAND, 2, COMMAND_MEMORY_AND_BUS_MASTER);
-    bar = machine_read_config(id, CONFIG_BAR0, 4) & ~0xfu;
     succeed(pvmsi_msix_find(&function, &capability), "capability");
     require(capability.table_size >= VECTORS, "the function has fewer than 8 vectors");
     require(capability.table_bar == 0 && capability.pending_bar == 0, "the table is not in BAR 0");
@@ -263,10 +160,10 @@ _Noreturn void guest_main(const void *handoff)
     }
     print_state();
     for (uint16_t vector = 0; vector < VECTORS; vector++)
-        raise_and_take(vector);
+        raise_and_take(vector, line_of[vector]);
     masked(0);
     set(client, id, 1, NEW_LINE);
-    raise_and_take(1);
+    raise_and_take(1, line_of[1]);
     masked(1);
     if (client != NULL)
         query(client, id, VECTORS);

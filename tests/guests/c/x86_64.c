@@ -147,19 +147,6 @@ void machine_start(void)
     __asm__ volatile("sti" : : : "memory");
 }
 
-bool machine_doorbell(const void *handoff, struct pvmsi_doorbell *doorbell)
-{
-    struct pvmsi_offer offer;
-
-    (void)handoff;
-    if (pvmsi_discover(&offer) != PVMSI_STATUS_SUCCESS)
-        return false;
-    *doorbell = offer.doorbell;
-    if (doorbell->kind == PVMSI_DOORBELL_MMIO) /* identity mapped */
-        doorbell->pointer = (void *)(uintptr_t)offer.doorbell_address;
-    return true;
-}
-
 struct pvmsi_message machine_message(uint32_t id, unsigned line)
 {
     (void)id;

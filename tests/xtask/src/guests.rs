@@ -28,7 +28,7 @@ pub(crate) const SOAK: &str = "pvmsi-soak-guest";
 
 /// All guests, by the names of their programs.
 pub(crate) fn programs() -> impl Iterator<Item = &'static str> {
-    GUESTS.iter().copied().chain([shim::GUEST])
+    GUESTS.iter().copied().chain([shim::GUEST, shim::READERS_GUEST])
 }
 
 /// Cargo in the workspace of the guests, for one of its commands on an architecture. Build and
@@ -60,7 +60,7 @@ pub(crate) fn build(workspace: &Workspace, architecture: Architecture) -> Result
     })?;
     let in_rust = output(workspace).join(architecture.bare_metal()).join("release");
     let mut built: Vec<_> = GUESTS.iter().map(|&guest| (guest, in_rust.join(guest))).collect();
-    built.push((shim::GUEST, shim::build_guest(workspace, architecture)?));
+    built.extend(shim::build_guests(workspace, architecture)?);
     for (guest, elf) in built {
         if !elf.is_file() {
             bail!("tests/guests built no {guest}; expected it at {}", elf.display());

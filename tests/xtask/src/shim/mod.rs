@@ -18,7 +18,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-pub(crate) use self::guest::{GUEST, build as build_guest};
+pub(crate) use self::guest::{GUEST, READERS_GUEST, build as build_guests};
 use self::library::Library;
 use self::object::Size;
 use self::toolchain::Toolchain;
