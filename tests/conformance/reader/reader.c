@@ -299,6 +299,7 @@ void reader_interrupt(struct reader_function *f, uint16_t v) {
 }
 
 uint32_t reader_restore(struct reader_function *f) {
+	if (f->count == 0) return READER_SUCCESS; /* there is nothing to bring back */
 	uint32_t a[3] = { 0, 0, f->generation }, status = READER_SUCCESS; /* mode, reasons, generation */
 	control(f, ENABLE | FUNCTION_MASK);
 	if (f->assigned)
