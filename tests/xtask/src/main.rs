@@ -2,7 +2,7 @@
 
 mod architecture;
 mod check;
-mod conformance_vm;
+mod conformance;
 mod debian;
 mod demo;
 mod fuzz;
@@ -51,8 +51,8 @@ enum Command {
     Shim(shim::Options),
     /// Runs the main job on this machine's /dev/kvm, with the software function.
     Demo(demo::Options),
-    /// Runs the conformance suite from inside a guest.
-    Conformance(conformance_vm::Options),
+    /// Runs the conformance suite on this repository's halves, in process or from inside a guest; or proves it.
+    Conformance(conformance::Options),
     /// Runs the main job in an emulated host, with real PCI functions through VFIO.
     Lab(lab::Options),
     /// Attacks wire types and host service with inputs that libFuzzer makes up.
@@ -73,7 +73,7 @@ fn main() -> ExitCode {
                 .map(|()| true),
             Command::Shim(options) => shim::command(&workspace, options),
             Command::Demo(options) => demo::command(&workspace, options),
-            Command::Conformance(options) => conformance_vm::command(&workspace, options),
+            Command::Conformance(options) => conformance::command(&workspace, options),
             Command::Lab(options) => lab::command(&workspace, options),
             Command::Fuzz(options) => fuzz::command(&workspace, options),
             Command::Soak(options) => soak::command(&workspace, options),

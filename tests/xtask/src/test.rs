@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use crate::architecture::Architecture;
-use crate::conformance_vm;
+use crate::conformance;
 use crate::demo;
 use crate::fuzz::{self, FuzzTarget};
 use crate::guests;
@@ -98,7 +98,7 @@ pub(crate) fn command(workspace: &Workspace, options: &Options) -> Result<bool> 
     summary.step("conformance suite from inside a guest", || {
         kvm.require(|| {
             let pvmsi = workspace.build_pvmsi(native)?;
-            Ok(Verdict::Checked(conformance_vm::checks(workspace, &pvmsi)?))
+            Ok(Verdict::Checked(conformance::checks(workspace, &pvmsi)?))
         })
     });
     summary.step("soak", || {

@@ -21,7 +21,7 @@ use self::machine::{Hardware, Step};
 pub(crate) use self::scenario::Scenario;
 use crate::architecture::Architecture;
 use crate::check::{self, Check};
-use crate::conformance_vm::Expected;
+use crate::conformance::Expected;
 use crate::process;
 use crate::report::Report;
 use crate::soak::Plan;

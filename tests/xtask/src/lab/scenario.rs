@@ -9,7 +9,7 @@ use super::machine::{Hardware, NETWORK, NVME, Results, Step};
 use super::{Run, hostile};
 use crate::architecture::Architecture;
 use crate::check::{self, Check, equal};
-use crate::conformance_vm::{self, Expected, Service};
+use crate::conformance::{self, Expected, Service};
 use crate::guests::CONFORMANCE;
 use crate::report::{Function, Report};
 use crate::shim::GUEST as C_GUEST;
@@ -120,12 +120,11 @@ impl Scenario {
         }
         if let Some(service) = self.service() {
             let exact = architecture.description().exact_interrupts;
-            let arguments =
-                conformance_vm::arguments(service, exact, &format!("/bin/{CONFORMANCE}"));
+            let arguments = conformance::arguments(service, exact, &format!("/bin/{CONFORMANCE}"));
             let quoted: Vec<_> = arguments.iter().map(|it| format!("'{it}'")).collect();
             steps.push(Step {
                 name: "conformance",
-                limit: Duration::from_secs(conformance_vm::LIMIT),
+                limit: Duration::from_secs(conformance::LIMIT),
                 command: format!("pvmsi {}", quoted.join(" ")),
             });
         }

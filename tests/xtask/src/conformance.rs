@@ -1,4 +1,4 @@
-//! `cargo xtask conformance --vm`: the conformance suite from inside a guest.
+//! `cargo xtask conformance`: the conformance suite, in process and from inside a guest.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -42,10 +42,13 @@ const WITHOUT_SERVICE: &str = "this machine offers the service";
 #[derive(Args)]
 pub(crate) struct Options {
     /// Run the suite from inside a guest, on this machine's /dev/kvm.
-    #[arg(long, required = true)]
-    vm: bool,
-    /// Write down which tests a guest cannot run, instead of comparing.
     #[arg(long)]
+    vm: bool,
+    /// Prove the suite: run it on halves that are wrong in one thing each, and count those caught.
+    #[arg(long, conflicts_with = "vm")]
+    mutants: bool,
+    /// Write down which tests a guest cannot run, instead of comparing.
+    #[arg(long, requires = "vm")]
     bless: bool,
 }
 
@@ -56,11 +59,15 @@ pub(crate) enum Service {
     Off,
 }
 
-/// Runs it; true when every check holds.
+/// Runs it; true when every check holds. Without options the halves of this repository are tested in process.
 ///
 /// # Errors
-/// Without KVM, or when a build fails.
+/// Without KVM where it is needed, or when a build fails.
 pub(crate) fn command(workspace: &Workspace, options: &Options) -> Result<bool> {
+    if !options.vm {
+        let what: &[&str] = if options.mutants { &["mutants"] } else { &["run", "--strict"] };
+        return in_process(workspace, what);
+    }
     if let Some(why) = demo::kvm_missing() {
         bail!("{why}\nThe same runs in an emulated host: cargo xtask lab x86_64");
     }
@@ -71,6 +78,13 @@ pub(crate) fn command(workspace: &Workspace, options: &Options) -> Result<bool> 
         fs::write(list(workspace, architecture), ktap.skipped_list())?;
     }
     Ok(check::print("conformance, from inside a guest", &checks(workspace, &pvmsi)?))
+}
+
+fn in_process(workspace: &Workspace, arguments: &[&str]) -> Result<bool> {
+    let mut command = workspace.cargo();
+    command.args(["run", "--quiet", "--locked", "--package", "pvmsi-conformance", "--"]);
+    let status = command.args(arguments).status().context("cannot start cargo")?;
+    Ok(status.success())
 }
 
 /// Runs the suite with and without the service, on this machine's KVM.
