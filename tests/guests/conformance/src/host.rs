@@ -21,7 +21,7 @@ use crate::{arch, arrivals, processors};
 /// Messages of the tests that arrive have numbers below this.
 const MESSAGES: u16 = 410;
 /// From one function's BAR to the next one's.
-const BAR_STEP: u64 = 0x10_0000;
+const BAR_STEP: usize = 0x10_0000;
 /// Milliseconds that an interrupt may take.
 const PATIENCE: u32 = 200;
 
@@ -65,7 +65,7 @@ impl Host {
         let mut said = start.text("functions").unwrap_or_default().split(',');
         let software = pci::functions().filter(|it| it.vendor_device() == (0xfffe, 0x5650));
         let mut functions = Vec::new();
-        for (bar, function) in (arch::BARS..).step_by(BAR_STEP as usize).zip(software) {
+        for (bar, function) in (arch::BARS..).step_by(BAR_STEP).zip(software) {
             functions.push(Described::new(function, bar, said.next().unwrap_or_default())?);
             msi::prepare(function, MESSAGES, arrivals::route)?;
         }
