@@ -28,7 +28,7 @@ const SLACK: u64 = 240;
 /// Options of `cargo xtask soak`.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// How long.
+    /// How long at least, as the guest's timer counts.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     minutes: u64,
     /// Decides which operations are done; each run has another when not given.
