@@ -65,7 +65,8 @@ fn compile(
     command.arg("software.c").args(machine(architecture)).args(sources);
     command.args(["-nostdlib", "-static", "-no-pie", "-Wl,--build-id=none,--fatal-warnings"]);
     command.arg(format!("-Wl,-T,{}.ld", architecture.name())).arg("-o").arg(elf);
-    process::step(&format!("building the guest in C for {}", architecture.name()), || {
+    let guest = elf.file_name().unwrap_or_default().display();
+    process::step(&format!("building {guest} for {}", architecture.name()), || {
         process::run("gcc", &mut command, Duration::from_secs(120))
     })
 }
