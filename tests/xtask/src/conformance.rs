@@ -80,6 +80,23 @@ pub(crate) fn command(workspace: &Workspace, options: &Options) -> Result<bool> 
     Ok(check::print("conformance, from inside a guest", &checks(workspace, &pvmsi)?))
 }
 
+/// Starts the guest as a machine of another make does: by PVH, on an emulated PC, where it finds nothing to test.
+///
+/// # Errors
+/// When the guest does not say so.
+pub(crate) fn starts_by_pvh(workspace: &Workspace) -> Result<()> {
+    let guest = workspace.build_pvmsi(Architecture::X86_64)?.with_file_name(CONFORMANCE);
+    let mut command = Command::new("qemu-system-x86_64");
+    command.args(["-machine", "q35,accel=tcg", "-m", "128", "-nodefaults", "-display", "none"]);
+    command.args(["-no-reboot", "-serial", "stdio", "-device", "isa-debug-exit,iobase=0xf4"]);
+    command.arg("-kernel").arg(guest);
+    let (_, text) = process::capture("qemu", &mut command, Duration::from_secs(120), false)?;
+    if !text.contains("KTAP version 1") || !text.contains("no software function") {
+        bail!("the guest printed: {text:?}");
+    }
+    Ok(())
+}
+
 fn in_process(workspace: &Workspace, arguments: &[&str]) -> Result<bool> {
     let mut command = workspace.cargo();
     command.args(["run", "--quiet", "--locked", "--package", "pvmsi-conformance", "--"]);

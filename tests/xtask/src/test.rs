@@ -115,6 +115,13 @@ pub(crate) fn command(workspace: &Workspace, options: &Options) -> Result<bool> 
             lab(workspace, architecture, &mut summary);
         }
     }
+    summary.step("conformance guest, started by PVH", || {
+        if options.no_lab {
+            return Ok(Verdict::Skipped("--no-lab".to_owned()));
+        }
+        // The emulator is there: the lab has fetched it.
+        conformance::starts_by_pvh(workspace).map(|()| Verdict::Passed)
+    });
     Ok(summary.finish())
 }
 

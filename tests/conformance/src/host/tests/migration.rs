@@ -16,7 +16,7 @@ fn move_elsewhere(machine: &mut Machine) -> Verdict {
     if machine.host.move_elsewhere() {
         Ok(())
     } else {
-        Err(Stop::Skipped("the host cannot continue a guest elsewhere".to_owned()))
+        Err(Stop::Skipped("the host cannot continue a guest elsewhere".into()))
     }
 }
 

@@ -7,6 +7,7 @@ pub(crate) mod interrupts;
 pub(crate) mod machine;
 pub(crate) mod mmio;
 pub(crate) mod msi;
+mod pvh;
 mod start;
 
 pub(crate) use apic as timer;
