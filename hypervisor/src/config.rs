@@ -131,8 +131,10 @@ impl FunctionState {
         let moved = bars != self.placement.bars;
         self.placement = Placement { decoding, full_power, bars };
         self.unmappable &= !moved;
-        if (woke || self.stale) && self.set_up > 0 {
+        if woke && self.set_up > 0 {
             // Power states below D0 may cost a function its table.
+            self.recover_table();
+        } else if self.stale && self.set_up > 0 {
             self.rewrite_table();
         }
         self.read_table_messages();
@@ -173,7 +175,7 @@ impl FunctionState {
         match &mut self.owner {
             Owner::Assigned(_) => {
                 self.generation = self.generation.next();
-                self.rewrite_table();
+                self.recover_table();
             }
             Owner::Legacy(entries) => {
                 entries.fill(LegacyEntry::RESET);

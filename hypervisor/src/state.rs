@@ -497,6 +497,19 @@ impl FunctionState {
         }
     }
 
+    /// Puts everything back into a table that the function may have lost. A message that could not be read yet cannot be written back: the host puts it there anew.
+    pub(crate) fn recover_table(&mut self) {
+        let count = self.set_up;
+        let known = self.vectors.iter().take(count).all(|vector| vector.table_message.is_some());
+        if known {
+            self.rewrite_table();
+        } else if let Err(error) =
+            self.set_up_interrupts(0).and_then(|()| self.set_up_interrupts(count))
+        {
+            self.complain("interrupts could not be set up again", &error);
+        }
+    }
+
     /// Puts the table messages back after a reset; the mask bits too while the table is trapped, where they are the host's.
     pub(crate) fn rewrite_table(&mut self) {
         if !self.accessible() {

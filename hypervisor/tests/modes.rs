@@ -126,6 +126,21 @@ fn the_table_stays_trapped_while_an_event_waits_for_a_masked_vector() {
 }
 
 #[test]
+fn a_reset_before_the_host_could_read_its_table_messages_loses_none() {
+    let guest = Guest::with_vectors(4);
+    guest.control(ENABLE);
+    guest.config_write(0x04, &[0, 0]);
+    assert!(guest.configure(4).vectors.iter().all(|vector| vector.table_message.is_none()));
+    guest.config_write(DEVICE_CONTROL, &[0x00, 0x80]);
+    guest.config_write(0x04, &[0x06, 0x00]);
+    assert!(guest.is_direct());
+    for vector in 0..4 {
+        guest.raise(vector);
+    }
+    assert_eq!(guest.interrupts(), [0, 1, 2, 3]);
+}
+
+#[test]
 fn table_contents_are_the_same_in_both_modes() {
     let guest = Guest::with_vectors(4);
     guest.control(ENABLE);
