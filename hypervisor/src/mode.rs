@@ -19,6 +19,8 @@ impl FunctionState {
                     self.enter_direct(None);
                 }
             }
+            // Not looked for while the table is trapped anyway, but no longer said than it is true.
+            TableMode::Trapped if self.held => self.held = self.masked_event_waits(),
             TableMode::Direct if !others.is_empty() => self.leave_direct(),
             _ => {}
         }

@@ -126,6 +126,23 @@ fn the_table_stays_trapped_while_an_event_waits_for_a_masked_vector() {
 }
 
 #[test]
+fn a_held_event_is_a_reason_no_longer_than_its_vector_is_masked() {
+    let guest = Guest::with_vectors(4);
+    guest.control(ENABLE | FUNCTION_MASK);
+    guest.configure(4);
+    guest.service.revoke(FUNCTION);
+    guest.mask(3);
+    guest.raise(3);
+    guest.service.allow(FUNCTION);
+    guest.service.revoke(FUNCTION);
+    assert_eq!(guest.query().reasons, Reasons::HOST_REVOKED | Reasons::HELD_EVENT);
+    guest.unmask(3);
+    assert_eq!(guest.query().reasons, Reasons::HOST_REVOKED, "held for Function Mask now");
+    guest.control(ENABLE);
+    assert_eq!(guest.interrupts(), [3]);
+}
+
+#[test]
 fn a_reset_before_the_host_could_read_its_table_messages_loses_none() {
     let guest = Guest::with_vectors(4);
     guest.control(ENABLE);
