@@ -55,6 +55,7 @@ impl Routes for KvmRoutes {
 
     fn free(&self, gsis: &[Gsi]) {
         let mut table = self.lock();
+        table.routes.retain(|gsi, _| !gsis.contains(gsi));
         table.free.extend(gsis.iter().rev());
     }
 

@@ -55,7 +55,7 @@ pub trait Routes: Send + Sync {
     /// [`RoutesError::Exhausted`] when not one is left.
     fn allocate(&self, count: u16) -> Result<Vec<Gsi>, RoutesError>;
 
-    /// Gives GSIs back. They have neither a route nor an attached event any more.
+    /// Gives GSIs back. They have no attached event any more. A route that could not be taken out, since [`install`](Self::install) failed, goes with the next update.
     fn free(&self, gsis: &[Gsi]);
 
     /// Applies all changes with *one* update of the routing table. All or nothing.

@@ -555,7 +555,7 @@ impl FunctionState {
         let changes: Vec<_> = (0..)
             .zip(&self.vectors)
             .skip(first)
-            .filter(|(_, vector)| vector.installed.is_some())
+            .filter(|(_, vector)| vector.installed.is_some() && !vector.attached)
             .filter_map(|(index, vector)| {
                 Some((index, RouteChange { gsi: vector.gsi?, route: None }))
             })
@@ -569,17 +569,21 @@ impl FunctionState {
     pub(crate) fn free_spare_gsis(&mut self) {
         if let Owner::Assigned(assigned) = &self.owner {
             let spare = self.vectors.iter_mut().skip(assigned.len());
-            let gsis: Vec<_> = spare.filter_map(|vector| vector.gsi.take()).collect();
+            let gsis: Vec<_> = spare
+                .filter(|vector| !vector.attached)
+                .filter_map(|vector| vector.gsi.take())
+                .collect();
             self.routes.free(&gsis);
         }
     }
 
-    /// Drops all vectors but the first `keep`, and gives their GSIs back.
+    /// Drops all vectors but the first `keep`, and gives their GSIs back. One whose event the kernel would not detach is lost: nobody else may have it.
     pub(crate) fn retire(&mut self, keep: usize) {
         if keep < self.vectors.len() {
             self.unroute(keep);
             let retired = self.vectors.split_off(keep);
-            let gsis: Vec<_> = retired.into_iter().filter_map(|vector| vector.gsi).collect();
+            let detached = retired.into_iter().filter(|vector| !vector.attached);
+            let gsis: Vec<_> = detached.filter_map(|vector| vector.gsi).collect();
             self.routes.free(&gsis);
         }
     }

@@ -7,7 +7,7 @@ mod fixture;
 use std::sync::atomic::Ordering;
 
 use fixture::*;
-use pvmsi_protocol::{CallError, Sequence, VectorSetup};
+use pvmsi_protocol::{CallError, CallId, Sequence, VectorSetup};
 
 /// Runs `act` with its n-th fallible step failing, for all n, until it runs without a failure.
 fn every_step_rolls_back(prepare: impl Fn(&Guest), act: impl Fn(&Guest) -> Result<(), CallError>) {
@@ -74,4 +74,21 @@ fn an_update() {
         |guest| drop(guest.configure(4)),
         |guest| guest.update(&[(0, message(100)), (3, message(101))]),
     );
+}
+
+#[test]
+fn a_release_goes_on_where_the_kernel_refuses_a_step() {
+    for step in 1..8 {
+        let guest = Guest::with_vectors(4);
+        guest.control(ENABLE);
+        guest.configure(4);
+        guest.routes.fail_at.store(step, Ordering::SeqCst);
+        guest.call(CallId::Release, &[]).unwrap();
+        guest.routes.fail_at.store(0, Ordering::SeqCst);
+        let taken = 4000 - guest.routes.left.load(Ordering::SeqCst);
+        assert!(taken <= 1, "only a GSI that is still in use is kept; step {step}");
+        guest.configure(4);
+        guest.raise(2);
+        assert_eq!(guest.interrupts(), [2], "step {step}");
+    }
 }
