@@ -112,11 +112,11 @@ impl Machine {
     fn event(&mut self, event: Event) {
         let vector = |vector: u8| u64::from(vector) % self.vectors;
         match event {
-            Event::Read { at, size } => self.read(self.offset(at), usize::from(size % 17)),
+            Event::Read { at, size } => self.read(self.offset(at), bytes(size)),
             Event::Write { at, size, data } => {
                 let data = data.to_le_bytes();
                 let offset = self.offset(at);
-                self.write(offset, &data[..usize::from(size % 17)]);
+                self.write(offset, &data[..bytes(size)]);
                 self.settle();
                 // Whatever it has reached: the entries and the bytes around it.
                 for word in 0..8 {
@@ -200,9 +200,9 @@ impl Machine {
             At::Entry { vector, offset } => {
                 // The last entry's neighbour too.
                 let entry = TABLE + u64::from(vector) % (self.vectors + 1) * 16;
-                entry - MARGIN + u64::from(offset) % (2 * MARGIN)
+                entry - MARGIN + often_aligned(offset)
             }
-            At::Pending { offset } => PENDING - MARGIN + u64::from(offset) % (2 * MARGIN),
+            At::Pending { offset } => PENDING - MARGIN + often_aligned(offset),
         }
     }
 
@@ -260,10 +260,11 @@ impl Machine {
             }
             Part::Pending => (0..8).fold((0, 0), |(bits, known), bit| {
                 let entry = self.model.entries.get((at * 8 + bit) as usize);
+                let unclear = entry.is_some_and(|entry| entry.held && direct);
                 match entry.map_or(Pending::No, |entry| entry.pending) {
                     Pending::No => (bits, known | 1 << bit),
-                    Pending::Yes => (bits | 1 << bit, known | 1 << bit),
-                    Pending::Perhaps => (bits, known),
+                    Pending::Yes if !unclear => (bits | 1 << bit, known | 1 << bit),
+                    Pending::Yes | Pending::Perhaps => (bits, known),
                 }
             }),
             Part::Beside => (self.beside.get(&at).copied().unwrap_or(0), 0xff),
@@ -354,6 +355,21 @@ impl Machine {
             self.model.update(vector.into(), message);
         }
     }
+}
+
+/// Every size from 0 to 16; the two that tables have most often.
+fn bytes(size: u8) -> usize {
+    match size % 64 {
+        size @ 0..=16 => size.into(),
+        size if size % 2 == 0 => 4,
+        _ => 8,
+    }
+}
+
+/// Every offset in the two margins, and once more each that a word has.
+fn often_aligned(offset: u8) -> u64 {
+    let within = u64::from(offset) % (2 * MARGIN);
+    if offset < 0x80 { within } else { within & !3 }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -28,11 +28,18 @@ pub struct Entry {
     pub masked: bool,
     /// Its bit in the pending bit array.
     pub pending: Pending,
+    /// The event came to the host, which holds it for Function Mask or for want of a message: the
+    /// bit may be missing while the table is direct.
+    pub held: bool,
 }
 
 impl Entry {
-    const RESET: Self =
-        Self { message: GuestMessage { address: 0, data: 0 }, masked: true, pending: Pending::No };
+    const RESET: Self = Self {
+        message: GuestMessage { address: 0, data: 0 },
+        masked: true,
+        pending: Pending::No,
+        held: false,
+    };
 }
 
 /// A vector that the protocol owns.
@@ -80,7 +87,9 @@ impl Msix {
 
     /// An event of the function.
     pub fn raise(&mut self, vector: usize) {
-        self.entries[vector].pending = Pending::Yes;
+        let entry = &mut self.entries[vector];
+        entry.held &= entry.pending != Pending::No;
+        entry.pending = Pending::Yes;
         self.send();
     }
 
@@ -212,7 +221,7 @@ impl Msix {
 
     /// Sends what is pending and may be sent.
     fn send(&mut self) {
-        if !self.enable || self.function_mask {
+        if !self.enable {
             return;
         }
         for (index, entry) in self.entries.iter_mut().enumerate() {
@@ -221,13 +230,18 @@ impl Msix {
                 Some(assigned) => assigned.get(index).and_then(|vector| vector.guest),
             };
             // A message that the platform cannot deliver is kept back, as by a mask.
-            let valid =
-                |message: &GuestMessage| Platform::X86_64.route(FUNCTION, *message).is_some();
-            let Some(message) = message.filter(valid).filter(|_| !entry.masked) else { continue };
-            match std::mem::replace(&mut entry.pending, Pending::No) {
-                Pending::No => {}
-                Pending::Yes => self.sent.push(message),
-                Pending::Perhaps => self.perhaps_sent.push(message),
+            let valid = |message: &GuestMessage| {
+                !self.function_mask && Platform::X86_64.route(FUNCTION, *message).is_some()
+            };
+            match message.filter(valid) {
+                _ if entry.masked || entry.pending == Pending::No => {}
+                None => entry.held = true,
+                Some(message) => {
+                    let perhaps = entry.pending == Pending::Perhaps;
+                    let sent = if perhaps { &mut self.perhaps_sent } else { &mut self.sent };
+                    sent.push(message);
+                    entry.pending = Pending::No;
+                }
             }
         }
     }

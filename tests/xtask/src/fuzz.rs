@@ -47,7 +47,7 @@ pub(crate) struct Options {
     /// What watches the memory.
     #[arg(long, value_enum, default_value_t = Sanitizer::None)]
     sanitizer: Sanitizer,
-    /// Afterwards, put the smallest set of inputs that covers all that was found into the repository.
+    /// Afterwards, put a smallest set of inputs that covers all that was found into the repository.
     #[arg(long)]
     keep: bool,
 }
@@ -178,7 +178,7 @@ fn keep(workspace: &Workspace, target: FuzzTarget, program: &Path) -> Result<()>
     let _ = fs::remove_dir_all(&merged);
     fs::create_dir_all(&merged)?;
     let mut command = std::process::Command::new(program);
-    command.args(["-merge=1", INPUT_MAX]).arg(&merged).arg(&corpus).arg(&found);
+    command.args(["-set_cover_merge=1", "-max_len=1024"]).arg(&merged).arg(&corpus).arg(&found);
     let log = merged.with_extension("merge.log");
     process::run_logged(target.name(), &mut command, &log, LIMIT, || None)?;
     fs::remove_dir_all(&corpus)?;
