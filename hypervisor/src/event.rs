@@ -1,7 +1,8 @@
 //! What an eventfd holds.
 //!
 //! An event that nobody is attached to keeps its signals: that is where events
-//! of masked vectors wait.
+//! of masked vectors wait. With the feature `model` a checker can keep them in
+//! their stead, and so sees each look.
 
 use std::io;
 
@@ -9,21 +10,36 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 /// A new event, for one vector.
 pub(crate) fn new() -> io::Result<EventFd> {
-    EventFd::new(EFD_NONBLOCK)
+    let event = EventFd::new(EFD_NONBLOCK)?;
+    #[cfg(feature = "model")]
+    crate::model::created(&event);
+    Ok(event)
 }
 
 /// Takes what the event holds; whether it held anything.
 pub(crate) fn drain(event: &EventFd) -> bool {
+    #[cfg(feature = "model")]
+    if let Some(held) = crate::model::take(event) {
+        return held;
+    }
     event.read().is_ok()
 }
 
 /// Signals the event.
 pub(crate) fn signal(event: &EventFd) {
+    #[cfg(feature = "model")]
+    if crate::model::put(event) {
+        return;
+    }
     // A counter that is full still wakes whoever waits for it.
     let _ = event.write(1);
 }
 
 /// Whether the event holds a signal, which it keeps. Only for events that nobody is attached to.
 pub(crate) fn is_signalled(event: &EventFd) -> bool {
-    drain(event) && event.write(1).is_ok()
+    let held = drain(event);
+    if held {
+        signal(event);
+    }
+    held
 }

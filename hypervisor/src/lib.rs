@@ -41,6 +41,8 @@ mod kvm_smccc;
 mod kvm_window;
 mod layout;
 mod mode;
+#[cfg(feature = "model")]
+pub mod model;
 mod page_size;
 mod pages;
 mod platform;
@@ -51,6 +53,7 @@ mod save;
 mod service;
 mod software;
 mod state;
+mod sync;
 mod table;
 mod vfio;
 mod window;

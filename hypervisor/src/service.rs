@@ -5,7 +5,7 @@
 //! serialised by its lock. There are no threads here and no global state.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError};
 
 use pvmsi_protocol::{
     BUFFER_ALIGNMENT, BUFFER_MAX, BufferPage, CallError, ConfigureAnswer, Encode, Features,
@@ -24,6 +24,7 @@ use crate::platform::Platform;
 use crate::policy::{FunctionPolicy, Policy};
 use crate::routes::Routes;
 use crate::state::FunctionState;
+use crate::sync::{Mutex, MutexGuard, RwLock};
 use crate::window::Window;
 
 /// What a service is created with.

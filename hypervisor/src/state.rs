@@ -44,7 +44,7 @@ use crate::routes::{Gsi, Route, RouteChange, Routes, RoutesError};
 use crate::window::{View, Window};
 
 /// An entry of the emulated table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct LegacyEntry {
     pub(crate) message: GuestMessage,
     pub(crate) masked: bool,
@@ -57,7 +57,7 @@ impl LegacyEntry {
 }
 
 /// A vector whose route the protocol owns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct AssignedVector {
     pub(crate) message: Option<GuestMessage>,
     /// The guest's mask bit; in direct mode the table's own counts, and this is out of date.
@@ -65,7 +65,7 @@ pub(crate) struct AssignedVector {
 }
 
 /// Whom the routes follow.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Owner {
     /// The emulated table, an entry for each vector of the function.
     Legacy(Vec<LegacyEntry>),
@@ -92,7 +92,7 @@ impl Vector {
 }
 
 /// The guest's view of MSI-X Message Control. It never reaches the function.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct MsixControl {
     pub(crate) enable: bool,
     pub(crate) function_mask: bool,

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use pvmsi_protocol::{TableMessage, VectorIndex};
@@ -11,6 +11,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::{BAR_BYTES, PENDING_OFFSET, TABLE_OFFSET};
 use crate::layout::ENTRY_BYTES;
+use crate::sync::{Mutex, MutexGuard};
 
 const ID: u64 = 0x00;
 const VECTORS: u64 = 0x04;

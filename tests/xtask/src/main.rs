@@ -8,6 +8,7 @@ mod demo;
 mod fuzz;
 mod guests;
 mod lab;
+mod model;
 mod process;
 mod report;
 #[cfg(test)]
@@ -59,6 +60,8 @@ enum Command {
     Fuzz(fuzz::Options),
     /// Does random valid operations under load and accounts for every interrupt.
     Soak(soak::Options),
+    /// Explores all states of the host service, and tries its locks in many orders.
+    Model(model::Options),
     /// Runs every check, the KVM tests, the demo and the lab.
     Test(test::Options),
 }
@@ -77,6 +80,7 @@ fn main() -> ExitCode {
             Command::Lab(options) => lab::command(&workspace, options),
             Command::Fuzz(options) => fuzz::command(&workspace, options),
             Command::Soak(options) => soak::command(&workspace, options),
+            Command::Model(options) => model::command(&workspace, options),
             Command::Test(options) => test::command(&workspace, options),
         });
     match result {

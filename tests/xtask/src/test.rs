@@ -13,6 +13,7 @@ use crate::demo;
 use crate::fuzz::{self, FuzzTarget};
 use crate::guests;
 use crate::lab::{Lab, Scenario};
+use crate::model;
 use crate::process;
 use crate::shim;
 use crate::soak::{self, Plan};
@@ -79,9 +80,16 @@ pub(crate) fn command(workspace: &Workspace, options: &Options) -> Result<bool> 
         });
     }
     summary.step("unit and documentation tests", || {
-        cargo_test(workspace.cargo(), &["--workspace", "--exclude", KVM_TESTS])
+        let selection = ["--workspace", "--exclude", KVM_TESTS, "--exclude", model::PACKAGE];
+        cargo_test(workspace.cargo(), &selection)
     });
     fuzzing(workspace, &mut summary);
+    summary.step("model of the host service", || model::explore(workspace, true));
+    summary.step("model of the host service: seeded bugs", || {
+        // Unoptimised it takes ten times as long.
+        cargo_test(workspace.cargo(), &["--release", "--package", model::PACKAGE])
+    });
+    summary.step("locks of the host service", || model::locks(workspace).map(Verdict::Counted));
     for other in others() {
         emulated_tests(workspace, other, &mut summary);
     }
@@ -294,7 +302,11 @@ fn emulated_tests(workspace: &Workspace, architecture: Architecture, summary: &m
         // The lab needs what is built here, and optimised code is emulated in a tenth of the time.
         cargo_test(
             command,
-            &["--release", "--workspace", "--exclude", "xtask", "--exclude", KVM_TESTS],
+            &[
+                &["--release", "--workspace", "--exclude", "xtask", "--exclude", KVM_TESTS][..],
+                &["--exclude", model::PACKAGE],
+            ]
+            .concat(),
         )
     });
     summary.step(&format!("tests on KVM for {name}"), || {

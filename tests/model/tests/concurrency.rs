@@ -1,0 +1,391 @@
+//! The service's own locks, and the device's, in the orders in which threads can take them.
+//!
+//! Compiled with `--cfg pvmsi_shuttle` only, which `cargo xtask model` does. A
+//! schedule in which threads wait for each other for ever fails the test.
+
+#![cfg(pvmsi_shuttle)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::AsRawFd;
+
+use pvmsi_hypervisor::{
+    FunctionPolicy, Gsi, PciFunction, Platform, RouteChange, Routes, RoutesError, Service,
+    ServiceConfig, SoftwareDevice, SoftwareFunction, SoftwareOptions, View, Window,
+};
+use pvmsi_protocol::{
+    CallId, ConfigureAnswer, ConfigureRequest, FunctionId, GuestMessage, Header, Kind, Sequence,
+    Status, TableMode, VectorIndex, VectorSetup,
+};
+use shuttle::sync::{Arc, Mutex};
+use shuttle::thread;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, MmapRegion, VolatileMemory};
+use vmm_sys_util::eventfd::EventFd;
+
+const FUNCTION: FunctionId = FunctionId(8);
+const SCHEDULES: usize = 2000;
+const VECTORS: u16 = 2;
+const BAR: u64 = 0xc000_0000;
+const ELSEWHERE: u64 = 0xd000_0000;
+const TABLE: u64 = 0x40;
+const COMMAND: u64 = 0x04;
+const BAR_REGISTER: u64 = 0x10;
+const POWER: u64 = 0x44;
+const DEVICE_CONTROL: u64 = 0x59;
+const MSIX_CONTROL: u64 = 0x93;
+
+fn message(vector: u16) -> GuestMessage {
+    GuestMessage { address: 0xfee0_0000, data: 0x40 + u32::from(vector) }
+}
+
+/// KVM and the memory map: each call is a place where other threads can run.
+#[derive(Default)]
+struct Kernel {
+    taken: Vec<Gsi>,
+    routes: BTreeMap<Gsi, GuestMessage>,
+    attached: BTreeMap<Gsi, EventFd>,
+    delivered: Vec<GuestMessage>,
+}
+
+impl Kernel {
+    fn pump(&mut self) {
+        for (gsi, event) in &self.attached {
+            if event.read().is_ok() {
+                self.delivered.push(self.routes[gsi]);
+            }
+        }
+    }
+}
+
+struct RoutingTable(Arc<Mutex<Kernel>>);
+
+impl Routes for RoutingTable {
+    fn allocate(&self, count: u16) -> Result<Vec<Gsi>, RoutesError> {
+        let mut kernel = self.0.lock().unwrap();
+        let free = (24..).map(Gsi).filter(|gsi| !kernel.taken.contains(gsi));
+        let gsis: Vec<_> = free.take(usize::from(count)).collect();
+        kernel.taken.extend(&gsis);
+        Ok(gsis)
+    }
+
+    fn free(&self, gsis: &[Gsi]) {
+        let mut kernel = self.0.lock().unwrap();
+        for gsi in gsis {
+            assert!(!kernel.routes.contains_key(gsi) && !kernel.attached.contains_key(gsi));
+            assert!(kernel.taken.contains(gsi));
+        }
+        kernel.taken.retain(|gsi| !gsis.contains(gsi));
+    }
+
+    fn install(&self, changes: &[RouteChange]) -> Result<(), RoutesError> {
+        let mut kernel = self.0.lock().unwrap();
+        kernel.pump();
+        for change in changes {
+            match change.route {
+                Some(route) => drop(kernel.routes.insert(change.gsi, route.message)),
+                None => {
+                    assert!(!kernel.attached.contains_key(&change.gsi));
+                    kernel.routes.remove(&change.gsi);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn attach(&self, event: &EventFd, gsi: Gsi) -> Result<(), RoutesError> {
+        let mut kernel = self.0.lock().unwrap();
+        assert!(kernel.routes.contains_key(&gsi));
+        assert!(kernel.attached.insert(gsi, event.try_clone().unwrap()).is_none());
+        kernel.pump();
+        Ok(())
+    }
+
+    fn detach(&self, event: &EventFd, gsi: Gsi) -> Result<(), RoutesError> {
+        assert!(event.as_raw_fd() >= 0);
+        let mut kernel = self.0.lock().unwrap();
+        kernel.pump();
+        assert!(kernel.attached.remove(&gsi).is_some());
+        Ok(())
+    }
+}
+
+struct MemoryMap(Arc<Mutex<View>>);
+
+impl Window for MemoryMap {
+    fn show(&mut self, view: &View) -> io::Result<()> {
+        *self.0.lock().unwrap() = *view;
+        Ok(())
+    }
+
+    fn table_can_be_direct(&self) -> bool {
+        true
+    }
+}
+
+struct Machine {
+    service: Service,
+    kernel: Arc<Mutex<Kernel>>,
+    view: Arc<Mutex<View>>,
+    device: Arc<SoftwareDevice>,
+    bar: Arc<MmapRegion>,
+    memory: GuestMemoryMmap,
+}
+
+impl Machine {
+    fn new() -> Arc<Self> {
+        let kernel = Arc::new(Mutex::new(Kernel::default()));
+        let view = Arc::new(Mutex::new(View::NOTHING));
+        let config = ServiceConfig::new(Platform::X86_64);
+        let routes = Arc::new(RoutingTable(Arc::clone(&kernel)));
+        let service = Service::new(config, routes);
+        let options = SoftwareOptions { vectors: VECTORS, isolated: true };
+        let function = SoftwareFunction::new(options, 4096).unwrap();
+        let device = function.device();
+        let bar = function.mappings().unwrap().remove(0).memory;
+        let window = Box::new(MemoryMap(Arc::clone(&view)));
+        let policy = FunctionPolicy::default();
+        service.add_function(FUNCTION, Box::new(function), window, policy).unwrap();
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x4000)]).unwrap();
+        let machine = Self { service, kernel, view, device, bar, memory };
+        machine.config_write(BAR_REGISTER, &0xc000_0000_u32.to_le_bytes());
+        machine.config_write(COMMAND, &[2, 0]);
+        machine.config_write(MSIX_CONTROL, &[0x80]);
+        Arc::new(machine)
+    }
+
+    fn config_write(&self, offset: u64, data: &[u8]) {
+        self.service.config_write(FUNCTION, offset, data);
+    }
+
+    /// Both vectors, unmasked; the events that were reported, or `None` where there is no function any more. Each caller has a page of its own.
+    fn configure(&self, page: u32) -> Option<Vec<bool>> {
+        let setups = (0..VECTORS).map(|v| VectorSetup { message: Some(message(v)), masked: false });
+        let mut body = [0; 256];
+        let used =
+            ConfigureRequest::encode(Kind::MsiX, VECTORS, Sequence::START, setups, &mut body)
+                .unwrap();
+        let header = Header::request(CallId::Configure, FUNCTION, 512, used).unwrap();
+        let start = u64::from(page) << 12;
+        self.memory.write_slice(&header.to_bytes(), GuestAddress(start)).unwrap();
+        self.memory.write_slice(&body[..used], GuestAddress(start + 32)).unwrap();
+        self.service.doorbell(&self.memory, page).unwrap();
+        let mut bytes = [0; Header::SIZE];
+        self.memory.read_slice(&mut bytes, GuestAddress(start)).unwrap();
+        let header = Header::from_bytes(&bytes);
+        if header.status == Status::NO_SUCH_FUNCTION {
+            return None;
+        }
+        assert_eq!(header.status, Status::SUCCESS);
+        let mut body = vec![0; usize::try_from(header.body_length).unwrap()];
+        self.memory.read_slice(&mut body, GuestAddress(start + 32)).unwrap();
+        let answer = ConfigureAnswer::decode(&body).unwrap();
+        assert_eq!(answer.mode == TableMode::Direct, answer.reasons.is_empty());
+        Some(answer.vectors.iter().map(|vector| vector.unwrap().pending).collect())
+    }
+
+    /// Writes a mask bit by the mapping or by an exit, as the memory map says at that moment. The map does not change during the store.
+    fn set_mask(&self, vector: u16, masked: bool) {
+        let at = TABLE + u64::from(vector) * 16 + 12;
+        let value = u32::from(masked);
+        {
+            let view = self.view.lock().unwrap();
+            if view.table == TableMode::Direct {
+                let at = usize::try_from(at).unwrap();
+                self.bar.as_volatile_slice().write_obj(value, at).unwrap();
+                return;
+            }
+        }
+        self.service.mmio_write(BAR + at, &value.to_le_bytes());
+    }
+
+    fn raise(&self, vector: u16) {
+        assert!(self.device.raise(VectorIndex(vector)));
+    }
+
+    /// How often a vector's message was delivered, now that all threads are done.
+    fn delivered(&self, vector: u16) -> usize {
+        while self.device.run() {}
+        let mut kernel = self.kernel.lock().unwrap();
+        kernel.pump();
+        kernel.delivered.iter().filter(|delivered| **delivered == message(vector)).count()
+    }
+
+    /// Mode, reasons, memory map and decoded ranges agree.
+    fn is_consistent(&self) {
+        let status = self.service.status(FUNCTION).unwrap();
+        assert_eq!(status.mode == TableMode::Direct, status.reasons.is_empty());
+        let view = *self.view.lock().unwrap();
+        let mut command = [0; 2];
+        self.service.config_read(FUNCTION, COMMAND, &mut command);
+        let mut power = [0];
+        self.service.config_read(FUNCTION, POWER, &mut power);
+        let mut bar = [0; 4];
+        self.service.config_read(FUNCTION, BAR_REGISTER, &mut bar);
+        let answers = command[0] & 2 != 0 && power[0] & 3 == 0;
+        let place = Some(u64::from(u32::from_le_bytes(bar))).filter(|&bar| answers && bar != 0);
+        assert_eq!(view.bars[0].map(|address| address.0), place);
+        if place.is_some() {
+            assert_eq!(view.table, status.mode);
+        }
+        for address in [BAR, ELSEWHERE] {
+            let found = self.service.mmio_read(address, &mut [0; 4]);
+            assert_eq!(found, place == Some(address), "{address:#x}");
+        }
+    }
+}
+
+/// Runs threads of a machine in many orders, and looks at what has become of it.
+fn in_many_orders(threads: &'static [fn(&Machine)], look: fn(&Machine)) {
+    let mut config = shuttle::Config::new();
+    config.stack_size = 0x4_0000;
+    let scheduler = shuttle::scheduler::PctScheduler::new(3, SCHEDULES / 2);
+    let random = shuttle::scheduler::RandomScheduler::new(SCHEDULES / 2);
+    let run = move || {
+        let machine = Machine::new();
+        let handles: Vec<_> = threads
+            .iter()
+            .map(|&act| {
+                let machine = Arc::clone(&machine);
+                thread::spawn(move || act(&machine))
+            })
+            .collect();
+        for handle in handles {
+            handle.join().unwrap();
+        }
+        look(&machine);
+    };
+    shuttle::Runner::new(scheduler, config.clone()).run(run);
+    shuttle::Runner::new(random, config).run(run);
+}
+
+/// Unmasked by then: each of the two events is delivered exactly once.
+fn both_events_arrive(machine: &Machine) {
+    machine.is_consistent();
+    assert_eq!([0, 1].map(|vector| machine.delivered(vector)), [1, 1]);
+}
+
+fn raise_both(machine: &Machine) {
+    machine.raise(0);
+    machine.raise(1);
+}
+
+#[test]
+fn events_masking_and_a_revoke() {
+    in_many_orders(
+        &[
+            |machine| {
+                assert_eq!(machine.configure(0), Some(vec![false; 2]));
+                machine.service.revoke(FUNCTION);
+                machine.service.allow(FUNCTION);
+            },
+            |machine| {
+                machine.set_mask(0, true);
+                machine.set_mask(0, false);
+            },
+            raise_both,
+        ],
+        |machine| {
+            machine.set_mask(0, false);
+            both_events_arrive(machine);
+        },
+    );
+}
+
+#[test]
+fn events_and_function_mask() {
+    in_many_orders(
+        &[
+            |machine| drop(machine.configure(0)),
+            |machine| {
+                machine.config_write(MSIX_CONTROL, &[0xc0]);
+                machine.config_write(MSIX_CONTROL, &[0x80]);
+            },
+            raise_both,
+        ],
+        both_events_arrive,
+    );
+}
+
+#[test]
+fn a_bar_moves_and_decoding_changes_while_others_access_it() {
+    in_many_orders(
+        &[
+            |machine| {
+                machine.config_write(BAR_REGISTER, &0xd000_0000_u32.to_le_bytes());
+                machine.config_write(COMMAND, &[0, 0]);
+            },
+            |machine| {
+                machine.service.mmio_read(BAR + TABLE, &mut [0; 4]);
+                machine.service.mmio_write(ELSEWHERE + TABLE + 12, &[0; 4]);
+            },
+            |machine| {
+                machine.configure(0);
+                machine.config_write(COMMAND, &[2, 0]);
+                machine.config_write(POWER, &[3, 0]);
+                machine.config_write(POWER, &[0, 0]);
+            },
+        ],
+        Machine::is_consistent,
+    );
+}
+
+#[test]
+fn resets_while_a_vcpu_configures() {
+    in_many_orders(
+        &[
+            |machine| drop(machine.configure(0)),
+            |machine| {
+                machine.config_write(DEVICE_CONTROL, &[0x80]);
+                machine.service.reset_function(FUNCTION);
+            },
+            |machine| machine.service.reset(),
+        ],
+        Machine::is_consistent,
+    );
+}
+
+#[test]
+fn a_function_goes_while_vcpus_use_it() {
+    in_many_orders(
+        &[
+            |machine| drop(machine.configure(0)),
+            |machine| {
+                machine.service.mmio_write(BAR + TABLE + 12, &[0; 4]);
+                machine.config_write(MSIX_CONTROL, &[0xc0]);
+            },
+            |machine| assert!(machine.service.remove_function(FUNCTION)),
+        ],
+        |machine| {
+            assert_eq!(*machine.view.lock().unwrap(), View::NOTHING);
+            assert!(!machine.service.mmio_read(BAR, &mut [0; 4]));
+            let kernel = machine.kernel.lock().unwrap();
+            assert!(kernel.taken.is_empty() && kernel.routes.is_empty());
+            assert!(kernel.attached.is_empty());
+        },
+    );
+}
+
+#[test]
+fn two_vcpus_configure_and_a_third_adds_a_neighbour() {
+    in_many_orders(
+        &[
+            |machine| drop(machine.configure(0)),
+            |machine| drop(machine.configure(1)),
+            |machine| {
+                let options = SoftwareOptions { vectors: 1, isolated: true };
+                let function = SoftwareFunction::new(options, 4096).unwrap();
+                let window = Box::new(MemoryMap(Arc::new(Mutex::new(View::NOTHING))));
+                let policy = FunctionPolicy::default();
+                let id = FunctionId(16);
+                machine.service.add_function(id, Box::new(function), window, policy).unwrap();
+                assert!(machine.service.remove_function(id));
+            },
+        ],
+        |machine| {
+            machine.raise(0);
+            machine.raise(1);
+            both_events_arrive(machine);
+        },
+    );
+}
