@@ -1,7 +1,7 @@
-//! Links a guest at a fixed address, so that the machine can load it without relocating.
+//! The guests' build script: links at a fixed address, so that the machine can load a guest without relocating.
 
 fn main() {
-    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=../link.rs");
     let arguments: &[&str] = match std::env::var("CARGO_CFG_TARGET_ARCH").as_deref() {
         // The first is aarch64-rt's, the second the runtime's.
         Ok("aarch64") => &["-Timage.ld", "-Tmemory.ld"],
