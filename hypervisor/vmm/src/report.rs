@@ -193,26 +193,9 @@ pub struct Io {
 pub struct Soak {
     /// How long, in seconds.
     pub seconds: u64,
-    /// Rounds, each settled exactly.
-    pub rounds: u64,
-    /// Events that the devices have raised.
-    pub events: u64,
-    /// Interrupts that the guest has taken.
-    pub interrupts: u64,
-    /// Events without an interrupt of their own, as the vector was pending already.
-    pub merged: u64,
-    /// Events that a reset or the end of an assignment has dropped.
-    pub dropped: u64,
-    /// Events that had to be delivered and were not.
-    pub lost: u64,
-    /// Interrupts without a message behind them.
-    pub doubled: u64,
-    /// Interrupts of a vector or function that was masked and quiet.
-    pub while_masked: u64,
-    /// Operations of the guest on functions, other than masking.
-    pub operations: u64,
-    /// Vectors masked or unmasked.
-    pub mask_changes: u64,
+    /// What the guest has counted.
+    #[serde(flatten)]
+    pub guest: pvmsi_guest_report::Soak,
     /// Times a table became direct or trapped.
     pub mode_switches: u64,
     /// Calls of PV-MSI.
@@ -233,16 +216,7 @@ impl Soak {
         let sum = |of: fn(&Counters) -> u64| functions.iter().map(of).fold(0, u64::saturating_add);
         Self {
             seconds,
-            rounds: guest.rounds,
-            events: guest.events,
-            interrupts: guest.interrupts,
-            merged: guest.merged,
-            dropped: guest.dropped,
-            lost: guest.lost,
-            doubled: guest.doubled,
-            while_masked: guest.while_masked,
-            operations: guest.operations,
-            mask_changes: guest.mask_changes,
+            guest: *guest,
             mode_switches: sum(|counters| {
                 counters.switches_to_direct.saturating_add(counters.switches_to_trapped)
             }),
@@ -255,9 +229,9 @@ impl Soak {
     /// What is wrong in the figures.
     pub(crate) fn check(&self) -> Vec<String> {
         [
-            (self.lost, "events lost"),
-            (self.doubled, "interrupts doubled"),
-            (self.while_masked, "interrupts while masked"),
+            (self.guest.lost, "events lost"),
+            (self.guest.doubled, "interrupts doubled"),
+            (self.guest.while_masked, "interrupts while masked"),
             (self.failed_calls, "calls failed"),
         ]
         .into_iter()

@@ -43,19 +43,19 @@ fn soak_table(out: &mut String, soak: &Soak) {
     let _ = writeln!(out, "\nsoak");
     for (name, figure) in [
         ("seconds", soak.seconds),
-        ("rounds", soak.rounds),
-        ("operations", soak.operations),
-        ("mask changes", soak.mask_changes),
+        ("rounds", soak.guest.rounds),
+        ("operations", soak.guest.operations),
+        ("mask changes", soak.guest.mask_changes),
         ("mode switches", soak.mode_switches),
         ("calls", soak.calls),
         ("routing updates", soak.routing_updates),
-        ("events", soak.events),
-        ("interrupts", soak.interrupts),
-        ("merged", soak.merged),
-        ("dropped by resets and releases", soak.dropped),
-        ("lost", soak.lost),
-        ("doubled", soak.doubled),
-        ("while masked", soak.while_masked),
+        ("events", soak.guest.events),
+        ("interrupts", soak.guest.interrupts),
+        ("merged", soak.guest.merged),
+        ("dropped by resets and releases", soak.guest.dropped),
+        ("lost", soak.guest.lost),
+        ("doubled", soak.guest.doubled),
+        ("while masked", soak.guest.while_masked),
     ] {
         let _ = writeln!(out, "  {name:<32}{figure:>12}");
     }
