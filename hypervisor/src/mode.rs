@@ -80,12 +80,9 @@ impl FunctionState {
 
     /// Takes the table back. What the guest has masked is masked by the host from now on, and its events wait in eventfds.
     pub(crate) fn leave_direct(&mut self) {
-        if self.mode == TableMode::Trapped {
+        if !self.take_back() {
             return;
         }
-        self.mode = TableMode::Trapped;
-        // No vCPU can touch the table after this, so the bits read below are the last ones.
-        let _ = self.show(&self.view());
         let count = usize::from(self.assigned());
         let bits: Vec<_> = (0..self.assigned())
             .map(|index| self.function.masked(VectorIndex(index)).unwrap_or(true))
@@ -111,8 +108,19 @@ impl FunctionState {
             }
         }
         self.write_masks(&masked, false);
+    }
+
+    /// Takes the table out of the guest's hands, and leaves it as it is: what waits in the function for a masked vector stays there. Whether it was direct.
+    pub(crate) fn take_back(&mut self) -> bool {
+        if self.mode == TableMode::Trapped {
+            return false;
+        }
+        self.mode = TableMode::Trapped;
+        // No vCPU can touch the table after this: its mask bits are the last ones.
+        let _ = self.show(&self.view());
         self.counters.switches_to_trapped = self.counters.switches_to_trapped.saturating_add(1);
         self.mode_changed();
+        true
     }
 
     fn write_masks(&mut self, vectors: &[usize], masked: bool) -> bool {

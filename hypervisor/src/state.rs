@@ -591,7 +591,8 @@ impl FunctionState {
     /// Back to the default: no vector assigned, table trapped, every entry as after power-on.
     pub(crate) fn become_default(&mut self) {
         self.preparation = None;
-        self.leave_direct();
+        // Not by `leave_direct`: it unmasks the function, and what it would emit goes with its event.
+        self.take_back();
         self.tear_down();
         let vectors = usize::from(self.layout.vectors());
         self.owner = Owner::Legacy(vec![LegacyEntry::RESET; vectors]);
