@@ -121,7 +121,11 @@ impl FunctionState {
             .map(|VectorSetup { message, masked }| AssignedVector { message, masked })
             .collect();
         let (mode, generation) = (self.mode, self.generation);
-        self.leave_direct();
+        if !self.leave_direct() {
+            self.retire(before);
+            self.free_spare_gsis();
+            return Err(CallError::Hardware);
+        }
         let owner = std::mem::replace(&mut self.owner, Owner::Assigned(new));
         let set_up = self.set_up;
         if let Err(error) = self.establish(granted, usize::from(wanted)) {
@@ -276,7 +280,9 @@ impl FunctionState {
             self.set_up_interrupts(count)?;
         }
         // A reset that nobody saw may have cost vectors that stay set up their messages.
-        self.rewrite_table();
+        if !self.rewrite_table() {
+            return Err(io::Error::other("the vector table could not be written").into());
+        }
         self.converge()?;
         self.retire(count);
         self.free_spare_gsis();
@@ -296,6 +302,9 @@ impl FunctionState {
             self.complain("interrupts could not be set up again", &error);
         }
         self.retire(before);
+        if self.stale {
+            self.rewrite_table();
+        }
         self.converge_or_log();
         self.free_spare_gsis();
         self.evaluate();
@@ -374,13 +383,17 @@ impl FunctionState {
         }
     }
 
-    pub(crate) fn restore(&mut self) {
+    pub(crate) fn restore(&mut self) -> Result<(), CallError> {
         if let Owner::Assigned(_) = self.owner {
-            self.rewrite_table();
+            if !self.rewrite_table() {
+                return Err(CallError::Hardware);
+            }
             self.migrated = false;
             self.generation = self.generation.next();
+            self.unmappable = false;
             self.evaluate();
         }
+        Ok(())
     }
 
     /// Vectors for the trapped table: as many as the host has, at least one.

@@ -39,16 +39,16 @@ impl FunctionState {
         if offset >= CONFIG_BYTES {
             return;
         }
+        self.catch_up();
         let control = (offset..).zip(data).find(|(at, _)| *at == self.registers.msix_control);
         let control = control.map(|(_, &byte)| byte);
         let effect = self.effect(offset, data);
-        // Unmap first, then change.
-        if effect != Effect::None {
-            self.leave_direct();
-            let _ = self.show(&View::NOTHING);
+        // What the function would stop to answer on must not be shown: unmap first, then change.
+        let possible = effect == Effect::None || self.hide_all();
+        if possible {
+            self.forward(offset, data);
         }
-        self.forward(offset, data);
-        if effect == Effect::Reset {
+        if possible && effect == Effect::Reset {
             self.after_reset();
         }
         if effect != Effect::None {
@@ -60,6 +60,11 @@ impl FunctionState {
                 function_mask: byte & MSIX_FUNCTION_MASK != 0,
             });
         }
+    }
+
+    /// Takes all pages out; `false` where some are still shown.
+    fn hide_all(&mut self) -> bool {
+        self.leave_direct() && self.take_out(&View::NOTHING)
     }
 
     /// What the write will do to the function's memory.
@@ -105,18 +110,40 @@ impl FunctionState {
 
     /// Reads what a write may have changed, and makes memory map and mode match.
     pub(crate) fn refresh(&mut self) {
+        let woke = self.read_placement();
+        self.unmappable = false;
+        if woke && self.set_up > 0 {
+            // Power states below D0 may cost a function its table.
+            self.recover_table();
+        } else if self.stale && self.set_up > 0 {
+            self.rewrite_table();
+        }
+        self.read_table_messages();
+        let _ = self.show(&self.view());
+        self.evaluate();
+    }
+
+    /// Whether the function has come back to full power.
+    fn read_placement(&mut self) -> bool {
         let function = self.function.as_mut();
-        let decoding = capability::word(function, COMMAND.start) & COMMAND_MEMORY != 0;
-        let full_power = self
-            .registers
-            .power
-            .as_ref()
-            .is_none_or(|power| capability::byte(function, power.start) & 3 == 0);
+        // A read that fails answers ones, which no register here holds.
+        let command = capability::word(function, COMMAND.start);
+        let decoding = command != u16::MAX && command & COMMAND_MEMORY != 0;
+        let mut unread = command == u16::MAX;
+        let power = self.registers.power.as_ref();
+        let power = power.map(|power| capability::byte(function, power.start));
+        unread |= power == Some(u8::MAX);
+        let full_power = power.is_none_or(|power| power & 3 == 0);
         let mut bars = [None; BarIndex::COUNT];
         for (index, (address, bar)) in (0_u64..).zip(bars.iter_mut().zip(self.layout.bars())) {
             let Some(bar) = bar else { continue };
             let register = BARS.start.saturating_add(index.saturating_mul(4));
-            let low = capability::double_word(function, register) & !0xf;
+            let low = capability::double_word(function, register);
+            if low == u32::MAX {
+                unread = true;
+                continue;
+            }
+            let low = low & !0xf;
             let high = if bar.is_64bit {
                 capability::double_word(function, register.saturating_add(4))
             } else {
@@ -128,18 +155,10 @@ impl FunctionState {
             *address = (base != 0).then_some(GuestAddress(base));
         }
         let woke = full_power && !self.placement.full_power;
-        let moved = bars != self.placement.bars;
         self.placement = Placement { decoding, full_power, bars };
-        self.unmappable &= !moved;
-        if woke && self.set_up > 0 {
-            // Power states below D0 may cost a function its table.
-            self.recover_table();
-        } else if self.stale && self.set_up > 0 {
-            self.rewrite_table();
-        }
-        self.read_table_messages();
-        let _ = self.show(&self.view());
-        self.evaluate();
+        self.unread = unread;
+        self.behind |= unread;
+        woke
     }
 
     fn set_control(&mut self, control: MsixControl) {
@@ -175,6 +194,8 @@ impl FunctionState {
         match &mut self.owner {
             Owner::Assigned(_) => {
                 self.generation = self.generation.next();
+                // The write that has reset the function may have moved or stopped it, too.
+                self.read_placement();
                 self.recover_table();
             }
             Owner::Legacy(entries) => {
@@ -188,12 +209,13 @@ impl FunctionState {
 
     /// As a function level reset, asked for by the host.
     pub(crate) fn reset_function(&mut self) {
-        self.leave_direct();
-        let _ = self.show(&View::NOTHING);
-        if let Err(error) = self.function.reset() {
-            self.complain("the function could not be reset", &error);
+        self.catch_up();
+        if self.hide_all() {
+            if let Err(error) = self.function.reset() {
+                self.complain("the function could not be reset", &error);
+            }
+            self.after_reset();
         }
-        self.after_reset();
         self.refresh();
     }
 
@@ -210,12 +232,14 @@ impl FunctionState {
 
     /// Machine reset: everything to the state at power-on, decoding off.
     pub(crate) fn reset_machine(&mut self) {
+        self.catch_up();
         self.become_default();
         self.control = MsixControl::default();
-        let _ = self.show(&View::NOTHING);
-        self.power_on_config();
-        if let Err(error) = self.function.reset() {
-            self.complain("the function could not be reset", &error);
+        if self.hide_all() {
+            self.power_on_config();
+            if let Err(error) = self.function.reset() {
+                self.complain("the function could not be reset", &error);
+            }
         }
         self.refresh();
     }

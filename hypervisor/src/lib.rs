@@ -30,6 +30,7 @@
 
 mod calls;
 mod capability;
+mod catch_up;
 mod config;
 mod counters;
 mod event;

@@ -21,7 +21,7 @@ impl FunctionState {
             }
             // Not looked for while the table is trapped anyway, but no longer said than it is true.
             TableMode::Trapped if self.held => self.held = self.masked_event_waits(),
-            TableMode::Direct if !others.is_empty() => self.leave_direct(),
+            TableMode::Direct if !others.is_empty() => drop(self.leave_direct()),
             _ => {}
         }
     }
@@ -43,6 +43,10 @@ impl FunctionState {
             .filter(|&index| assigned.get(index).is_none_or(|vector| vector.masked))
             .collect();
         let granted = assigned.len();
+        if !self.can_hand_over() {
+            self.unmappable = true;
+            return;
+        }
         let mut given = self.write_masks(&masked, true);
         self.function.settle();
         for &index in masked.iter().filter(|&&index| index < granted) {
@@ -75,17 +79,36 @@ impl FunctionState {
         if let Err(error) = self.detach_unwanted() {
             self.log_routes(&error);
         }
-        self.write_masks(&masked, false);
+        self.unmask(&masked);
+        self.unmappable |= !self.held;
     }
 
-    /// Takes the table back. What the guest has masked is masked by the host from now on, and its events wait in eventfds.
-    pub(crate) fn leave_direct(&mut self) {
+    /// Whether the table is as the guest shall find it.
+    fn can_hand_over(&mut self) -> bool {
+        self.unblock();
+        let mut set_up = self.vectors.iter().take(self.set_up);
+        set_up.all(|vector| !vector.blocked && vector.table_message.is_some())
+            && self.set_up == self.vectors.len()
+            && !self.stale
+            && !self.leftover
+    }
+
+    /// Takes the table back; `false` where its pages are still shown, and the table is direct as before. What the guest has masked is masked by the host from now on, and its events wait in eventfds.
+    pub(crate) fn leave_direct(&mut self) -> bool {
+        if self.mode == TableMode::Trapped {
+            return true;
+        }
         if !self.take_back() {
-            return;
+            return false;
         }
         let count = usize::from(self.assigned());
         let bits: Vec<_> = (0..self.assigned())
-            .map(|index| self.function.masked(VectorIndex(index)).unwrap_or(true))
+            .map(|index| {
+                let vector = VectorIndex(index);
+                // There is no other place that knows it, and no second chance.
+                let read = self.function.masked(vector).or_else(|_| self.function.masked(vector));
+                read.unwrap_or(true)
+            })
             .collect();
         if let Owner::Assigned(assigned) = &mut self.owner {
             for (vector, masked) in assigned.iter_mut().zip(&bits) {
@@ -104,23 +127,38 @@ impl FunctionState {
             if let Some(message) = vector.table_message
                 && self.function.table_message(index).ok() != Some(message)
             {
-                let _ = self.function.set_table_message(index, message);
+                self.stale |= self.function.set_table_message(index, message).is_err();
             }
         }
-        self.write_masks(&masked, false);
+        self.behind |= self.stale;
+        self.unmask(&masked);
+        true
     }
 
-    /// Takes the table out of the guest's hands, and leaves it as it is: what waits in the function for a masked vector stays there. Whether it was direct.
+    /// Takes the table out of the guest's hands, and leaves it as it is: what waits in the function for a masked vector stays there. `false` where its pages are still shown, and the table is direct as before.
     pub(crate) fn take_back(&mut self) -> bool {
         if self.mode == TableMode::Trapped {
-            return false;
+            return true;
         }
         self.mode = TableMode::Trapped;
         // No vCPU can touch the table after this: its mask bits are the last ones.
-        let _ = self.show(&self.view());
+        if !self.take_out(&self.view()) {
+            self.mode = TableMode::Direct;
+            return false;
+        }
         self.counters.switches_to_trapped = self.counters.switches_to_trapped.saturating_add(1);
         self.mode_changed();
         true
+    }
+
+    /// Clears the function's mask bits of these vectors, but of those that could not be detached.
+    fn unmask(&mut self, vectors: &[usize]) {
+        for &index in vectors {
+            if let Some(vector) = self.vectors.get_mut(index) {
+                vector.blocked = true;
+            }
+            self.unblock_vector(index);
+        }
     }
 
     fn write_masks(&mut self, vectors: &[usize], masked: bool) -> bool {
@@ -128,7 +166,8 @@ impl FunctionState {
         let result = vectors
             .iter()
             .filter_map(|&index| u16::try_from(index).ok())
-            .try_for_each(|index| function.set_masked(VectorIndex(index), masked));
+            .map(|index| function.set_masked(VectorIndex(index), masked))
+            .fold(Ok(()), Result::and);
         if let Err(error) = &result {
             self.complain("mask bits could not be written", error);
         }

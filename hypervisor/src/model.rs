@@ -44,6 +44,11 @@ pub struct Snapshot {
     stale: bool,
     paused: bool,
     migrated: bool,
+    behind: bool,
+    unshown: bool,
+    unread: bool,
+    leftover: bool,
+    stuck: Vec<VectorSnapshot>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -52,6 +57,7 @@ struct VectorSnapshot {
     installed: Option<Route>,
     attached: bool,
     table_message: Option<TableMessage>,
+    blocked: bool,
     signalled: bool,
 }
 
@@ -128,6 +134,11 @@ impl FunctionState {
             stale,
             paused,
             migrated,
+            behind,
+            unshown,
+            unread,
+            leftover,
+            stuck,
             generation: _,
             counters: _,
             log: _,
@@ -148,6 +159,11 @@ impl FunctionState {
             stale: *stale,
             paused: *paused,
             migrated: *migrated,
+            behind: *behind,
+            unshown: *unshown,
+            unread: *unread,
+            leftover: *leftover,
+            stuck: stuck.iter().map(VectorSnapshot::of).collect(),
         }
     }
 
@@ -168,6 +184,11 @@ impl FunctionState {
             stale,
             paused,
             migrated,
+            behind,
+            unshown,
+            unread,
+            leftover,
+            stuck,
         } = snapshot;
         self.control = *control;
         self.placement = Placement {
@@ -178,9 +199,13 @@ impl FunctionState {
         self.owner.clone_from(owner);
         // Making an eventfd costs more than all else here.
         let mut spare = SPARE.take();
-        spare.extend(self.vectors.drain(..).map(|vector| vector.event));
+        let old = self.vectors.drain(..).chain(self.stuck.drain(..));
+        spare.extend(old.map(|vector| vector.event));
         for vector in vectors {
             self.vectors.push(vector.make(spare.pop())?);
+        }
+        for vector in stuck {
+            self.stuck.push(vector.make(spare.pop())?);
         }
         spare.truncate(SPARES);
         SPARE.set(spare);
@@ -193,6 +218,10 @@ impl FunctionState {
         self.stale = *stale;
         self.paused = *paused;
         self.migrated = *migrated;
+        self.behind = *behind;
+        self.unshown = *unshown;
+        self.unread = *unread;
+        self.leftover = *leftover;
         self.generation = Generation::default();
         self.counters = Counters::default();
         self.log = RateLimit::default();
@@ -202,12 +231,13 @@ impl FunctionState {
 
 impl VectorSnapshot {
     fn of(vector: &Vector) -> Self {
-        let Vector { event, gsi, installed, attached, table_message } = vector;
+        let Vector { event, gsi, installed, attached, table_message, blocked } = vector;
         Self {
             gsi: *gsi,
             installed: *installed,
             attached: *attached,
             table_message: *table_message,
+            blocked: *blocked,
             signalled: holds(event),
         }
     }
@@ -218,8 +248,8 @@ impl VectorSnapshot {
         if self.signalled {
             put(&event);
         }
-        let Self { gsi, installed, attached, table_message, signalled: _ } = *self;
-        Ok(Vector { event, gsi, installed, attached, table_message })
+        let Self { gsi, installed, attached, table_message, blocked, signalled: _ } = *self;
+        Ok(Vector { event, gsi, installed, attached, table_message, blocked })
     }
 }
 

@@ -148,7 +148,7 @@ impl Service {
         let mut state = entry.lock();
         state.revoked = true;
         state.become_default();
-        let _ = state.show(&crate::window::View::NOTHING);
+        state.take_out(&crate::window::View::NOTHING);
         state.placement.decoding = false;
         // Last: no call says that the function is gone while its pages are mapped.
         let mut functions = self.functions.write().unwrap_or_else(PoisonError::into_inner);
@@ -290,6 +290,7 @@ impl Service {
     /// Takes a function's table back, until [`allow`](Self::allow). `false` when there is no such function.
     pub fn revoke(&self, id: FunctionId) -> bool {
         self.with(id, |state| {
+            state.catch_up();
             state.revoked = true;
             state.evaluate();
         })
@@ -299,7 +300,9 @@ impl Service {
     /// Gives a table back that was revoked, if all else allows it. `false` when there is no such function.
     pub fn allow(&self, id: FunctionId) -> bool {
         self.with(id, |state| {
+            state.catch_up();
             state.revoked = false;
+            state.unmappable = false;
             state.evaluate();
         })
         .is_some()
@@ -404,6 +407,9 @@ fn dispatch(
     bound: u16,
 ) -> Result<Vec<u8>, CallError> {
     let list_room = room.saturating_sub(ANSWER_HEAD_MAX);
+    if !matches!(request, Request::QueryFunction | Request::QueryVectors(_)) {
+        state.catch_up();
+    }
     match request {
         Request::Configure(request) => {
             let needed = usize::from(request.requested).saturating_mul(VECTOR_ANSWER_MAX);
@@ -441,7 +447,7 @@ fn dispatch(
             encode(room, |buffer| answer.encode(buffer))
         }
         Request::Restore => {
-            state.restore();
+            state.restore()?;
             let answer = RestoreAnswer {
                 mode: state.mode,
                 reasons: state.reasons(),

@@ -21,6 +21,7 @@
 //! settled and found empty before KVM is attached. (2) Pages of a function that
 //! would not answer are not mapped: they are taken out before the cause.
 //! (4) Direct only with isolation: `reasons` is the one place that decides.
+//! What holds when the kernel refuses a step: `catch_up`.
 
 use std::io;
 use std::sync::Arc;
@@ -83,11 +84,18 @@ pub(crate) struct Vector {
     pub(crate) attached: bool,
     /// What the table holds; absent until it could be read.
     pub(crate) table_message: Option<TableMessage>,
+    /// The function's own mask bit may be set although the table is trapped.
+    pub(crate) blocked: bool,
 }
 
 impl Vector {
     pub(crate) fn new(event: EventFd, gsi: Option<Gsi>) -> Self {
-        Self { event, gsi, installed: None, attached: false, table_message: None }
+        Self { event, gsi, installed: None, attached: false, table_message: None, blocked: false }
+    }
+
+    /// Whether nothing of it is in the routes: its GSI can be given away.
+    pub(crate) fn is_out(&self) -> bool {
+        !self.attached && self.installed.is_none()
     }
 }
 
@@ -139,6 +147,16 @@ pub(crate) struct FunctionState {
     pub(crate) unmappable: bool,
     /// The table has lost its messages while it could not be written.
     pub(crate) stale: bool,
+    /// Something went wrong and is to be tried again.
+    pub(crate) behind: bool,
+    /// The memory map was not made as it should be.
+    pub(crate) unshown: bool,
+    /// Configuration space could not be read when the placement was to be learnt.
+    pub(crate) unread: bool,
+    /// Interrupts that should be down may still be set up.
+    pub(crate) leftover: bool,
+    /// Vectors that are no more, but could not be taken out of the routes.
+    pub(crate) stuck: Vec<Vector>,
     pub(crate) generation: Generation,
     pub(crate) counters: Counters,
     pub(crate) log: RateLimit,
@@ -183,6 +201,11 @@ impl FunctionState {
             held: false,
             unmappable: false,
             stale: false,
+            behind: false,
+            unshown: false,
+            unread: false,
+            leftover: false,
+            stuck: Vec::new(),
             generation: Generation::default(),
             counters: Counters::default(),
             log: RateLimit::default(),
@@ -237,18 +260,20 @@ impl FunctionState {
     /// Makes the memory map match the state.
     pub(crate) fn show(&mut self, view: &View) -> io::Result<()> {
         let shown = self.window.show(view);
+        self.unshown = shown.is_err();
         if let Err(error) = &shown {
             self.complain("the guest's memory map could not be changed", error);
         }
         shown
     }
 
-    /// Says what went wrong on a path that goes on all the same, at a bounded rate: a guest can cause it.
+    /// Says what went wrong on a path that goes on all the same, at a bounded rate: a guest can cause it. The next operation tries to make up for it.
     pub(crate) fn complain(
         &mut self,
         what: &'static str,
         error: &(dyn std::error::Error + 'static),
     ) {
+        self.behind = true;
         if self.log.allow() {
             tracing::error!(function = %self.id, error, "{what}");
         }
@@ -322,7 +347,9 @@ impl FunctionState {
         if !self.platform.binds_at_attach() || !vectors.clone().any(attached) {
             return Ok(());
         }
-        self.leave_direct();
+        if !self.leave_direct() {
+            return Err(still_shown());
+        }
         vectors.into_iter().try_for_each(|index| self.detach(index))
     }
 
@@ -348,7 +375,24 @@ impl FunctionState {
     pub(crate) fn converge_or_log(&mut self) {
         if let Err(error) = self.converge() {
             self.log_routes(&error);
+            let against = |index: usize| {
+                self.vectors.get(index).is_some_and(|vector| vector.attached)
+                    && !self.wanted_attached(index)
+            };
+            if (0..self.vectors.len()).any(against) {
+                // Only where the table is the host's can the function hold back what must not fire.
+                self.leave_direct();
+            }
         }
+    }
+
+    /// Detaches a vector whose event would go to a message that is no longer its own.
+    pub(crate) fn detach_misled(&mut self, index: usize) -> Result<(), RoutesError> {
+        let vector = self.vectors.get(index);
+        if vector.is_some_and(|vector| vector.installed != self.wanted_route(index)) {
+            self.detach(index)?;
+        }
+        Ok(())
     }
 
     pub(crate) fn log_routes(&mut self, error: &RoutesError) {
@@ -356,12 +400,14 @@ impl FunctionState {
     }
 
     pub(crate) fn detach_unwanted(&mut self) -> Result<(), RoutesError> {
+        // The others go on when one fails.
+        let mut all = Ok(());
         for index in 0..self.vectors.len() {
             if !self.wanted_attached(index) || self.is_bound_elsewhere(index) {
-                self.detach(index)?;
+                all = all.and(self.detach(index));
             }
         }
-        Ok(())
+        all
     }
 
     fn detach(&mut self, index: usize) -> Result<(), RoutesError> {
@@ -369,11 +415,46 @@ impl FunctionState {
             return Ok(());
         };
         if let Some(gsi) = vector.gsi {
-            self.routes.detach(&vector.event, gsi)?;
+            if let Err(error) = self.routes.detach(&vector.event, gsi) {
+                self.block_vector(index);
+                return Err(error);
+            }
             self.counters.detaches = self.counters.detaches.saturating_add(1);
         }
         vector.attached = false;
+        self.unblock_vector(index);
         Ok(())
+    }
+
+    /// The function's own mask bit of a vector, where it is the host's to write.
+    fn own_mask(&self, index: usize) -> Option<VectorIndex> {
+        let trapped = self.mode == TableMode::Trapped && self.accessible() && index < self.set_up;
+        u16::try_from(index).ok().map(VectorIndex).filter(|_| trapped)
+    }
+
+    /// Lets the function hold the events of a vector that stays attached against the host's will.
+    pub(crate) fn block_vector(&mut self, index: usize) {
+        let number = self.own_mask(index);
+        if let (Some(number), Some(vector)) = (number, self.vectors.get_mut(index)) {
+            vector.blocked = true;
+            if let Err(error) = self.function.set_masked(number, true) {
+                self.complain("a mask bit could not be set", &error);
+            }
+        }
+    }
+
+    /// Ends that, once the vector is detached or may fire.
+    pub(crate) fn unblock_vector(&mut self, index: usize) {
+        let must_hold = !self.wanted_attached(index);
+        let number = self.own_mask(index);
+        let vector = self.vectors.get_mut(index);
+        let vector = vector.filter(|vector| vector.blocked && !(vector.attached && must_hold));
+        if let (Some(number), Some(vector)) = (number, vector) {
+            match self.function.set_masked(number, false) {
+                Ok(()) => vector.blocked = false,
+                Err(error) => self.complain("a mask bit could not be cleared", &error),
+            }
+        }
     }
 
     /// One routing update for all vectors of the range whose route changes; none when none does.
@@ -416,14 +497,18 @@ impl FunctionState {
     ) -> Result<(), RoutesError> {
         if self.mode == TableMode::Direct && range.clone().any(|index| self.must_stay_held(index)) {
             self.held = true;
-            self.leave_direct();
-        }
-        for index in range {
-            if self.wanted_attached(index) {
-                self.attach(index)?;
+            if !self.leave_direct() {
+                return Err(still_shown());
             }
         }
-        Ok(())
+        // The others go on when one fails.
+        let mut all = Ok(());
+        for index in range {
+            if self.wanted_attached(index) {
+                all = all.and(self.attach(index));
+            }
+        }
+        all
     }
 
     fn must_stay_held(&mut self, index: usize) -> bool {
@@ -441,20 +526,25 @@ impl FunctionState {
     /// wake-up and by its look at what the eventfd holds. While the table is the host's, the
     /// function holds its events back for that moment.
     fn attach(&mut self, index: usize) -> Result<(), RoutesError> {
-        let number = u16::try_from(index).ok().map(VectorIndex);
-        let trapped = self.mode == TableMode::Trapped && self.accessible() && index < self.set_up;
-        let hold = number.filter(|_| trapped);
+        let hold = self.own_mask(index);
         let Some(vector) = self.vectors.get_mut(index).filter(|vector| !vector.attached) else {
+            self.unblock_vector(index);
             return Ok(());
         };
+        let mut held = Ok(());
         if let Some(number) = hold {
-            let _ = self.function.set_masked(number, true);
+            vector.blocked = true;
+            held = self.function.set_masked(number, true);
         }
-        let attached = Self::attach_vector(self.routes.as_ref(), vector, &mut self.counters);
+        let attached = held
+            .map_err(mask_bit)
+            .and_then(|()| Self::attach_vector(self.routes.as_ref(), vector, &mut self.counters));
+        let mut let_go = Ok(());
         if let Some(number) = hold {
-            let _ = self.function.set_masked(number, false);
+            let_go = self.function.set_masked(number, false);
+            vector.blocked = let_go.is_err();
         }
-        attached
+        attached.and(let_go.map_err(mask_bit))
     }
 
     fn attach_vector(
@@ -478,6 +568,7 @@ impl FunctionState {
         // Vectors that stay set up keep their messages, even where the table has lost them.
         let kept = self.set_up.min(count);
         self.set_up = count;
+        self.leftover = false;
         for vector in self.vectors.iter_mut().skip(kept) {
             vector.table_message = None;
         }
@@ -490,10 +581,17 @@ impl FunctionState {
         if !self.accessible() || self.mode == TableMode::Direct {
             return;
         }
+        let mut failure = None;
         for (index, vector) in (0..).zip(self.vectors.iter_mut().take(self.set_up)) {
             if vector.table_message.is_none() {
-                vector.table_message = self.function.table_message(VectorIndex(index)).ok();
+                match self.function.table_message(VectorIndex(index)) {
+                    Ok(message) => vector.table_message = Some(message),
+                    Err(error) => failure = Some(error),
+                }
             }
+        }
+        if let Some(error) = failure {
+            self.complain("the vector table could not be read", &error);
         }
     }
 
@@ -501,22 +599,23 @@ impl FunctionState {
     pub(crate) fn recover_table(&mut self) {
         let count = self.set_up;
         let known = self.vectors.iter().take(count).all(|vector| vector.table_message.is_some());
-        if known {
-            self.rewrite_table();
-        } else if let Err(error) =
-            self.set_up_interrupts(0).and_then(|()| self.set_up_interrupts(count))
+        if !known
+            && let Err(error) =
+                self.set_up_interrupts(0).and_then(|()| self.set_up_interrupts(count))
         {
             self.complain("interrupts could not be set up again", &error);
+            self.leftover = true;
+            return;
         }
+        self.rewrite_table();
     }
 
     /// Puts the table messages back after a reset; the mask bits too while the table is trapped, where they are the host's.
-    pub(crate) fn rewrite_table(&mut self) {
+    pub(crate) fn rewrite_table(&mut self) -> bool {
         if !self.accessible() {
             self.stale = true;
-            return;
+            return true;
         }
-        self.stale = false;
         let trapped = self.mode == TableMode::Trapped;
         let function = &mut self.function;
         let written =
@@ -525,11 +624,13 @@ impl FunctionState {
                 if let Some(message) = vector.table_message {
                     function.set_table_message(index, message)?;
                 }
-                if trapped { function.set_masked(index, false) } else { Ok(()) }
+                if trapped { function.set_masked(index, vector.blocked) } else { Ok(()) }
             });
-        if let Err(error) = written {
-            self.complain("the vector table could not be written", &error);
+        self.stale = written.is_err();
+        if let Err(error) = &written {
+            self.complain("the vector table could not be written", error);
         }
+        written.is_ok()
     }
 
     /// Takes all interrupts down: no route, no event, no GSI, no set-up. Goes on where a step fails.
@@ -539,6 +640,9 @@ impl FunctionState {
             && let Err(error) = self.set_up_interrupts(0)
         {
             self.complain("interrupts could not be taken down", &error);
+            self.leftover = true;
+            // Events wait in the function, as if nothing were set up.
+            (0..self.set_up).for_each(|index| self.block_vector(index));
         }
         // Whatever became of the request: the next set-up starts from nothing.
         self.set_up = 0;
@@ -568,23 +672,21 @@ impl FunctionState {
     /// Gives back the GSIs of vectors that are set up only because set-up cannot grow. They have no route.
     pub(crate) fn free_spare_gsis(&mut self) {
         if let Owner::Assigned(assigned) = &self.owner {
-            let spare = self.vectors.iter_mut().skip(assigned.len());
-            let gsis: Vec<_> = spare
-                .filter(|vector| !vector.attached)
-                .filter_map(|vector| vector.gsi.take())
-                .collect();
+            let spare = self.vectors.iter_mut().skip(assigned.len()).filter(|v| v.is_out());
+            let gsis: Vec<_> = spare.filter_map(|vector| vector.gsi.take()).collect();
             self.routes.free(&gsis);
         }
     }
 
-    /// Drops all vectors but the first `keep`, and gives their GSIs back. One whose event the kernel would not detach is lost: nobody else may have it.
+    /// Drops all vectors but the first `keep`, and gives their GSIs back. One that could not be taken out of the routes is kept and tried again: nobody else may have its GSI until then.
     pub(crate) fn retire(&mut self, keep: usize) {
         if keep < self.vectors.len() {
             self.unroute(keep);
             let retired = self.vectors.split_off(keep);
-            let detached = retired.into_iter().filter(|vector| !vector.attached);
-            let gsis: Vec<_> = detached.filter_map(|vector| vector.gsi).collect();
+            let (out, stuck): (Vec<_>, Vec<_>) = retired.into_iter().partition(Vector::is_out);
+            let gsis: Vec<_> = out.into_iter().filter_map(|vector| vector.gsi).collect();
             self.routes.free(&gsis);
+            self.keep_stuck(stuck.into_iter());
         }
     }
 
@@ -592,7 +694,10 @@ impl FunctionState {
     pub(crate) fn become_default(&mut self) {
         self.preparation = None;
         // Not by `leave_direct`: it unmasks the function, and what it would emit goes with its event.
-        self.take_back();
+        if !self.take_back() {
+            // Ownership ends all the same; the pages are taken out as soon as that is possible.
+            self.mode = TableMode::Trapped;
+        }
         self.tear_down();
         let vectors = usize::from(self.layout.vectors());
         self.owner = Owner::Legacy(vec![LegacyEntry::RESET; vectors]);
@@ -606,8 +711,19 @@ impl FunctionState {
 
 impl Drop for FunctionState {
     fn drop(&mut self) {
-        let _ = self.show(&View::NOTHING);
+        self.take_out(&View::NOTHING);
         self.mode = TableMode::Trapped;
         self.tear_down();
+        // What is stuck even now keeps its GSI for good.
+        self.release_stuck();
     }
+}
+
+fn mask_bit(source: io::Error) -> RoutesError {
+    RoutesError::Kernel { operation: "writing a mask bit", source }
+}
+
+fn still_shown() -> RoutesError {
+    let source = io::Error::other("the pages are still shown to the guest");
+    RoutesError::Kernel { operation: "taking the vector table back", source }
 }

@@ -125,6 +125,7 @@ impl FunctionState {
         if !aligned {
             return;
         }
+        self.catch_up();
         let before = self.read_entry(vector);
         let mut words = before;
         let first = usize::try_from(offset / 4).unwrap_or(usize::MAX);
@@ -181,6 +182,10 @@ impl FunctionState {
         }
         if let Err(error) = self.converge_vector(vector) {
             self.log_routes(&error);
+            // Events must not go where the vector led before.
+            if let Err(error) = self.detach_misled(vector.as_usize()) {
+                self.log_routes(&error);
+            }
         }
     }
 

@@ -105,20 +105,3 @@ fn events_of_masked_vectors_survive_another_vectors_update() {
     assert_eq!(arrived(&guest), [2]);
     assert!(guest.is_direct(), "after the held event the table is direct again");
 }
-
-#[test]
-fn a_step_that_fails_leaves_all_as_it_was() {
-    for policy in [Policy::Trapped, Policy::Direct] {
-        for step in 1..=3 {
-            let guest = configured(policy, [false; 4]);
-            let before = guest.snapshot();
-            guest.routes.fail_at.store(step, std::sync::atomic::Ordering::SeqCst);
-            // Taking the table back tries again what has failed, so not every failure is one.
-            let moved = guest.update(&[(1, event(7))]).is_ok();
-            assert!(moved || guest.snapshot() == before, "{policy:?}, step {step}");
-            assert!(!moved || policy == Policy::Direct);
-            guest.raise(1);
-            assert_eq!(arrived(&guest), [if moved { 7 } else { 1 }]);
-        }
-    }
-}

@@ -164,6 +164,23 @@ fn pages_go_before_the_function_stops_to_answer() {
 }
 
 #[test]
+fn one_write_may_reset_a_function_and_stop_it() {
+    let guest = configured(4);
+    // All from Command to Device Control, as it is but for decoding and the reset.
+    let mut data = [0; 0x5a - 0x04];
+    assert!(guest.service.config_read(FUNCTION, 0x04, &mut data));
+    data[0] = 0x04;
+    data[0x59 - 0x04] |= 0x80;
+    guest.config_write(0x04, &data);
+    assert_eq!(guest.view(), View::NOTHING);
+    guest.config_write(0x04, &[0x06, 0x00]);
+    assert!(guest.is_direct());
+    guest.raise(0);
+    guest.raise(3);
+    assert_eq!(guest.interrupts(), [0, 3]);
+}
+
+#[test]
 fn a_bar_that_moves_is_unmapped_before_it_is_mapped() {
     let guest = configured(4);
     guest.window.shown.lock().unwrap().clear();

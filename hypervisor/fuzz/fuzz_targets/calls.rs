@@ -8,9 +8,9 @@ use std::sync::atomic::Ordering;
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use pvmsi_hypervisor::{FunctionPolicy, Platform, Policy};
+use pvmsi_hypervisor::{FunctionPolicy, Platform, Policy, View};
 use pvmsi_hypervisor_fuzz::bounded;
-use pvmsi_hypervisor_fuzz::fixture::{self, BAR, FUNCTION, Guest, message};
+use pvmsi_hypervisor_fuzz::fixture::{self, BAR, FUNCTION, Guest, faults, message};
 use pvmsi_hypervisor_fuzz::memory::{HostileMemory, Interference, Place, Rung};
 use pvmsi_protocol::{
     CallError, CallId, ConfigureAnswer, ConfigureRequest, Encode, EncodeError, Features,
@@ -22,6 +22,8 @@ use pvmsi_protocol::{
 
 const ITS: u64 = 0x0809_0040;
 const ROUTES: u16 = 100;
+/// A register that no write changes.
+const READ_ONLY: u64 = 0x3c;
 
 #[derive(Arbitrary, Debug)]
 struct Scenario {
@@ -93,7 +95,7 @@ enum Event {
     Raise(u8),
     Run,
     Take,
-    /// The n-th step from now that the kernel could refuse is refused.
+    /// The n-th step from now that the kernel or the function could refuse is refused.
     Refuse(u8),
     MapFails(bool),
     Revoke,
@@ -202,19 +204,17 @@ struct Machine {
     options: fixture::Options,
     sequence: Sequence,
     delivered: u64,
-    /// Steps that were refused: a GSI whose event cannot be detached is nobody's any more.
-    refused: usize,
+    /// A step is to be refused.
+    refuses: bool,
 }
 
 fuzz_target!(|scenario: Scenario| {
     let mut machine = Machine::new(&scenario.machine);
     machine.check();
     for event in scenario.events.into_iter().take(48) {
-        let due = machine.guest.routes.fail_at.load(Ordering::SeqCst) > 0;
         machine.event(event);
-        let due_still = machine.guest.routes.fail_at.load(Ordering::SeqCst) > 0;
-        machine.refused += usize::from(due && !due_still);
-        machine.check();
+        machine.catch_up();
+        faults::aside(|| machine.check());
     }
     machine.end();
 });
@@ -245,7 +245,7 @@ impl Machine {
         let guest = Guest::new(options);
         let bar = plan.bar_is_memory.then(|| (BAR, Arc::clone(&guest.bar)));
         let memory = HostileMemory::new(bar);
-        Self { guest, memory, options, sequence: Sequence::START, delivered: 0, refused: 0 }
+        Self { guest, memory, options, sequence: Sequence::START, delivered: 0, refuses: false }
     }
 
     fn event(&mut self, event: Event) {
@@ -314,7 +314,8 @@ impl Machine {
             }
             Event::Take => self.delivered += guest.routes.delivered().len() as u64,
             Event::Refuse(step) => {
-                guest.routes.fail_at.store(usize::from(step % 16), Ordering::SeqCst)
+                self.refuses = true;
+                faults::plan(faults::Plan::Nth(usize::from(step) + 1));
             }
             Event::MapFails(fails) => *guest.window.fails.lock().expect("nobody panicked") = fails,
             Event::Revoke => drop(bounded(|| guest.service.revoke(FUNCTION))),
@@ -435,8 +436,7 @@ impl Machine {
         }
         self.memory.write(address, &bytes);
         self.memory.write(address + 32, &body);
-        let refuses = self.guest.routes.fail_at.load(Ordering::SeqCst) != 0;
-        let before = self.guest.snapshot();
+        let before = faults::aside(|| self.guest.snapshot());
         if let Harm::Smccc = call.harm {
             self.smccc(page);
             return;
@@ -444,7 +444,7 @@ impl Machine {
         let interference = &call.interference[..call.interference.len().min(8)];
         let Rung { result, buffer, disturbed } =
             self.memory.ring(&self.guest.service, page, interference);
-        let mut after = self.guest.snapshot();
+        let mut after = faults::aside(|| self.guest.snapshot());
         if result.is_err() {
             assert_eq!(after, before, "nobody was answered, and something changed");
             return;
@@ -460,7 +460,7 @@ impl Machine {
         let known = [0, 0x10, 0x20, 0x30, 0x40, 0x50, 0x60, 0x70];
         assert!(known.contains(&header.status.0), "{:?}", header.status);
         match CallError::decode(header.status, answer) {
-            None => self.success(&header, answer),
+            None => faults::aside(|| self.success(&header, answer)),
             Some(error) => {
                 if let CallError::Busy(busy) = error {
                     self.sequence = busy.sequence;
@@ -468,8 +468,8 @@ impl Machine {
                 // An error whose details have no room comes without them.
                 let terse = answer.is_empty() && header.buffer_length < 32 + 10;
                 let hardware = error == CallError::Hardware && !terse;
-                assert!(refuses || !hardware, "nothing was refused");
-                if refuses {
+                assert!(self.refuses || !hardware, "nothing was refused");
+                if self.refuses {
                     // An event may have been handed on, and the call failed later.
                     for (after, before) in after.5.iter_mut().zip(&before.5) {
                         after.pending = before.pending;
@@ -542,6 +542,25 @@ impl Machine {
         (BAR.saturating_sub(0x1_0000)..BAR + 0x2_0000).contains(&address)
     }
 
+    /// After a step was refused, the next operation puts all in order; not even until then is anything shown that would not answer.
+    fn catch_up(&mut self) {
+        if faults::failed().is_empty() {
+            return;
+        }
+        faults::end();
+        self.refuses = false;
+        if !self.answers() {
+            assert_eq!(self.guest.window.now(), View::NOTHING, "shown, and would not answer");
+        }
+        self.guest.config_write(READ_ONLY, &[0]);
+    }
+
+    /// Whether the function answers accesses to its memory, by what configuration space says.
+    fn answers(&self) -> bool {
+        let guest = &self.guest;
+        guest.config_read(4) & 2 != 0 && guest.config_read(fixture::POWER) & 3 == 0
+    }
+
     /// What always holds.
     fn check(&self) {
         let guest = &self.guest;
@@ -550,7 +569,7 @@ impl Machine {
         let direct = status.mode == TableMode::Direct;
         assert_eq!(direct, status.reasons.is_empty(), "{:?}", status.reasons);
         // What configuration space says, as the guest reads it.
-        let decoding = guest.config_read(4) & 2 != 0 && guest.config_read(fixture::POWER) & 3 == 0;
+        let decoding = self.answers();
         let enable = guest.config_read(0x90) >> 31 != 0;
         if direct {
             assert!(options.policy == Policy::Direct);
@@ -565,11 +584,7 @@ impl Machine {
         assert!(status.assigned <= options.vectors);
         assert!(status.assigned <= options.function_policy.vectors.unwrap_or(u16::MAX));
         // The memory map.
-        let mut shown = guest.window.shown.lock().expect("nobody panicked");
-        let view = *shown.last().expect("it was shown once");
-        shown.clear();
-        shown.push(view);
-        drop(shown);
+        let view = guest.window.now();
         if decoding {
             assert_eq!(view.table, status.mode);
             let base = self.base();
@@ -586,19 +601,18 @@ impl Machine {
             (0, true) => usize::from(options.vectors),
             (assigned, _) => assigned,
         };
-        assert!(taken >= assigned && taken <= most + self.refused, "{taken} routes, {most} needed");
+        assert!(taken >= assigned && taken <= most, "{taken} routes, {most} needed");
     }
 
     /// Nothing stays when the service goes; and there were no more interrupts than events.
     fn end(self) {
-        let Self { guest, options, mut delivered, refused, .. } = self;
-        guest.routes.fail_at.store(0, Ordering::SeqCst);
+        let Self { guest, options, mut delivered, .. } = self;
+        faults::end();
         delivered += guest.routes.delivered().len() as u64;
         drop(guest.service);
         delivered += guest.routes.delivered().len() as u64;
         assert!(delivered <= guest.device.raised(), "{delivered} of {}", guest.device.raised());
-        assert!(guest.routes.attached() <= refused && guest.routes.routed() <= refused);
-        let left = usize::from(guest.routes.left.load(Ordering::SeqCst));
-        assert!(left + refused >= options.routes.into(), "{left} routes are left");
+        assert_eq!((guest.routes.attached(), guest.routes.routed()), (0, 0));
+        assert_eq!(guest.routes.left.load(Ordering::SeqCst), options.routes);
     }
 }

@@ -9,6 +9,8 @@ pub mod memory;
 pub mod msix;
 
 use std::alloc::System;
+use std::panic;
+use std::sync::Once;
 
 use cap::Cap;
 
@@ -21,6 +23,15 @@ const BOUND: usize = 2 << 20;
 
 /// Lets the host act on an event. An allocation beyond the bound ends the process.
 pub fn bounded<T>(act: impl FnOnce() -> T) -> T {
+    static HOOK: Once = Once::new();
+    // What a panic has to say may be longer.
+    HOOK.call_once(|| {
+        let report = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            let _ = ALLOCATOR.set_limit(usize::MAX);
+            report(info);
+        }));
+    });
     // Does not fail: more is allowed than is in use.
     let _ = ALLOCATOR.set_limit(ALLOCATOR.allocated() + BOUND);
     let result = act();

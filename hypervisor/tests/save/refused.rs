@@ -181,15 +181,26 @@ fn hosts_that_allow_too_little() {
 #[test]
 fn a_step_that_fails_is_undone_and_can_be_tried_again() {
     let state: ServiceState = serde_json::from_value(saved()).unwrap();
-    let target = target();
-    let before = target.snapshot();
-    target.routes.fail_at.store(1, Ordering::SeqCst);
-    let error = target.service.restore(&state).unwrap_err();
-    assert!(matches!(error, RestoreError::Routes { .. }), "{error}");
-    assert_eq!(target.snapshot(), before);
-    target.service.restore(&state).unwrap();
-    target.service.resume();
-    assert_eq!(target.query().assigned, 4);
+    let mut refused = 0;
+    for step in 1.. {
+        let target = target();
+        let before = target.snapshot();
+        faults::plan(faults::Plan::Nth(step));
+        let result = target.service.restore(&state);
+        let failed = faults::end();
+        if result.is_err() {
+            assert_eq!(target.snapshot(), before, "{failed:?}");
+            target.service.restore(&state).unwrap();
+            refused += 1;
+        }
+        target.service.resume();
+        assert_eq!(target.query().assigned, 4, "{failed:?}");
+        if failed.is_empty() {
+            faults::report(step - 1, "a saved service is restored");
+            break;
+        }
+    }
+    assert!(refused > 0, "no step could fail");
 }
 
 struct NoWindow;
