@@ -143,7 +143,7 @@ pub(crate) struct FunctionState {
     pub(crate) migrated: bool,
     /// An event of a masked vector waits in its eventfd, so the table must stay trapped.
     pub(crate) held: bool,
-    /// Mapping was tried and failed; tried again when the BARs move.
+    /// Handing the table over was tried and failed. `catch_up` says what tries again.
     pub(crate) unmappable: bool,
     /// The table has lost its messages while it could not be written.
     pub(crate) stale: bool,

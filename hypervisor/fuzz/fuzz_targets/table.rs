@@ -155,8 +155,8 @@ impl Machine {
             }
             Event::Raise { vector: number } => {
                 let number = vector(number);
+                self.model.raise(number as usize, self.guest.is_direct());
                 self.guest.raise(number as u16);
-                self.model.raise(number as usize);
             }
             Event::Reset => {
                 self.guest.service.reset_function(FUNCTION);

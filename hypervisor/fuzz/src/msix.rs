@@ -31,6 +31,9 @@ pub struct Entry {
     /// The event came to the host, which holds it for Function Mask or for want of a message: the
     /// bit may be missing while the table is direct.
     pub held: bool,
+    /// Another event waits in the function meanwhile, by the mask bit of a direct table. The two
+    /// may arrive, or be reported, as one or one after the other.
+    pub another: bool,
 }
 
 impl Entry {
@@ -39,6 +42,7 @@ impl Entry {
         masked: true,
         pending: Pending::No,
         held: false,
+        another: false,
     };
 }
 
@@ -85,10 +89,11 @@ impl Msix {
         self.assigned.as_ref().map_or(0, Vec::len)
     }
 
-    /// An event of the function.
-    pub fn raise(&mut self, vector: usize) {
+    /// An event of the function, whose table may be direct.
+    pub fn raise(&mut self, vector: usize, direct: bool) {
         let entry = &mut self.entries[vector];
         entry.held &= entry.pending != Pending::No;
+        entry.another |= entry.held && entry.masked && direct;
         entry.pending = Pending::Yes;
         self.send();
     }
@@ -153,7 +158,8 @@ impl Msix {
                     if reported[index] {
                         assert!(*masked, "vector {index} is not masked, and reported as pending");
                         assert_ne!(entry.pending, Pending::No, "vector {index} was not pending");
-                        entry.pending = Pending::No;
+                        let another = std::mem::take(&mut entry.another);
+                        entry.pending = if another { Pending::Perhaps } else { Pending::No };
                     }
                 }
                 None => entry.masked = true,
@@ -240,6 +246,9 @@ impl Msix {
                     let perhaps = entry.pending == Pending::Perhaps;
                     let sent = if perhaps { &mut self.perhaps_sent } else { &mut self.sent };
                     sent.push(message);
+                    if std::mem::take(&mut entry.another) {
+                        self.perhaps_sent.push(message);
+                    }
                     entry.pending = Pending::No;
                 }
             }
