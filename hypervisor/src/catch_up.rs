@@ -4,16 +4,18 @@
 //! operations cannot fail in the guest's eyes (a write of configuration space or
 //! of a trapped table, a reset, a revocation), and rolling back can fail, too. What
 //! they could not do is kept as debt, and each later operation tries to pay
-//! first. Until then the function is on the safe side:
+//! first; but saving and removal, which need nothing of it. Until then the function
+//! is on the safe side:
 //!
 //! | what failed | until it works |
 //! |---|---|
 //! | attach, route, set-up | the event waits: in its eventfd, or in the function |
-//! | detach | the function's own mask bit holds the events of a vector that must not fire |
+//! | detach | the function's own mask bit holds the events of a vector that must not fire; nothing can while decoding is off |
 //! | taking an event or a route out for good | its GSI is not given to anyone |
 //! | clearing a mask bit of the function, writing the table | the event waits in the function |
 //! | putting the table's pages in | trapped; tried again with `configure`, `restore`, `allow`, or a change of the BARs, decoding or power state, since guests can cause the attempt |
-//! | taking pages out | they stay, the table is direct as before, and what would make the function stop to answer on them is not passed on |
+//! | taking pages out | they stay, the table is direct as before (but for an assignment that ends: that counts as trapped), and what would make the function stop to answer on them is not passed on |
+//! | reading a mask bit that the guest has written, twice | the vector counts as masked until the guest writes it again |
 
 use crate::routes::RouteChange;
 use crate::state::{FunctionState, Vector};
@@ -47,20 +49,14 @@ impl FunctionState {
         self.read_table_messages();
         self.set_up_legacy();
         self.converge_or_log();
-        self.unblock();
+        self.free_spare_gsis();
+        self.hold_back();
         self.evaluate();
     }
 
     /// Makes the memory map show no more than `view`; `false` where pages that are not in it are still shown. A transient refusal is overcome.
     pub(crate) fn take_out(&mut self, view: &View) -> bool {
         (0..TAKE_OUT_ATTEMPTS).any(|_| self.show(view).is_ok())
-    }
-
-    /// Clears the function's mask bits that held back events of vectors which could not be detached then. Only while the table is trapped: otherwise the bits are the guest's.
-    pub(crate) fn unblock(&mut self) {
-        for index in 0..self.vectors.len() {
-            self.unblock_vector(index);
-        }
     }
 
     /// Keeps vectors that could not be taken out of the routes.

@@ -119,6 +119,7 @@ impl FunctionState {
             self.rewrite_table();
         }
         self.read_table_messages();
+        self.hold_back();
         let _ = self.show(&self.view());
         self.evaluate();
     }
@@ -126,7 +127,7 @@ impl FunctionState {
     /// Whether the function has come back to full power.
     fn read_placement(&mut self) -> bool {
         let function = self.function.as_mut();
-        // A read that fails answers ones, which no register here holds.
+        // A read that fails answers ones, which no register here holds but while a guest finds out how large a BAR is.
         let command = capability::word(function, COMMAND.start);
         let decoding = command != u16::MAX && command & COMMAND_MEMORY != 0;
         let mut unread = command == u16::MAX;
@@ -149,6 +150,10 @@ impl FunctionState {
             } else {
                 0
             };
+            if high == u32::MAX {
+                unread = true;
+                continue;
+            }
             let base = u64::from(high) << 32 | u64::from(low);
             let base = base & !bar.size.saturating_sub(1);
             // Address 0 is what an unprogrammed BAR holds.
@@ -191,11 +196,11 @@ impl FunctionState {
     /// The function was reset. What is assigned survives, as if it had not been; a guest that programs the table itself finds it as after power-on.
     pub(crate) fn after_reset(&mut self) {
         debug_assert_eq!(self.mode, TableMode::Trapped, "the table is taken back before a reset");
+        // The write that has reset the function may have moved or stopped it, too.
+        self.read_placement();
         match &mut self.owner {
             Owner::Assigned(_) => {
                 self.generation = self.generation.next();
-                // The write that has reset the function may have moved or stopped it, too.
-                self.read_placement();
                 self.recover_table();
             }
             Owner::Legacy(entries) => {

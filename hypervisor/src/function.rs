@@ -70,7 +70,7 @@ pub trait PciFunction: Send {
     /// The message that stands in the table for a vector that is set up.
     ///
     /// # Errors
-    /// When the table cannot be read.
+    /// When the table cannot be read; [`Unsupported`](io::ErrorKind::Unsupported) where the host can never reach it: it then does without, as far as a function's own mask bits are an additional safety.
     fn table_message(&mut self, vector: VectorIndex) -> io::Result<TableMessage>;
 
     /// Writes a message into the table.

@@ -76,6 +76,10 @@ impl FunctionState {
             return;
         }
         self.mode = TableMode::Trapped;
+        if self.unshown {
+            // What was put in before the failure.
+            self.take_out(&self.view());
+        }
         if let Err(error) = self.detach_unwanted() {
             self.log_routes(&error);
         }
@@ -85,7 +89,7 @@ impl FunctionState {
 
     /// Whether the table is as the guest shall find it.
     fn can_hand_over(&mut self) -> bool {
-        self.unblock();
+        self.hold_back();
         let mut set_up = self.vectors.iter().take(self.set_up);
         set_up.all(|vector| !vector.blocked && vector.table_message.is_some())
             && self.set_up == self.vectors.len()
@@ -102,19 +106,7 @@ impl FunctionState {
             return false;
         }
         let count = usize::from(self.assigned());
-        let bits: Vec<_> = (0..self.assigned())
-            .map(|index| {
-                let vector = VectorIndex(index);
-                // There is no other place that knows it, and no second chance.
-                let read = self.function.masked(vector).or_else(|_| self.function.masked(vector));
-                read.unwrap_or(true)
-            })
-            .collect();
-        if let Owner::Assigned(assigned) = &mut self.owner {
-            for (vector, masked) in assigned.iter_mut().zip(&bits) {
-                vector.masked = *masked;
-            }
-        }
+        let bits = self.read_mask_bits();
         if let Err(error) = self.detach_unwanted() {
             self.log_routes(&error);
         }
@@ -133,6 +125,24 @@ impl FunctionState {
         self.behind |= self.stale;
         self.unmask(&masked);
         true
+    }
+
+    /// Learns the mask bits that the guest has written into the table, and returns them.
+    pub(crate) fn read_mask_bits(&mut self) -> Vec<bool> {
+        let bits: Vec<_> = (0..self.assigned())
+            .map(|index| {
+                let vector = VectorIndex(index);
+                // There is no other place that knows it, and no second chance.
+                let read = self.function.masked(vector).or_else(|_| self.function.masked(vector));
+                read.unwrap_or(true)
+            })
+            .collect();
+        if let Owner::Assigned(assigned) = &mut self.owner {
+            for (vector, masked) in assigned.iter_mut().zip(&bits) {
+                vector.masked = *masked;
+            }
+        }
+        bits
     }
 
     /// Takes the table out of the guest's hands, and leaves it as it is: what waits in the function for a masked vector stays there. `false` where its pages are still shown, and the table is direct as before.

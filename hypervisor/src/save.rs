@@ -11,7 +11,9 @@ mod versioned;
 
 use std::io;
 
-use pvmsi_protocol::{FunctionId, Generation, GuestMessage, Kind, Sequence, VectorIndex};
+use pvmsi_protocol::{
+    FunctionId, Generation, GuestMessage, Kind, Sequence, TableMode, VectorIndex,
+};
 use thiserror::Error;
 
 use crate::calls::Preparation;
@@ -159,7 +161,9 @@ impl FunctionState {
     }
 
     fn resume(&mut self) {
-        if std::mem::take(&mut self.paused) {
+        if self.paused {
+            self.catch_up();
+            self.paused = false;
             self.converge_or_log();
             self.evaluate();
         }
@@ -167,6 +171,10 @@ impl FunctionState {
 
     fn save(&mut self) -> SavedFunction {
         self.pause();
+        if self.mode == TableMode::Direct {
+            // Its pages could not be taken out.
+            self.read_mask_bits();
+        }
         let owner = match &self.owner {
             Owner::Legacy(entries) => SavedOwner::Legacy {
                 entries: entries
@@ -277,6 +285,7 @@ impl FunctionState {
 
     fn restore_saved(&mut self, saved: &SavedFunction) -> Result<Unused, RestoreError> {
         self.check_saved(saved)?;
+        self.catch_up();
         let before =
             Unused { control: self.control, paused: self.paused, generation: self.generation };
         self.paused = true;

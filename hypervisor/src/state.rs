@@ -332,10 +332,8 @@ impl FunctionState {
 
     /// Whether the vector's event is attached and keeps to a route that it shall leave.
     fn is_bound_elsewhere(&self, index: usize) -> bool {
-        self.platform.binds_at_attach()
-            && self.vectors.get(index).is_some_and(|vector| {
-                vector.attached && vector.installed != self.wanted_route(index)
-            })
+        let attached = self.vectors.get(index).is_some_and(|vector| vector.attached);
+        self.platform.binds_at_attach() && attached && !self.is_routed(index)
     }
 
     /// Detaches vectors whose messages are named again, where an attach binds. A table that is direct goes back to trapped first: there the function holds its events back while they are attached again.
@@ -375,24 +373,39 @@ impl FunctionState {
     pub(crate) fn converge_or_log(&mut self) {
         if let Err(error) = self.converge() {
             self.log_routes(&error);
-            let against = |index: usize| {
-                self.vectors.get(index).is_some_and(|vector| vector.attached)
-                    && !self.wanted_attached(index)
-            };
-            if (0..self.vectors.len()).any(against) {
+            if (0..self.vectors.len()).any(|index| self.is_against(index)) {
                 // Only where the table is the host's can the function hold back what must not fire.
                 self.leave_direct();
             }
         }
     }
 
+    /// Whether the vector is attached and must not fire: it is masked, or would go where it led before.
+    fn is_against(&self, index: usize) -> bool {
+        self.vectors.get(index).is_some_and(|vector| vector.attached)
+            && !(self.wanted_attached(index) && self.is_routed(index))
+    }
+
+    /// Whether the vector's GSI leads where it shall.
+    fn is_routed(&self, index: usize) -> bool {
+        let installed = self.vectors.get(index).map(|vector| vector.installed);
+        installed == Some(self.wanted_route(index))
+    }
+
+    /// Makes the function's own mask bits hold what must not fire, and nothing else. Only while the table is trapped: otherwise the bits are the guest's.
+    pub(crate) fn hold_back(&mut self) {
+        for index in 0..self.vectors.len() {
+            if self.is_against(index) {
+                self.block_vector(index);
+            } else {
+                self.unblock_vector(index);
+            }
+        }
+    }
+
     /// Detaches a vector whose event would go to a message that is no longer its own.
     pub(crate) fn detach_misled(&mut self, index: usize) -> Result<(), RoutesError> {
-        let vector = self.vectors.get(index);
-        if vector.is_some_and(|vector| vector.installed != self.wanted_route(index)) {
-            self.detach(index)?;
-        }
-        Ok(())
+        if self.is_routed(index) { Ok(()) } else { self.detach(index) }
     }
 
     pub(crate) fn log_routes(&mut self, error: &RoutesError) {
@@ -426,10 +439,12 @@ impl FunctionState {
         Ok(())
     }
 
-    /// The function's own mask bit of a vector, where it is the host's to write.
+    /// The function's own mask bit of a vector, where it is the host's to write. None where the host has never read the table: there are functions whose table it cannot reach.
     fn own_mask(&self, index: usize) -> Option<VectorIndex> {
         let trapped = self.mode == TableMode::Trapped && self.accessible() && index < self.set_up;
-        u16::try_from(index).ok().map(VectorIndex).filter(|_| trapped)
+        let vector = self.vectors.get(index).filter(|_| trapped)?;
+        vector.table_message?;
+        u16::try_from(index).ok().map(VectorIndex)
     }
 
     /// Lets the function hold the events of a vector that stays attached against the host's will.
@@ -445,10 +460,11 @@ impl FunctionState {
 
     /// Ends that, once the vector is detached or may fire.
     pub(crate) fn unblock_vector(&mut self, index: usize) {
-        let must_hold = !self.wanted_attached(index);
+        if self.is_against(index) {
+            return;
+        }
         let number = self.own_mask(index);
-        let vector = self.vectors.get_mut(index);
-        let vector = vector.filter(|vector| vector.blocked && !(vector.attached && must_hold));
+        let vector = self.vectors.get_mut(index).filter(|vector| vector.blocked);
         if let (Some(number), Some(vector)) = (number, vector) {
             match self.function.set_masked(number, false) {
                 Ok(()) => vector.blocked = false,
@@ -504,7 +520,7 @@ impl FunctionState {
         // The others go on when one fails.
         let mut all = Ok(());
         for index in range {
-            if self.wanted_attached(index) {
+            if self.wanted_attached(index) && self.is_routed(index) {
                 all = all.and(self.attach(index));
             }
         }
@@ -586,6 +602,8 @@ impl FunctionState {
             if vector.table_message.is_none() {
                 match self.function.table_message(VectorIndex(index)) {
                     Ok(message) => vector.table_message = Some(message),
+                    // Nor ever will.
+                    Err(error) if error.kind() == io::ErrorKind::Unsupported => return,
                     Err(error) => failure = Some(error),
                 }
             }
@@ -621,9 +639,8 @@ impl FunctionState {
         let written =
             (0..).zip(self.vectors.iter().take(self.set_up)).try_for_each(|(index, vector)| {
                 let index = VectorIndex(index);
-                if let Some(message) = vector.table_message {
-                    function.set_table_message(index, message)?;
-                }
+                let Some(message) = vector.table_message else { return Ok(()) };
+                function.set_table_message(index, message)?;
                 if trapped { function.set_masked(index, vector.blocked) } else { Ok(()) }
             });
         self.stale = written.is_err();
@@ -636,7 +653,7 @@ impl FunctionState {
     /// Takes all interrupts down: no route, no event, no GSI, no set-up. Goes on where a step fails.
     pub(crate) fn tear_down(&mut self) {
         self.unroute(0);
-        if self.set_up > 0
+        if (self.set_up > 0 || self.leftover)
             && let Err(error) = self.set_up_interrupts(0)
         {
             self.complain("interrupts could not be taken down", &error);

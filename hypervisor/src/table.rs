@@ -144,7 +144,11 @@ impl FunctionState {
                 let Some(entry) = entries.get_mut(index).filter(|entry| **entry != new) else {
                     return;
                 };
+                let unmasked = entry.masked && !masked;
                 *entry = new;
+                if unmasked {
+                    self.set_up_legacy();
+                }
                 self.legacy_entry_changed(vector);
             }
             (Owner::Assigned(vectors), TableMode::Trapped) => {
@@ -177,9 +181,6 @@ impl FunctionState {
     }
 
     fn legacy_entry_changed(&mut self, vector: VectorIndex) {
-        if self.vectors.is_empty() {
-            self.set_up_legacy();
-        }
         if let Err(error) = self.converge_vector(vector) {
             self.log_routes(&error);
             // Events must not go where the vector led before.

@@ -197,7 +197,10 @@ impl VfioFunction {
         offset: u64,
         act: impl FnOnce(vm_memory::VolatileRef<'_, u32>) -> T,
     ) -> io::Result<T> {
-        let not_mapped = || io::Error::other("the vector table's page cannot be mapped");
+        let not_mapped = || {
+            let why = "the vector table's page cannot be mapped";
+            io::Error::new(io::ErrorKind::Unsupported, why)
+        };
         let (memory, at) = self
             .mappings
             .iter()

@@ -224,6 +224,7 @@ impl Machine {
         let options = fixture::Options {
             vectors: [1, 2, 5, 8, 33, 64, 65, 80][usize::from(plan.vectors % 8)],
             isolated: plan.isolated,
+            reachable: true,
             policy: plan.policy.into(),
             function_policy: FunctionPolicy {
                 policy: plan.function_policy.into(),

@@ -1,0 +1,215 @@
+//! Refusals that last over several operations, where `rollback` tries each alone; and a function whose table the host cannot reach.
+
+#![allow(clippy::unwrap_used, clippy::arithmetic_side_effects, clippy::indexing_slicing)]
+#![allow(clippy::cast_possible_truncation)]
+
+mod fixture;
+
+use fixture::faults::{self, Plan};
+use fixture::*;
+use pvmsi_hypervisor::{Policy, ServiceState};
+use pvmsi_protocol::{Sequence, TableMode, VectorSetup};
+
+const DECODING_OFF: [u8; 2] = [0x04, 0];
+const DECODING_ON: [u8; 2] = [0x06, 0];
+
+/// What is refused until [`faults::end`].
+fn refuse(names: &'static [&'static str]) {
+    faults::plan(Plan::Only(1, names));
+}
+
+/// A function with the table trapped and MSI-X enabled.
+fn trapped() -> Guest {
+    let guest = Guest::new(Options { policy: Policy::Trapped, ..Options::default() });
+    guest.control(ENABLE);
+    guest
+}
+
+/// The same, its first vector programmed.
+fn programmed() -> Guest {
+    let guest = trapped();
+    guest.program(0, message(0));
+    guest
+}
+
+fn one_vector(guest: &Guest) -> bool {
+    let setups = [VectorSetup { message: Some(message(0)), masked: false }];
+    guest.configure_with(1, Sequence::START, &setups).is_ok()
+}
+
+/// The host does without: the function's own mask bits are an additional safety.
+#[test]
+fn a_function_whose_table_cannot_be_reached_works_trapped() {
+    let unreachable = || Guest::new(Options { reachable: false, ..Options::default() });
+    let guest = unreachable();
+    guest.control(ENABLE);
+    guest.program(0, message(0));
+    guest.raise(0);
+    assert_eq!(guest.interrupts(), [0]);
+    let guest = unreachable();
+    guest.control(ENABLE);
+    assert_eq!(guest.configure(4).mode, TableMode::Trapped);
+    guest.raise(0);
+    guest.mask(1);
+    guest.raise(1);
+    assert_eq!(guest.interrupts(), [0]);
+    guest.config_write(DEVICE_CONTROL, &[0, 0x80]);
+    guest.unmask(1);
+    guest.raise(0);
+    assert_eq!(guest.interrupts(), [0, 1]);
+    let before = guest.status().counters;
+    guest.config_write(0x3c, &[0]);
+    assert_eq!(guest.status().counters, before, "nothing is owed");
+}
+
+#[test]
+fn what_is_held_back_is_let_go_when_the_table_answers_again() {
+    let guest = programmed();
+    refuse(&["detach"]);
+    guest.control(ENABLE | FUNCTION_MASK);
+    guest.config_write(0x04, &DECODING_OFF);
+    faults::end();
+    guest.control(ENABLE);
+    guest.config_write(0x04, &DECODING_ON);
+    guest.raise(0);
+    assert_eq!(guest.interrupts(), [0]);
+}
+
+#[test]
+fn what_could_not_be_held_back_is_when_the_table_answers_again() {
+    let guest = programmed();
+    guest.config_write(0x04, &DECODING_OFF);
+    refuse(&["detach"]);
+    guest.control(ENABLE | FUNCTION_MASK);
+    guest.config_write(0x04, &DECODING_ON);
+    guest.raise(0);
+    assert_eq!(guest.interrupts(), NONE);
+    faults::end();
+    guest.control(ENABLE);
+    assert_eq!(guest.interrupts(), [0]);
+}
+
+#[test]
+fn no_vector_is_attached_without_its_route() {
+    for step in 1.. {
+        let guest = Guest::with_vectors(8);
+        guest.control(ENABLE);
+        guest.configure(6);
+        faults::plan(Plan::Only(step, &["interrupt set-up", "routing update"]));
+        // The fixture looks at each attach.
+        one_vector(&guest);
+        if faults::end().is_empty() {
+            assert!(step > 1);
+            break;
+        }
+        guest.config_write(0x3c, &[0]);
+        let assigned = guest.status().assigned;
+        (0..assigned).for_each(|vector| guest.raise(vector));
+        assert_eq!(guest.interrupts(), (0..assigned).collect::<Vec<_>>(), "step {step}");
+    }
+}
+
+#[test]
+fn one_write_may_reset_and_stop_a_function_whose_event_stays_attached() {
+    let guest = programmed();
+    refuse(&["detach"]);
+    let mut data = [0; 0x5a - POWER as usize];
+    data[0] = 3;
+    data[0x59 - POWER as usize] = 0x80;
+    // The fixture looks at each access to the table.
+    guest.config_write(POWER, &data);
+    faults::end();
+}
+
+#[test]
+fn a_vector_that_keeps_an_old_route_is_held_back_until_it_has_its_own() {
+    let guest = programmed();
+    refuse(&["detach", "routing update"]);
+    guest.store(Guest::entry(0, 2), message(5).data);
+    guest.raise(0);
+    assert_eq!(guest.interrupts(), NONE);
+    guest.config_write(0x3c, &[0]);
+    assert_eq!(guest.interrupts(), NONE, "nor by what makes up for it");
+    faults::end();
+    guest.config_write(0x3c, &[0]);
+    assert_eq!(guest.interrupts(), [5]);
+}
+
+#[test]
+fn a_table_that_cannot_be_taken_back_is_saved_as_the_guest_has_it() {
+    let source = Guest::with_vectors(4);
+    source.control(ENABLE);
+    source.configure(2);
+    source.mask(1);
+    refuse(&["take pages out"]);
+    let state = source.service.save();
+    faults::end();
+    let target = Guest::with_vectors(4);
+    target.service.restore(&state).unwrap();
+    target.service.resume();
+    assert!(target.masked(1) && !target.masked(0));
+}
+
+fn saved() -> ServiceState {
+    let guest = Guest::with_vectors(8);
+    guest.control(ENABLE);
+    guest.program(0, message(0));
+    guest.service.save()
+}
+
+#[test]
+fn a_guest_that_is_resumed_owes_nothing_from_its_restoring() {
+    let state = saved();
+    for step in 1.. {
+        let guest = Guest::with_vectors(8);
+        faults::plan(Plan::Nth(step));
+        let restored = guest.service.restore(&state).is_ok();
+        let failed = faults::end();
+        if failed.is_empty() {
+            break;
+        }
+        if restored {
+            guest.service.resume();
+            guest.mask(0);
+            guest.raise(0);
+            assert_eq!(guest.interrupts(), NONE, "{failed:?}");
+            guest.unmask(0);
+            assert_eq!(guest.interrupts(), [0], "{failed:?}");
+        }
+    }
+}
+
+#[test]
+fn a_restore_that_was_refused_leaves_its_routes_to_the_next() {
+    let state = saved();
+    for step in 1.. {
+        let guest = Guest::new(Options { routes: 8, ..Options::default() });
+        faults::plan(Plan::Only(step, &["interrupt set-up", "routing update"]));
+        let restored = guest.service.restore(&state).is_ok();
+        if faults::end().is_empty() {
+            break;
+        }
+        if !restored {
+            guest.service.restore(&state).unwrap();
+        }
+    }
+}
+
+/// Events and descriptors for all vectors are made for each attempt.
+#[test]
+fn a_set_up_that_is_refused_is_tried_once_in_an_operation() {
+    let guest = trapped();
+    refuse(&["interrupt set-up"]);
+    guest.program(0, message(0));
+    let tried = |act: &dyn Fn()| {
+        let before = guest.status().counters.interrupt_setups;
+        act();
+        guest.status().counters.interrupt_setups - before
+    };
+    assert_eq!(tried(&|| guest.store(Guest::entry(1, 2), 100)), 1);
+    assert_eq!(tried(&|| guest.config_write(0x3c, &[0])), 1);
+    faults::end();
+    guest.raise(0);
+    guest.config_write(0x3c, &[0]);
+    assert_eq!(guest.interrupts(), [0]);
+}
