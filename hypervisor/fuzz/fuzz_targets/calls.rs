@@ -97,6 +97,14 @@ enum Event {
     Take,
     /// The n-th step from now that the kernel or the function could refuse is refused.
     Refuse(u8),
+    /// Steps of these kinds are, from the n-th step on: to the end of the event in which the first
+    /// one is refused, or until it ends.
+    RefuseAll {
+        kinds: u8,
+        from: u8,
+        lasting: bool,
+    },
+    RefuseNothing,
     MapFails(bool),
     Revoke,
     Allow,
@@ -204,17 +212,43 @@ struct Machine {
     options: fixture::Options,
     sequence: Sequence,
     delivered: u64,
-    /// A step is to be refused.
-    refuses: bool,
+    /// Steps are to be refused.
+    refuses: Refuses,
 }
+
+/// For how long steps are to be refused.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Refuses {
+    Nothing,
+    Once,
+    /// In one event.
+    All,
+    Lasting,
+}
+
+/// What a host can have too little of at a time.
+const KINDS: [&[&str]; 10] = [
+    &["routing update"],
+    &["attach"],
+    &["detach"],
+    &["interrupt set-up"],
+    &["take pages out"],
+    &["put pages in"],
+    &["attach", "detach"],
+    &["detach", "routing update"],
+    &["interrupt set-up", "routing update"],
+    &["routing update", "attach", "detach", "interrupt set-up", "take pages out", "put pages in"],
+];
 
 fuzz_target!(|scenario: Scenario| {
     let mut machine = Machine::new(&scenario.machine);
     machine.check();
     for event in scenario.events.into_iter().take(48) {
         machine.event(event);
-        machine.catch_up();
-        faults::aside(|| machine.check());
+        if machine.refuses != Refuses::Lasting {
+            machine.catch_up();
+            faults::aside(|| machine.check());
+        }
     }
     machine.end();
 });
@@ -246,7 +280,14 @@ impl Machine {
         let guest = Guest::new(options);
         let bar = plan.bar_is_memory.then(|| (BAR, Arc::clone(&guest.bar)));
         let memory = HostileMemory::new(bar);
-        Self { guest, memory, options, sequence: Sequence::START, delivered: 0, refuses: false }
+        Self {
+            guest,
+            memory,
+            options,
+            sequence: Sequence::START,
+            delivered: 0,
+            refuses: Refuses::Nothing,
+        }
     }
 
     fn event(&mut self, event: Event) {
@@ -315,9 +356,17 @@ impl Machine {
             }
             Event::Take => self.delivered += guest.routes.delivered().len() as u64,
             Event::Refuse(step) => {
-                self.refuses = true;
+                self.stop_refusing();
+                self.refuses = Refuses::Once;
                 faults::plan(faults::Plan::Nth(usize::from(step) + 1));
             }
+            Event::RefuseAll { kinds, from, lasting } => {
+                self.stop_refusing();
+                self.refuses = if lasting { Refuses::Lasting } else { Refuses::All };
+                let kinds = KINDS[usize::from(kinds) % KINDS.len()];
+                faults::plan(faults::Plan::Only(usize::from(from) + 1, kinds));
+            }
+            Event::RefuseNothing => self.stop_refusing(),
             Event::MapFails(fails) => *guest.window.fails.lock().expect("nobody panicked") = fails,
             Event::Revoke => drop(bounded(|| guest.service.revoke(FUNCTION))),
             Event::Allow => drop(bounded(|| guest.service.allow(FUNCTION))),
@@ -469,8 +518,12 @@ impl Machine {
                 // An error whose details have no room comes without them.
                 let terse = answer.is_empty() && header.buffer_length < 32 + 10;
                 let hardware = error == CallError::Hardware && !terse;
-                assert!(self.refuses || !hardware, "nothing was refused");
-                if self.refuses {
+                assert!(self.refuses != Refuses::Nothing || !hardware, "nothing was refused");
+                if matches!(self.refuses, Refuses::All | Refuses::Lasting) {
+                    // Rolling back was refused as well, or an older debt is paid.
+                    return;
+                }
+                if self.refuses == Refuses::Once {
                     // An event may have been handed on, and the call failed later.
                     for (after, before) in after.5.iter_mut().zip(&before.5) {
                         after.pending = before.pending;
@@ -545,11 +598,14 @@ impl Machine {
 
     /// After a step was refused, the next operation puts all in order; not even until then is anything shown that would not answer.
     fn catch_up(&mut self) {
-        if faults::failed().is_empty() {
-            return;
+        if !faults::failed().is_empty() {
+            self.stop_refusing();
         }
+    }
+
+    fn stop_refusing(&mut self) {
         faults::end();
-        self.refuses = false;
+        self.refuses = Refuses::Nothing;
         if !self.answers() {
             assert_eq!(self.guest.window.now(), View::NOTHING, "shown, and would not answer");
         }
@@ -606,9 +662,10 @@ impl Machine {
     }
 
     /// Nothing stays when the service goes; and there were no more interrupts than events.
-    fn end(self) {
+    fn end(mut self) {
+        self.stop_refusing();
+        self.check();
         let Self { guest, options, mut delivered, .. } = self;
-        faults::end();
         delivered += guest.routes.delivered().len() as u64;
         drop(guest.service);
         delivered += guest.routes.delivered().len() as u64;
