@@ -15,7 +15,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::event;
 use crate::policy::Policy;
-use crate::routes::RoutesError;
+use crate::routes::{Route, RoutesError};
 use crate::state::{AssignedVector, FunctionState, Owner, Vector};
 
 /// What a guest is told to wait before it repeats a busy `configure`, in microseconds.
@@ -36,8 +36,10 @@ pub(crate) struct Preparation {
 enum StepError {
     #[error(transparent)]
     Routes(#[from] RoutesError),
+    #[error("the vector table could not be taken back or written")]
+    Table(#[source] io::Error),
     #[error("interrupts could not be set up")]
-    SetUp(#[from] io::Error),
+    SetUp(#[source] io::Error),
 }
 
 impl FunctionState {
@@ -109,31 +111,20 @@ impl FunctionState {
             return Err(CallError::Denied);
         }
         let wanted = self.function.set_up_count(target).max(target);
-        let events = self.prepare(request, setups.as_slice(), usize::from(wanted), bound)?;
-        let count = self.vectors.len().saturating_add(events.len());
-        let granted = usize::from(target).min(count);
-        let before = self.add_vectors(events, granted)?;
-        let granted =
-            self.vectors.iter().take(granted).filter(|vector| vector.gsi.is_some()).count();
-
-        let new = (0..granted)
-            .map(|index| setups.get(index).copied().unwrap_or(VectorSetup::RESERVED))
-            .map(|VectorSetup { message, masked }| AssignedVector { message, masked })
-            .collect();
-        let (mode, generation) = (self.mode, self.generation);
-        if !self.leave_direct() {
-            self.retire(before);
+        let (unfinished, events) =
+            self.prepare(request, setups.as_slice(), usize::from(wanted), bound)?;
+        let before = self.vectors.len();
+        let granted = self.add_vectors(events, usize::from(target));
+        let result = if granted == 0 {
+            Err((CallError::NoResources, self.retire(before)))
+        } else {
+            let assigned = self.assign(&setups, granted, usize::from(wanted), before);
+            assigned.map_err(|events| (CallError::Hardware, events))
+        };
+        if let Err((error, events)) = result {
+            self.preparation = unfinished.map(|unfinished| Preparation { events, ..unfinished });
             self.free_spare_gsis();
-            return Err(CallError::Hardware);
-        }
-        let owner = std::mem::replace(&mut self.owner, Owner::Assigned(new));
-        let set_up = self.set_up;
-        if let Err(error) = self.establish(granted, usize::from(wanted)) {
-            self.complain("configure failed and is undone", &error);
-            self.owner = owner;
-            self.undo_configure(before, set_up);
-            self.keep_generation(mode, generation);
-            return Err(CallError::Hardware);
+            return Err(error);
         }
         self.counters.configures = self.counters.configures.saturating_add(1);
         self.generation = self.generation.next();
@@ -190,37 +181,37 @@ impl FunctionState {
         }
     }
 
-    /// Creates the events that `wanted` vectors lack, at most `bound` in one call; busy when more are to be made. Fewer come back where the host has no more.
+    /// Creates the events that `wanted` vectors lack, at most `bound` in one call; busy when more are to be made. Fewer come back where the host has no more. With them comes what was unfinished, whose events they are.
     fn prepare(
         &mut self,
         request: &ConfigureRequest<'_>,
         setups: &[VectorSetup],
         wanted: usize,
         bound: u16,
-    ) -> Result<Vec<EventFd>, CallError> {
-        let preparation = match self.preparation.take() {
-            Some(running) if request.sequence == running.sequence => {
-                let same = running.kind == request.kind
+    ) -> Result<(Option<Preparation>, Vec<EventFd>), CallError> {
+        if request.sequence != Sequence::START {
+            let continues = self.preparation.as_ref().is_some_and(|running| {
+                running.sequence == request.sequence
+                    && running.kind == request.kind
                     && running.requested == request.requested
-                    && running.setups == setups;
-                if !same {
-                    self.preparation = Some(running);
-                    return Err(CallError::parameter(Parameter::Sequence));
-                }
-                Some(running)
-            }
-            running if request.sequence != Sequence::START => {
-                self.preparation = running;
+                    && running.setups == setups
+            });
+            if !continues {
                 return Err(CallError::parameter(Parameter::Sequence));
             }
-            // A new configure takes the place of one that was given up.
-            _ => None,
-        };
-        let (sequence, mut events) = match preparation {
-            Some(running) => (running.sequence, running.events),
+        }
+        // A new configure takes the place of one that was given up.
+        let mut unfinished = self.preparation.take();
+        let (mut sequence, mut events) = match &mut unfinished {
+            Some(running) => (running.sequence, std::mem::take(&mut running.events)),
             None => (Sequence::START, Vec::new()),
         };
-        let lacking = wanted.saturating_sub(self.vectors.len()).saturating_sub(events.len());
+        if request.sequence == Sequence::START {
+            sequence = Sequence::START;
+        }
+        let lacking = wanted.saturating_sub(self.vectors.len());
+        events.truncate(lacking);
+        let lacking = lacking.saturating_sub(events.len());
         let now = lacking.min(usize::from(bound.max(1)));
         let mut exhausted = false;
         for _ in 0..now {
@@ -244,30 +235,55 @@ impl FunctionState {
             });
             return Err(CallError::Busy(Busy { sequence, delay_us: BUSY_DELAY_US }));
         }
-        Ok(events)
+        Ok((unfinished, events))
     }
 
-    /// Adds vectors for new events, and GSIs to the first `granted`. Returns how many vectors there were.
-    fn add_vectors(&mut self, events: Vec<EventFd>, granted: usize) -> Result<usize, CallError> {
-        let before = self.vectors.len();
+    /// Adds vectors for new events, and GSIs to the first `target`. Returns how many can be granted.
+    fn add_vectors(&mut self, events: Vec<EventFd>, target: usize) -> usize {
         self.vectors.extend(events.into_iter().map(|event| Vector::new(event, None)));
-        let lacking =
-            self.vectors.iter().take(granted).filter(|vector| vector.gsi.is_none()).count();
+        let without = |vector: &&mut Vector| vector.gsi.is_none();
+        let lacking = self.vectors.iter_mut().take(target).filter(without).count();
         let gsis = match u16::try_from(lacking) {
             Ok(0) => Vec::new(),
             // Fewer than wanted, even none, is a short grant as long as one vector can be had.
             Ok(lacking) => self.routes.allocate(lacking).unwrap_or_default(),
             Err(_) => Vec::new(),
         };
-        let without = self.vectors.iter_mut().take(granted).filter(|vector| vector.gsi.is_none());
-        for (vector, gsi) in without.zip(gsis) {
+        for (vector, gsi) in self.vectors.iter_mut().take(target).filter(without).zip(gsis) {
             vector.gsi = Some(gsi);
         }
-        if self.vectors.first().is_none_or(|vector| vector.gsi.is_none()) {
-            self.vectors.truncate(before);
-            return Err(CallError::NoResources);
+        self.vectors.iter().take(target).take_while(|vector| vector.gsi.is_some()).count()
+    }
+
+    /// Gives the first `granted` vectors to the guest, or leaves all as it was and returns the events of those that came after the first `before`.
+    fn assign(
+        &mut self,
+        setups: &[VectorSetup],
+        granted: usize,
+        wanted: usize,
+        before: usize,
+    ) -> Result<(), Vec<EventFd>> {
+        let new = (0..granted)
+            .map(|index| setups.get(index).copied().unwrap_or(VectorSetup::RESERVED))
+            .map(|VectorSetup { message, masked }| AssignedVector { message, masked })
+            .collect();
+        let (mode, generation) = (self.mode, self.generation);
+        let routes: Vec<_> = self.vectors.iter().take(before).map(|v| v.installed).collect();
+        let begun = self.begin_attempt(0..self.set_up).map_err(StepError::Table);
+        let old = std::mem::replace(&mut self.owner, Owner::Assigned(new));
+        let done = begun.and_then(|()| {
+            self.function.settle();
+            self.establish(granted, wanted)
+        });
+        if let Err(error) = done {
+            self.complain("configure failed and is undone", &error);
+            let events = self.undo_establish(old, &routes);
+            self.end_attempt();
+            self.keep_generation(mode, generation);
+            return Err(events);
         }
-        Ok(before)
+        self.commit_attempt();
+        Ok(())
     }
 
     /// The fallible part of a `configure`: one routing update, one interrupt set-up.
@@ -275,39 +291,39 @@ impl FunctionState {
         self.unbind(0..granted)?;
         self.detach_unwanted()?;
         self.install_routes(0..self.vectors.len())?;
-        let count = self.vectors.len().min(wanted.max(granted));
-        if self.set_up != count {
-            self.set_up_interrupts(count)?;
-        }
         // A reset that nobody saw may have cost vectors that stay set up their messages.
         if !self.rewrite_table() {
-            return Err(io::Error::other("the vector table could not be written").into());
+            return Err(StepError::Table(io::Error::other("it could not be written")));
         }
         self.converge()?;
+        // Last, for it cannot be undone without a trace: new vectors come unmasked.
+        let count = self.vectors.len().min(wanted.max(granted));
+        if self.set_up != count {
+            self.set_up_interrupts(count).map_err(StepError::SetUp)?;
+        }
         self.retire(count);
         self.free_spare_gsis();
         Ok(())
     }
 
-    fn undo_configure(&mut self, before: usize, set_up: usize) {
-        // First off the vectors that came with the call, while their GSIs are known.
-        if let Err(error) =
-            self.detach_unwanted().and_then(|()| self.install_routes(0..self.vectors.len()))
-        {
+    /// As before the attempt, when there were vectors with these routes; the events of the others.
+    fn undo_establish(&mut self, old: Owner, routes: &[Option<Route>]) -> Vec<EventFd> {
+        self.owner = old;
+        // A masked vector of the emulated table has the route that it had last.
+        let wanted = |state: &Self, index: usize| match &state.owner {
+            Owner::Legacy(_) => routes.get(index).copied().flatten(),
+            Owner::Assigned(_) => state.wanted_route(index),
+        };
+        let undone = self.detach_unwanted();
+        if let Err(error) = undone.and_then(|()| self.reroute(0..self.vectors.len(), wanted)) {
             self.log_routes(&error);
         }
-        if self.set_up != set_up
-            && let Err(error) = self.set_up_interrupts(set_up)
-        {
-            self.complain("interrupts could not be set up again", &error);
-        }
-        self.retire(before);
+        let events = self.retire(routes.len());
         if self.stale {
             self.rewrite_table();
         }
         self.converge_or_log();
-        self.free_spare_gsis();
-        self.evaluate();
+        events
     }
 
     /// A call that fails has not changed the generation, although the table was trapped for a moment.
@@ -355,16 +371,18 @@ impl FunctionState {
         let (mode, generation) = (self.mode, self.generation);
         let old = std::mem::replace(&mut self.owner, Owner::Assigned(new));
         let named = (0..seen.len()).filter(|&index| seen.get(index) == Some(&true));
-        if let Err(error) = self.unbind(named).and_then(|()| self.converge()) {
-            self.log_routes(&error);
+        self.attempt = true;
+        let done = self.unbind(named).and_then(|()| self.converge());
+        if let Err(error) = &done {
+            self.log_routes(error);
             self.restore_messages(old);
             self.converge_or_log();
-            self.evaluate();
-            self.keep_generation(mode, generation);
-            return Err(CallError::Hardware);
         }
-        self.evaluate();
-        Ok(())
+        self.end_attempt();
+        done.map_err(|_| {
+            self.keep_generation(mode, generation);
+            CallError::Hardware
+        })
     }
 
     /// Takes the messages of a former state back; the mask bits of today stay.

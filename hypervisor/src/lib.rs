@@ -28,6 +28,7 @@
 //! A VM that is stopped, saved and continued elsewhere takes the service's state
 //! along: [`ServiceState`].
 
+mod attempt;
 mod calls;
 mod capability;
 mod catch_up;

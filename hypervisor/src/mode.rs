@@ -26,11 +26,14 @@ impl FunctionState {
         }
     }
 
-    /// Whether the eventfd of a vector that is masked, with the table trapped, holds an event.
+    /// Whether the eventfd of a vector that only its mask bit keeps from firing, with the table trapped, holds an event.
     fn masked_event_waits(&self) -> bool {
         let Owner::Assigned(assigned) = &self.owner else { return false };
-        assigned.iter().zip(&self.vectors).any(|(assigned, vector)| {
-            assigned.masked && !vector.attached && event::is_signalled(&vector.event)
+        assigned.iter().zip(&self.vectors).enumerate().any(|(index, (assigned, vector))| {
+            assigned.masked
+                && !vector.attached
+                && self.could_fire(index)
+                && event::is_signalled(&vector.event)
         })
     }
 
@@ -50,10 +53,12 @@ impl FunctionState {
         let mut given = self.write_masks(&masked, true);
         self.function.settle();
         for &index in masked.iter().filter(|&&index| index < granted) {
+            let could_fire = self.could_fire(index);
             let Some(vector) = self.vectors.get(index) else { continue };
             match report.as_mut().and_then(|report| report.get_mut(index)) {
                 Some(pending) => *pending |= event::drain(&vector.event),
-                None => self.held |= event::is_signalled(&vector.event),
+                // What else keeps it from firing is the host's to end, and is looked at then.
+                None => self.held |= could_fire && event::is_signalled(&vector.event),
             }
         }
         given &= !self.held;

@@ -128,6 +128,7 @@ impl FunctionState {
             set_up,
             mode,
             preparation,
+            attempt: _,
             revoked,
             held,
             unmappable,
@@ -231,7 +232,9 @@ impl FunctionState {
 
 impl VectorSnapshot {
     fn of(vector: &Vector) -> Self {
-        let Vector { event, gsi, installed, attached, table_message, blocked } = vector;
+        // An attempt is over when its call is.
+        let Vector { event, gsi, installed, attached, table_message, blocked, quiet: _, aside: _ } =
+            vector;
         Self {
             gsi: *gsi,
             installed: *installed,
@@ -249,7 +252,8 @@ impl VectorSnapshot {
             put(&event);
         }
         let Self { gsi, installed, attached, table_message, blocked, signalled: _ } = *self;
-        Ok(Vector { event, gsi, installed, attached, table_message, blocked })
+        let vector = Vector::new(event, gsi);
+        Ok(Vector { installed, attached, table_message, blocked, ..vector })
     }
 }
 

@@ -32,6 +32,7 @@ use pvmsi_protocol::{
 use vm_memory::GuestAddress;
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::attempt::still_shown;
 use crate::calls::Preparation;
 use crate::capability::{NoMsix, Registers};
 use crate::counters::Counters;
@@ -86,11 +87,24 @@ pub(crate) struct Vector {
     pub(crate) table_message: Option<TableMessage>,
     /// The function's own mask bit may be set although the table is trapped.
     pub(crate) blocked: bool,
+    /// The function holds the vector back, by its own mask bit, until the attempt ends.
+    pub(crate) quiet: bool,
+    /// Its event held a signal, which comes back when the attempt ends.
+    pub(crate) aside: bool,
 }
 
 impl Vector {
     pub(crate) fn new(event: EventFd, gsi: Option<Gsi>) -> Self {
-        Self { event, gsi, installed: None, attached: false, table_message: None, blocked: false }
+        Self {
+            event,
+            gsi,
+            installed: None,
+            attached: false,
+            table_message: None,
+            blocked: false,
+            quiet: false,
+            aside: false,
+        }
     }
 
     /// Whether nothing of it is in the routes: its GSI can be given away.
@@ -135,6 +149,8 @@ pub(crate) struct FunctionState {
     pub(crate) set_up: usize,
     pub(crate) mode: TableMode,
     pub(crate) preparation: Option<Preparation>,
+    /// A call is under way that can still fail.
+    pub(crate) attempt: bool,
     /// The host has taken the table back.
     pub(crate) revoked: bool,
     /// The VM is at rest, to be saved, or restored and not running yet: nothing is attached.
@@ -195,6 +211,7 @@ impl FunctionState {
             set_up: 0,
             mode: TableMode::Trapped,
             preparation: None,
+            attempt: false,
             revoked: false,
             paused: false,
             migrated: false,
@@ -302,7 +319,7 @@ impl FunctionState {
     }
 
     /// Where the vector's GSI shall lead. Legacy vectors keep their last route while they are masked: it costs an update to change it, and nothing is attached.
-    fn wanted_route(&self, index: usize) -> Option<Route> {
+    pub(crate) fn wanted_route(&self, index: usize) -> Option<Route> {
         let vector = self.vectors.get(index)?;
         vector.gsi?;
         match &self.owner {
@@ -318,16 +335,19 @@ impl FunctionState {
 
     /// Whether an event of the vector may reach the guest now.
     fn wanted_attached(&self, index: usize) -> bool {
-        if self.paused || !self.control.enable || self.control.function_mask {
-            return false;
-        }
         let unmasked = match &self.owner {
             Owner::Legacy(entries) => entries.get(index).is_some_and(|entry| !entry.masked),
             Owner::Assigned(vectors) => vectors
                 .get(index)
                 .is_some_and(|vector| self.mode == TableMode::Direct || !vector.masked),
         };
-        unmasked && self.wanted_route(index).is_some()
+        unmasked && self.could_fire(index)
+    }
+
+    /// Whether an event of the vector may reach the guest now, or nothing but its mask bit is in the way.
+    pub(crate) fn could_fire(&self, index: usize) -> bool {
+        let enabled = self.control.enable && !self.control.function_mask && !self.paused;
+        enabled && self.wanted_route(index).is_some()
     }
 
     /// Whether the vector's event is attached and keeps to a route that it shall leave.
@@ -336,19 +356,21 @@ impl FunctionState {
         self.platform.binds_at_attach() && attached && !self.is_routed(index)
     }
 
-    /// Detaches vectors whose messages are named again, where an attach binds. A table that is direct goes back to trapped first: there the function holds its events back while they are attached again.
+    /// Detaches vectors whose messages are named again, where an attach binds. The function holds their events back until the attempt ends: here, and wherever an attach can fail after others have been routed or attached.
     pub(crate) fn unbind(
         &mut self,
         vectors: impl Iterator<Item = usize> + Clone,
     ) -> Result<(), RoutesError> {
         let attached = |index: usize| self.vectors.get(index).is_some_and(|vector| vector.attached);
-        if !self.platform.binds_at_attach() || !vectors.clone().any(attached) {
-            return Ok(());
+        let rebinds = self.platform.binds_at_attach() && vectors.clone().any(attached);
+        let attaches = vectors.clone().any(|index| !attached(index) && self.wanted_attached(index));
+        if rebinds || attaches && vectors.clone().nth(1).is_some() {
+            self.begin_attempt(vectors.clone()).map_err(table_access)?;
         }
-        if !self.leave_direct() {
-            return Err(still_shown());
+        if rebinds {
+            vectors.into_iter().try_for_each(|index| self.detach(index))?;
         }
-        vectors.into_iter().try_for_each(|index| self.detach(index))
+        Ok(())
     }
 
     /// Detaches, routes and attaches until all vectors are as the state wants them.
@@ -440,7 +462,7 @@ impl FunctionState {
     }
 
     /// The function's own mask bit of a vector, where it is the host's to write. None where the host has never read the table: there are functions whose table it cannot reach.
-    fn own_mask(&self, index: usize) -> Option<VectorIndex> {
+    pub(crate) fn own_mask(&self, index: usize) -> Option<VectorIndex> {
         let trapped = self.mode == TableMode::Trapped && self.accessible() && index < self.set_up;
         let vector = self.vectors.get(index).filter(|_| trapped)?;
         vector.table_message?;
@@ -466,7 +488,7 @@ impl FunctionState {
         let number = self.own_mask(index);
         let vector = self.vectors.get_mut(index).filter(|vector| vector.blocked);
         if let (Some(number), Some(vector)) = (number, vector) {
-            match self.function.set_masked(number, false) {
+            match self.function.set_masked(number, vector.quiet) {
                 Ok(()) => vector.blocked = false,
                 Err(error) => self.complain("a mask bit could not be cleared", &error),
             }
@@ -478,10 +500,19 @@ impl FunctionState {
         &mut self,
         range: std::ops::Range<usize>,
     ) -> Result<(), RoutesError> {
+        self.reroute(range, Self::wanted_route)
+    }
+
+    /// The same, with the routes that `wanted` says.
+    pub(crate) fn reroute(
+        &mut self,
+        range: std::ops::Range<usize>,
+        wanted: impl Fn(&Self, usize) -> Option<Route>,
+    ) -> Result<(), RoutesError> {
         let changes: Vec<_> = range
             .filter_map(|index| {
                 let vector = self.vectors.get(index)?;
-                let route = self.wanted_route(index);
+                let route = wanted(self, index);
                 (route != vector.installed)
                     .then_some(vector.gsi)
                     .flatten()
@@ -511,15 +542,26 @@ impl FunctionState {
         &mut self,
         range: std::ops::Range<usize>,
     ) -> Result<(), RoutesError> {
-        if self.mode == TableMode::Direct && range.clone().any(|index| self.must_stay_held(index)) {
-            self.held = true;
-            if !self.leave_direct() {
-                return Err(still_shown());
-            }
-        }
         // The others go on when one fails.
         let mut all = Ok(());
+        let mut held = Vec::new();
         for index in range {
+            if self.mode == TableMode::Direct && self.must_stay_held(index) {
+                held.push(index);
+            } else if self.wanted_attached(index) && self.is_routed(index) {
+                all = all.and(self.attach(index));
+            }
+        }
+        // Last: a call that has failed by now leaves the table where it is.
+        if held.is_empty() || self.attempt && all.is_err() {
+            return all;
+        }
+        self.held = true;
+        if !self.leave_direct() {
+            return Err(table_access(still_shown()));
+        }
+        // The guest may have unmasked them meanwhile.
+        for index in held {
             if self.wanted_attached(index) && self.is_routed(index) {
                 all = all.and(self.attach(index));
             }
@@ -548,19 +590,24 @@ impl FunctionState {
             return Ok(());
         };
         let mut held = Ok(());
+        // In an attempt the function holds it back already, and until the end.
+        let hold = hold.filter(|_| !vector.quiet);
         if let Some(number) = hold {
             vector.blocked = true;
             held = self.function.set_masked(number, true);
         }
+        if self.attempt {
+            vector.aside |= event::drain(&vector.event);
+        }
         let attached = held
-            .map_err(mask_bit)
+            .map_err(table_access)
             .and_then(|()| Self::attach_vector(self.routes.as_ref(), vector, &mut self.counters));
         let mut let_go = Ok(());
         if let Some(number) = hold {
             let_go = self.function.set_masked(number, false);
             vector.blocked = let_go.is_err();
         }
-        attached.and(let_go.map_err(mask_bit))
+        attached.and(let_go.map_err(table_access))
     }
 
     fn attach_vector(
@@ -641,7 +688,11 @@ impl FunctionState {
                 let index = VectorIndex(index);
                 let Some(message) = vector.table_message else { return Ok(()) };
                 function.set_table_message(index, message)?;
-                if trapped { function.set_masked(index, vector.blocked) } else { Ok(()) }
+                if trapped {
+                    function.set_masked(index, vector.blocked || vector.quiet)
+                } else {
+                    Ok(())
+                }
             });
         self.stale = written.is_err();
         if let Err(error) = &written {
@@ -695,16 +746,18 @@ impl FunctionState {
         }
     }
 
-    /// Drops all vectors but the first `keep`, and gives their GSIs back. One that could not be taken out of the routes is kept and tried again: nobody else may have its GSI until then.
-    pub(crate) fn retire(&mut self, keep: usize) {
-        if keep < self.vectors.len() {
-            self.unroute(keep);
-            let retired = self.vectors.split_off(keep);
-            let (out, stuck): (Vec<_>, Vec<_>) = retired.into_iter().partition(Vector::is_out);
-            let gsis: Vec<_> = out.into_iter().filter_map(|vector| vector.gsi).collect();
-            self.routes.free(&gsis);
-            self.keep_stuck(stuck.into_iter());
+    /// Parts with all vectors but the first `keep`, and gives their GSIs back; their events. A vector that could not be taken out of the routes is kept and tried again: nobody else may have its GSI until then.
+    pub(crate) fn retire(&mut self, keep: usize) -> Vec<EventFd> {
+        if keep >= self.vectors.len() {
+            return Vec::new();
         }
+        self.unroute(keep);
+        let retired = self.vectors.split_off(keep);
+        let (out, stuck): (Vec<_>, Vec<_>) = retired.into_iter().partition(Vector::is_out);
+        let gsis: Vec<_> = out.iter().filter_map(|vector| vector.gsi).collect();
+        self.routes.free(&gsis);
+        self.keep_stuck(stuck.into_iter());
+        out.into_iter().map(|vector| vector.event).collect()
     }
 
     /// Back to the default: no vector assigned, table trapped, every entry as after power-on.
@@ -736,11 +789,6 @@ impl Drop for FunctionState {
     }
 }
 
-fn mask_bit(source: io::Error) -> RoutesError {
-    RoutesError::Kernel { operation: "writing a mask bit", source }
-}
-
-fn still_shown() -> RoutesError {
-    let source = io::Error::other("the pages are still shown to the guest");
-    RoutesError::Kernel { operation: "taking the vector table back", source }
+fn table_access(source: io::Error) -> RoutesError {
+    RoutesError::Kernel { operation: "taking or writing the vector table", source }
 }

@@ -251,12 +251,14 @@ impl PciFunction for VfioFunction {
     }
 
     fn set_up_interrupts(&mut self, events: &[&EventFd]) -> io::Result<()> {
-        if let Err(error) = irqs::set_up(&self.device, &self.set_up, events) {
-            // What is set up now is not known: no descriptor counts as kept next time.
-            self.set_up.fill(-1);
+        let wanted = irqs::descriptors(events);
+        if let Err(error) = irqs::set_up(&self.device, &self.set_up, &wanted) {
+            // What was to change is down, or not known: its descriptors do not count as kept next time.
+            let kept = irqs::kept(&self.set_up, &wanted);
+            self.set_up.iter_mut().skip(kept).for_each(|fd| *fd = -1);
             return Err(error);
         }
-        self.set_up = events.iter().map(|event| event.as_raw_fd()).collect();
+        self.set_up = wanted;
         Ok(())
     }
 

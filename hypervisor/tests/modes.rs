@@ -126,9 +126,9 @@ fn the_table_stays_trapped_while_an_event_waits_for_a_masked_vector() {
 }
 
 #[test]
-fn a_held_event_is_a_reason_no_longer_than_its_vector_is_masked() {
+fn a_held_event_is_a_reason_no_longer_than_the_mask_bit_alone_holds_it() {
     let guest = Guest::with_vectors(4);
-    guest.control(ENABLE | FUNCTION_MASK);
+    guest.control(ENABLE);
     guest.configure(4);
     guest.service.revoke(FUNCTION);
     guest.mask(3);
@@ -136,10 +136,34 @@ fn a_held_event_is_a_reason_no_longer_than_its_vector_is_masked() {
     guest.service.allow(FUNCTION);
     guest.service.revoke(FUNCTION);
     assert_eq!(guest.query().reasons, Reasons::HOST_REVOKED | Reasons::HELD_EVENT);
-    guest.unmask(3);
+    guest.control(ENABLE | FUNCTION_MASK);
     assert_eq!(guest.query().reasons, Reasons::HOST_REVOKED, "held for Function Mask now");
+    guest.service.allow(FUNCTION);
+    assert!(guest.is_direct());
+    guest.control(ENABLE);
+    assert_eq!(guest.interrupts(), NONE);
+    assert_eq!(guest.query().reasons, Reasons::HELD_EVENT, "and for its mask bit again");
+    guest.unmask(3);
+    assert_eq!(guest.interrupts(), [3]);
+    assert!(guest.is_direct());
+}
+
+#[test]
+fn an_event_that_waits_for_function_mask_fires_by_its_clearing_if_the_vector_was_unmasked_directly()
+{
+    let guest = Guest::with_vectors(4);
+    guest.control(ENABLE | FUNCTION_MASK);
+    guest.configure(4);
+    guest.service.revoke(FUNCTION);
+    guest.mask(3);
+    guest.raise(3);
+    guest.service.allow(FUNCTION);
+    assert!(guest.is_direct());
+    guest.unmask(3);
+    assert_eq!(guest.interrupts(), NONE);
     guest.control(ENABLE);
     assert_eq!(guest.interrupts(), [3]);
+    assert!(guest.is_direct());
 }
 
 #[test]
@@ -190,7 +214,7 @@ fn messages_may_come_later() {
     guest.raise(0);
     guest.update(&[(0, message(6))]).unwrap();
     guest.raise(0);
-    assert_eq!(guest.interrupts().len(), 1, "merged, to the new message");
+    assert_eq!(guest.interrupts(), [6, 7], "each to the message of its time");
     let routed = guest.status().counters;
     guest.update(&[(0, message(0)), (1, message(1)), (2, message(2))]).unwrap();
     let spent = guest.status().counters.since(&routed);

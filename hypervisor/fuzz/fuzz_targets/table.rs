@@ -10,7 +10,7 @@ use libfuzzer_sys::fuzz_target;
 use pvmsi_hypervisor::Policy;
 use pvmsi_hypervisor_fuzz::bounded;
 use pvmsi_hypervisor_fuzz::fixture::{self, FUNCTION, Guest, PENDING, TABLE, message};
-use pvmsi_hypervisor_fuzz::msix::{Assigned, Msix, Pending};
+use pvmsi_hypervisor_fuzz::msix::{Assigned, Entry, Msix, Pending};
 use pvmsi_protocol::{
     CallId, GuestMessage, Reasons, Sequence, TableMessage, TableMode, VectorSetup,
 };
@@ -259,8 +259,10 @@ impl Machine {
                 (word.to_le_bytes()[(at % 4) as usize], known)
             }
             Part::Pending => (0..8).fold((0, 0), |(bits, known), bit| {
-                let entry = self.model.entries.get((at * 8 + bit) as usize);
-                let unclear = entry.is_some_and(|entry| entry.held && direct);
+                let vector = (at * 8 + bit) as usize;
+                let entry = self.model.entries.get(vector);
+                let at_host = |entry: &Entry| entry.held || self.model.withheld(vector);
+                let unclear = direct && entry.is_some_and(at_host);
                 match entry.map_or(Pending::No, |entry| entry.pending) {
                     Pending::No => (bits, known | 1 << bit),
                     Pending::Yes if !unclear => (bits | 1 << bit, known | 1 << bit),

@@ -28,8 +28,8 @@ pub struct Entry {
     pub masked: bool,
     /// Its bit in the pending bit array.
     pub pending: Pending,
-    /// The event came to the host, which holds it for Function Mask or for want of a message: the
-    /// bit may be missing while the table is direct.
+    /// The event came to the host, which holds it for Function Mask or for want of a message,
+    /// although the vector was not masked: the bit may be missing while the table is direct.
     pub held: bool,
     /// Another event waits in the function meanwhile, by the mask bit of a direct table. The two
     /// may arrive, or be reported, as one or one after the other.
@@ -91,11 +91,20 @@ impl Msix {
 
     /// An event of the function, whose table may be direct.
     pub fn raise(&mut self, vector: usize, direct: bool) {
+        let withheld = self.withheld(vector);
         let entry = &mut self.entries[vector];
-        entry.held &= entry.pending != Pending::No;
-        entry.another |= entry.held && entry.masked && direct;
+        let waits = entry.pending != Pending::No;
+        entry.held &= waits;
+        entry.another |= (entry.held || withheld && waits) && entry.masked && direct;
         entry.pending = Pending::Yes;
         self.send();
+    }
+
+    /// Whether more than a mask bit keeps the vector from firing: what waits may be at the host
+    /// then, also while the table is direct.
+    pub fn withheld(&self, vector: usize) -> bool {
+        let assigned = self.assigned.as_ref().and_then(|assigned| assigned.get(vector));
+        self.function_mask || assigned.is_some_and(|vector| vector.guest.is_none())
     }
 
     /// A write of MSI-X Message Control.

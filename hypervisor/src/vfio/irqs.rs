@@ -25,13 +25,12 @@ const WITHOUT_MEMBARRIER: Duration = Duration::from_millis(20);
 const HEADER_WORDS: usize = 5;
 
 /// Goes from the vectors with the descriptors `now` to `wanted`, with one request. Vectors that stay are not touched, so nothing of theirs is lost.
-pub(super) fn set_up(device: &impl AsRawFd, now: &[RawFd], wanted: &[&EventFd]) -> io::Result<()> {
-    let wanted: Vec<_> = wanted.iter().map(|event| event.as_raw_fd()).collect();
+pub(super) fn set_up(device: &impl AsRawFd, now: &[RawFd], wanted: &[RawFd]) -> io::Result<()> {
     if wanted.is_empty() {
         // No data and a count of 0: all vectors are taken down.
         return request(device, VFIO_IRQ_SET_DATA_NONE, 0, &[]);
     }
-    let kept = now.iter().zip(&wanted).take_while(|(now, wanted)| now == wanted).count();
+    let kept = kept(now, wanted);
     // A descriptor of -1 takes a single vector down.
     let end = now.len().max(wanted.len());
     let changed: Vec<_> =
@@ -40,6 +39,15 @@ pub(super) fn set_up(device: &impl AsRawFd, now: &[RawFd], wanted: &[&EventFd]) 
         return Ok(());
     }
     request(device, VFIO_IRQ_SET_DATA_EVENTFD, kept, &changed)
+}
+
+pub(super) fn descriptors(events: &[&EventFd]) -> Vec<RawFd> {
+    events.iter().map(|event| event.as_raw_fd()).collect()
+}
+
+/// How many vectors from the first on stay as they are, even when the request fails: the kernel then takes down what it was asked to change (Linux `drivers/vfio/pci/vfio_pci_intrs.c`, `vfio_msi_set_block`).
+pub(super) fn kept(now: &[RawFd], wanted: &[RawFd]) -> usize {
+    now.iter().zip(wanted).take_while(|(now, wanted)| now == wanted).count()
 }
 
 fn request(device: &impl AsRawFd, data: u32, start: usize, fds: &[RawFd]) -> io::Result<()> {

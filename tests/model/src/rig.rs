@@ -147,7 +147,7 @@ impl Rig {
 
     /// Puts a state in.
     fn load(&self, state: &State) -> Result<()> {
-        lock(&self.shared).signalled.clear();
+        lock(&self.shared).forget();
         self.service
             .load(FUNCTION, &state.service)
             .context("there is a function")?

@@ -151,6 +151,13 @@ impl Live {
         self.begin(rules, rules);
     }
 
+    /// Between two states events are nobody's: what is loaded into them goes nowhere.
+    pub fn forget(&mut self) {
+        self.signalled.clear();
+        self.events.clear();
+        self.attached = Default::default();
+    }
+
     /// An operation begins.
     pub fn begin(&mut self, before: &Rules, after: &Rules) {
         self.before.clone_from(before);
@@ -259,11 +266,16 @@ impl Live {
 
     fn signal(&mut self, vector: usize) {
         if let Some(&event) = self.events.get(vector) {
-            if self.signalled.contains(&event) {
-                self.owed[vector] -= 1;
-            } else {
-                self.signalled.push(event);
-            }
+            self.hold(event);
+        }
+    }
+
+    /// Signals an event. Two signals that nobody has taken are one.
+    fn hold(&mut self, event: RawFd) {
+        if !self.signalled.contains(&event) {
+            self.signalled.push(event);
+        } else if let Some(vector) = self.vector_of(event) {
+            self.owed[vector] -= 1;
         }
         self.poll();
     }

@@ -36,7 +36,7 @@ impl Events for Keeper {
     }
 
     fn put(&self, event: RawFd) {
-        lock(&self.0).signalled.push(event);
+        lock(&self.0).hold(event);
     }
 
     fn holds(&self, event: RawFd) -> bool {
