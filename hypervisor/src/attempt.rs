@@ -35,6 +35,7 @@ impl FunctionState {
             for (index, vector) in self.vectors.iter_mut().enumerate().take(self.set_up) {
                 vector.quiet = bits.get(index).is_none_or(|&masked| masked);
             }
+            self.put_messages_right();
         }
         for index in vectors {
             let number = self.own_mask(index);

@@ -118,7 +118,13 @@ impl FunctionState {
         let masked: Vec<_> = (0..self.set_up)
             .filter(|&index| index >= count || bits.get(index) == Some(&true))
             .collect();
-        // The guest may have written other messages; the host's belong there.
+        self.put_messages_right();
+        self.unmask(&masked);
+        true
+    }
+
+    /// The guest may have written other messages into the table that is taken back; the host's belong there.
+    pub(crate) fn put_messages_right(&mut self) {
         for (index, vector) in (0..).zip(self.vectors.iter().take(self.set_up)) {
             let index = VectorIndex(index);
             if let Some(message) = vector.table_message
@@ -128,8 +134,6 @@ impl FunctionState {
             }
         }
         self.behind |= self.stale;
-        self.unmask(&masked);
-        true
     }
 
     /// Learns the mask bits that the guest has written into the table, and returns them.
