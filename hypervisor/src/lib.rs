@@ -33,6 +33,7 @@ mod calls;
 mod capability;
 mod catch_up;
 mod config;
+mod converge;
 mod counters;
 mod event;
 mod function;
