@@ -170,6 +170,43 @@ fn each_request_of_kvm_refused_at_each_use() {
     report(total, "KVM refuses a routing update, an irqfd or a memory region");
 }
 
+/// A `configure` that would have unmasked the vector.
+#[test]
+fn an_event_behind_a_mask_bit_stays_there_when_kvm_refuses_a_call() {
+    let mut refused = 0;
+    for request in [ROUTING, IRQFD, MEMORY_REGION] {
+        for step in 1.. {
+            let bench = Bench::direct(VECTORS);
+            bench.mask(1);
+            bench.quiet(|| bench.raise(1));
+            let (before, taken) = (stand(&bench), bench.taken(1));
+            let mut setups = setups(VECTORS);
+            setups[3].masked = true;
+            (setups[0].message, setups[2].message) = (setups[2].message, setups[0].message);
+            refusal::refuse(request, step, 1);
+            let result = bench.configure_with(&setups).map(drop);
+            if refusal::end() == 0 {
+                break;
+            }
+            if result.is_err() {
+                refused += 1;
+                assert_eq!(stand(&bench), before, "request {request:#x}, use {step}");
+                assert!(bench.masked(1) && !bench.masked(3));
+                bench.quiet(|| {});
+                assert_eq!(bench.taken(1), taken, "masked still");
+                bench.unmask(1);
+                (0..VECTORS).filter(|&v| v != 1).for_each(|vector| bench.raise_and_take(vector));
+            } else {
+                bench.config_write_u16(0x3c, 0);
+            }
+            bench.wait_taken(1, taken + 1);
+            bench.raise_and_take(1);
+            assert_eq!(bench.taken(1), taken + 2, "once each");
+        }
+    }
+    assert!(refused > 1, "{refused}");
+}
+
 #[test]
 fn pages_that_kvm_does_not_map_stay_trapped_until_it_does() {
     let bench = Bench::with_vectors(VECTORS);
