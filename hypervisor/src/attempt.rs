@@ -31,11 +31,19 @@ impl FunctionState {
                 return Err(still_shown());
             }
             let bits = self.read_mask_bits();
-            // What is set up and not granted was masked when the table was handed over.
-            for (index, vector) in self.vectors.iter_mut().enumerate().take(self.set_up) {
-                vector.quiet = bits.get(index).is_none_or(|&masked| masked);
-            }
             self.put_messages_right();
+            let mut twice = Vec::new();
+            for (index, vector) in self.vectors.iter_mut().enumerate().take(self.set_up) {
+                // What is set up and not granted was masked when the table was handed over.
+                let masked = bits.get(index).is_none_or(|&masked| masked);
+                let waits = masked && !vector.attached && event::is_signalled(&vector.event);
+                vector.quiet = masked && !waits;
+                if waits {
+                    twice.push(index);
+                }
+            }
+            // An event waits at the host already: one that waits in the function joins it.
+            self.unmask(&twice);
         }
         for index in vectors {
             let number = self.own_mask(index);
@@ -45,6 +53,8 @@ impl FunctionState {
                 self.function.set_masked(number, true)?;
             }
         }
+        // What was under way arrives before anything is drained, routed or attached.
+        self.function.settle();
         Ok(())
     }
 
@@ -52,7 +62,7 @@ impl FunctionState {
     pub(crate) fn end_attempt(&mut self) {
         self.attempt = false;
         self.let_go(|masked| !masked);
-        self.put_back();
+        self.put_all_back();
         self.evaluate();
         self.let_go(|_| true);
     }
@@ -61,7 +71,7 @@ impl FunctionState {
     pub(crate) fn commit_attempt(&mut self) {
         self.attempt = false;
         self.let_go(|_| true);
-        self.put_back();
+        self.put_all_back();
     }
 
     /// Ends the function's part for vectors of which the guest's mask bit says so.
@@ -84,12 +94,21 @@ impl FunctionState {
         }
     }
 
-    /// Gives events back what was taken aside: those that are attached fire.
-    fn put_back(&mut self) {
-        for vector in &mut self.vectors {
-            if std::mem::take(&mut vector.aside) {
-                event::signal(&vector.event);
+    fn put_all_back(&mut self) {
+        for index in 0..self.vectors.len() {
+            // One that could not be detached would fire: it gets its event back when it may, or is detached.
+            if !self.is_against(index) {
+                self.put_back(index);
             }
+        }
+    }
+
+    /// Gives an event back what was taken aside: if it is attached, it fires.
+    pub(crate) fn put_back(&mut self, index: usize) {
+        if let Some(vector) = self.vectors.get_mut(index)
+            && std::mem::take(&mut vector.aside)
+        {
+            event::signal(&vector.event);
         }
     }
 }

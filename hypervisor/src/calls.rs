@@ -271,10 +271,7 @@ impl FunctionState {
         let routes: Vec<_> = self.vectors.iter().take(before).map(|v| v.installed).collect();
         let begun = self.begin_attempt(0..self.set_up).map_err(StepError::Table);
         let old = std::mem::replace(&mut self.owner, Owner::Assigned(new));
-        let done = begun.and_then(|()| {
-            self.function.settle();
-            self.establish(granted, wanted)
-        });
+        let done = begun.and_then(|()| self.establish(granted, wanted));
         if let Err(error) = done {
             self.complain("configure failed and is undone", &error);
             let events = self.undo_establish(old, &routes);

@@ -59,8 +59,12 @@ impl FunctionState {
     ) -> Result<(), RoutesError> {
         let attached = |index: usize| self.vectors.get(index).is_some_and(|vector| vector.attached);
         let rebinds = self.platform.binds_at_attach() && vectors.clone().any(attached);
-        let attaches = vectors.clone().any(|index| !attached(index) && self.wanted_attached(index));
-        if rebinds || attaches && vectors.clone().nth(1).is_some() {
+        let unattached = |index: &usize| !attached(*index) && self.wanted_attached(*index);
+        let named = vectors.clone().filter(unattached).count();
+        // With those that an earlier failure has left over.
+        let attaches = (0..self.vectors.len()).filter(unattached).count();
+        let steps = attaches > 0 && (attaches > named || vectors.clone().nth(1).is_some());
+        if rebinds || steps {
             self.begin_attempt(vectors.clone()).map_err(table_access)?;
         }
         if rebinds {
@@ -99,7 +103,7 @@ impl FunctionState {
     }
 
     /// Whether the vector is attached and must not fire: it is masked, or would go where it led before.
-    fn is_against(&self, index: usize) -> bool {
+    pub(crate) fn is_against(&self, index: usize) -> bool {
         self.vectors.get(index).is_some_and(|vector| vector.attached)
             && !(self.wanted_attached(index) && self.is_routed(index))
     }
@@ -181,6 +185,9 @@ impl FunctionState {
         if self.is_against(index) {
             return;
         }
+        if !self.attempt {
+            self.put_back(index);
+        }
         let number = self.own_mask(index);
         let vector = self.vectors.get_mut(index).filter(|vector| vector.blocked);
         if let (Some(number), Some(vector)) = (number, vector) {
@@ -253,7 +260,11 @@ impl FunctionState {
             return all;
         }
         self.held = true;
-        if !self.leave_direct() {
+        if self.attempt {
+            // It may still fail: what is pending in the function stays there until the end.
+            self.begin_attempt(held.iter().copied()).map_err(table_access)?;
+            all = all.and(self.detach_unwanted());
+        } else if !self.leave_direct() {
             return Err(table_access(still_shown()));
         }
         // The guest may have unmasked them meanwhile.

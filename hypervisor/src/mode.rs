@@ -171,7 +171,7 @@ impl FunctionState {
     }
 
     /// Clears the function's mask bits of these vectors, but of those that could not be detached.
-    fn unmask(&mut self, vectors: &[usize]) {
+    pub(crate) fn unmask(&mut self, vectors: &[usize]) {
         for &index in vectors {
             if let Some(vector) = self.vectors.get_mut(index) {
                 vector.blocked = true;

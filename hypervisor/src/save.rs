@@ -192,7 +192,7 @@ impl FunctionState {
         };
         let held = (0..owner.interrupts())
             .zip(&self.vectors)
-            .filter(|(_, vector)| !vector.attached && event::is_signalled(&vector.event))
+            .filter(|(_, v)| v.aside || !v.attached && event::is_signalled(&v.event))
             .map(|(index, _)| VectorIndex(index))
             .collect();
         let preparation = self.preparation.as_ref().map(|preparation| SavedPreparation {

@@ -89,7 +89,7 @@ pub(crate) struct Vector {
     pub(crate) blocked: bool,
     /// The function holds the vector back, by its own mask bit, until the attempt ends.
     pub(crate) quiet: bool,
-    /// Its event held a signal, which comes back when the attempt ends.
+    /// Its event held a signal, which comes back when the attempt ends, and the vector is detached or may fire.
     pub(crate) aside: bool,
 }
 
@@ -314,7 +314,7 @@ impl FunctionState {
         let held = self
             .vectors
             .get(vector.as_usize())
-            .is_some_and(|vector| !vector.attached && event::is_signalled(&vector.event));
+            .is_some_and(|v| v.aside || !v.attached && event::is_signalled(&v.event));
         held || self.accessible() && self.function.pending(vector).unwrap_or(false)
     }
 
