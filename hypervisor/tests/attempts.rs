@@ -16,6 +16,7 @@ use pvmsi_protocol::{
     CallError, CallId, GuestMessage, Parameter, Reasons, Sequence, TableMode, VectorIndex,
     VectorSetup, VectorState,
 };
+use vm_memory::VolatileMemory;
 
 const VECTORS: u16 = 6;
 /// How many vectors one call prepares.
@@ -339,4 +340,168 @@ fn a_new_configure_that_fails_leaves_the_unfinished_one() {
     busy.configure_with(1, Sequence::START, &one).unwrap();
     let answer = busy.configure_with(VECTORS, unfinished.sequence, &all).unwrap_err();
     assert_eq!(answer, CallError::parameter(Parameter::Sequence));
+}
+
+const fn setup(message: Option<GuestMessage>, masked: bool) -> VectorSetup {
+    VectorSetup { message, masked }
+}
+
+/// A direct table of as many vectors.
+fn direct(setups: &[VectorSetup]) -> Guest {
+    let guest = Guest::with_vectors(setups.len() as u16);
+    guest.control(ENABLE);
+    guest.configure_with(setups.len() as u16, Sequence::START, setups).unwrap();
+    assert!(guest.is_direct());
+    guest
+}
+
+/// The event that waits for a message would take the table back by its mask bit, which another processor clears.
+#[test]
+fn an_update_that_fails_leaves_the_table_direct_whatever_another_processor_unmasks() {
+    for at in 1..40 {
+        for step in 1..40 {
+            let guest = direct(&[setup(None, false), setup(Some(message(1)), false)]);
+            guest.raise(0);
+            guest.mask(0);
+            guest.mask(1);
+            guest.raise(1);
+            let before = guest.status();
+            let (bar, window) = (guest.bar.clone(), guest.window.clone());
+            faults::plan(Plan::Nth(step));
+            faults::meanwhile(at, move || {
+                if window.now().table == TableMode::Direct {
+                    bar.get_ref::<u32>(Guest::entry(0, 3) as usize).unwrap().store(0);
+                }
+            });
+            let result = guest.update(&[(0, message(0))]);
+            faults::forget_meanwhile();
+            let failed = faults::end();
+            if result.is_err() {
+                let after = guest.status();
+                assert_eq!(after.mode, before.mode, "{at}, {step}: {failed:?}");
+                assert_eq!(after.generation, before.generation, "{at}, {step}: {failed:?}");
+            }
+        }
+    }
+}
+
+/// What has left the function before the call held it back must not meet an attach that is undone.
+#[test]
+fn a_message_that_is_under_way_does_not_go_where_a_failed_update_led() {
+    for platform in [X86_64, AARCH64] {
+        for policy in [Policy::Direct, Policy::Trapped] {
+            for step in 1..40 {
+                for at in 1..40 {
+                    let guest = guest_of((platform, policy));
+                    configure(&guest, &[setup(None, false), setup(None, false)]).unwrap();
+                    faults::plan(Plan::Nth(step));
+                    function::leave(0);
+                    let routes = guest.routes.clone();
+                    faults::meanwhile(at, move || {
+                        function::arrive();
+                        routes.pump();
+                    });
+                    let updates = [0, 1].map(|vector| (vector, message_on(platform, vector)));
+                    let result = guest.update(&updates);
+                    faults::forget_meanwhile();
+                    let failed = faults::end();
+                    function::arrive();
+                    let arrived = arrived(&guest);
+                    if result.is_err() {
+                        let none = Vec::<u32>::new();
+                        assert_eq!(
+                            arrived, none,
+                            "{platform:?} {policy:?} {step} {at}: {failed:?}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// An earlier refusal has left another vector unattached: the update attaches it, too, and fails for it.
+#[test]
+fn an_update_may_fail_for_a_vector_that_it_does_not_name() {
+    let mut failures = 0;
+    for at in 1..40 {
+        let guest = guest_of((X86_64, Policy::Trapped));
+        configure(&guest, &[0, 1].map(|vector| setup(Some(message(vector)), false))).unwrap();
+        guest.mask(1);
+        faults::plan(Plan::Only(1, &["attach"]));
+        guest.unmask(1);
+        faults::plan(Plan::Only(1, &["attach"]));
+        let (device, routes) = (guest.device.clone(), guest.routes.clone());
+        faults::meanwhile(at, move || {
+            device.raise(VectorIndex(0));
+            routes.pump();
+        });
+        let result = guest.update(&[(0, message(100))]);
+        let raised = !faults::forget_meanwhile();
+        faults::end();
+        if result.is_err() && raised {
+            failures += 1;
+            assert_eq!(guest.interrupts(), [0], "{at}");
+        }
+    }
+    assert!(failures > 0);
+}
+
+/// A vector that stays attached against the host's will does not get its event back.
+#[test]
+fn an_event_of_a_masked_vector_waits_also_where_it_cannot_be_detached() {
+    let masked = [0, 1].map(|vector| setup(Some(message(vector)), true));
+    let unmasked = [0, 1].map(|vector| setup(Some(message(100 + vector)), false));
+    for step in 1..40 {
+        let guest = Guest::with_vectors(2);
+        guest.control(ENABLE);
+        guest.service.revoke(FUNCTION);
+        configure(&guest, &masked).unwrap();
+        guest.raise(0);
+        faults::plan(Plan::Only(step, &["attach", "detach"]));
+        let result = configure(&guest, &unmasked);
+        let failed = faults::end();
+        if result.is_ok() {
+            continue;
+        }
+        assert_eq!(guest.interrupts(), NONE, "{step}: {failed:?}");
+        assert!(guest.pending(0), "{step}: {failed:?}");
+        guest.config_write(0x3c, &[0]);
+        assert_eq!(guest.interrupts(), NONE, "{step}: {failed:?}");
+        guest.unmask(0);
+        assert_eq!(guest.interrupts(), [0], "{step}: {failed:?}");
+    }
+}
+
+/// H-513: what happens while a vector is masked is one event, wherever its parts wait.
+#[test]
+fn an_event_at_the_host_and_one_in_the_function_are_one() {
+    for masked in [false, true] {
+        let guest = direct(&[setup(None, true)]);
+        guest.service.revoke(FUNCTION);
+        guest.raise(0);
+        guest.service.allow(FUNCTION);
+        assert!(guest.is_direct(), "the vector lacks a message as well");
+        guest.raise(0);
+        let answer = guest.configure_with(1, Sequence::START, &[setup(Some(message(0)), masked)]);
+        let reported = answer.unwrap().pending().len();
+        guest.unmask(0);
+        let mut arrived = guest.interrupts();
+        arrived.extend(guest.interrupts());
+        assert_eq!(reported + arrived.len(), 1, "{reported} reported, then {arrived:?}");
+    }
+}
+
+/// A table that was taken back for an update, and stays trapped, holds the host's messages.
+#[test]
+fn an_update_puts_messages_right_that_the_guest_has_overwritten() {
+    let guest = direct(&[setup(Some(message(0)), false), setup(None, false), setup(None, false)]);
+    guest.store(Guest::entry(0, 0), 0);
+    guest.store(Guest::entry(0, 2), 0);
+    guest.raise(1);
+    guest.mask(1);
+    guest.update(&[(1, message(1)), (2, message(2))]).unwrap();
+    assert!(!guest.is_direct());
+    guest.raise(0);
+    assert_eq!(guest.interrupts(), [0]);
 }

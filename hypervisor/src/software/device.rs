@@ -149,11 +149,12 @@ impl SoftwareDevice {
         self.load_entry(vector, 3).map(|control| control & 1 != 0).ok_or_else(no_such_vector)
     }
 
+    /// As in hardware, what was pending has left when the bit is seen clear, and what was under way has arrived.
     pub(super) fn set_masked(&self, vector: VectorIndex, masked: bool) -> io::Result<()> {
         if !self.store_entry(vector, 3, u32::from(masked)) {
             return Err(no_such_vector());
         }
-        self.settle();
+        self.emit_if_unmasked(&self.lock(), vector);
         Ok(())
     }
 
