@@ -4,7 +4,9 @@
 //! mask bits, and it takes what eventfds hold aside before they are attached. So
 //! routes and attachments can change, and change back, without an event
 //! that goes where the call had wanted it to go and has failed. At the end the
-//! events are let go: to where they belong by then.
+//! events are let go: to where they belong by then. An `update` that is one
+//! routing update, or one with a single attach, needs no part of the function:
+//! either fails as a whole.
 //!
 //! | an event that is raised during the attempt | waits in |
 //! |---|---|
@@ -94,6 +96,7 @@ impl FunctionState {
         }
     }
 
+    /// Gives back all that was taken aside.
     fn put_all_back(&mut self) {
         for index in 0..self.vectors.len() {
             // One that could not be detached would fire: it gets its event back when it may, or is detached.

@@ -202,13 +202,8 @@ impl FunctionState {
         }
         // A new configure takes the place of one that was given up.
         let mut unfinished = self.preparation.take();
-        let (mut sequence, mut events) = match &mut unfinished {
-            Some(running) => (running.sequence, std::mem::take(&mut running.events)),
-            None => (Sequence::START, Vec::new()),
-        };
-        if request.sequence == Sequence::START {
-            sequence = Sequence::START;
-        }
+        let events = unfinished.as_mut().map(|running| std::mem::take(&mut running.events));
+        let mut events = events.unwrap_or_default();
         let lacking = wanted.saturating_sub(self.vectors.len());
         events.truncate(lacking);
         let lacking = lacking.saturating_sub(events.len());
@@ -225,7 +220,7 @@ impl FunctionState {
             }
         }
         if now < lacking && !exhausted {
-            let sequence = Sequence(sequence.0.wrapping_add(1).max(1));
+            let sequence = Sequence(request.sequence.0.wrapping_add(1).max(1));
             self.preparation = Some(Preparation {
                 sequence,
                 kind: request.kind,

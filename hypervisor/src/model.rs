@@ -232,7 +232,7 @@ impl FunctionState {
 
 impl VectorSnapshot {
     fn of(vector: &Vector) -> Self {
-        // An attempt is over when its call is.
+        // Both end with the call, where nothing is refused.
         let Vector { event, gsi, installed, attached, table_message, blocked, quiet: _, aside: _ } =
             vector;
         Self {
