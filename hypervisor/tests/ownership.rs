@@ -284,3 +284,17 @@ fn the_pages_of_a_removed_function_go_before_calls_say_that_it_is_gone() {
     assert_eq!(noted.lock().unwrap().first(), Some(&true));
     assert!(service.functions().is_empty());
 }
+
+#[test]
+fn release_where_nothing_is_assigned_leaves_the_emulated_table() {
+    let guest = Guest::with_vectors(4);
+    guest.control(ENABLE);
+    guest.program(2, message(2));
+    guest.mask(2);
+    guest.raise(2);
+    let generation = guest.status().generation;
+    guest.call(CallId::Release, &[]).unwrap();
+    assert_eq!(guest.status().generation, generation);
+    guest.unmask(2);
+    assert_eq!(guest.interrupts(), [2]);
+}

@@ -177,7 +177,9 @@ fn release_never_fails(factory: &dyn HostFactory) -> Verdict {
     let machine = Machine::new(factory)?;
     machine.release()?;
     machine.control(ENABLE);
+    machine.program(1, machine.message(9));
     machine.release()?;
+    machine.arrives(1, 9)?;
     machine.configure(8)?;
     machine.decoding(false);
     machine.release()?;
