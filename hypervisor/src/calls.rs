@@ -14,6 +14,7 @@ use thiserror::Error;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::event;
+use crate::function::TooFewInterrupts;
 use crate::policy::Policy;
 use crate::routes::{Route, RoutesError};
 use crate::state::{AssignedVector, FunctionState, Owner, Vector};
@@ -40,6 +41,14 @@ enum StepError {
     Table(#[source] io::Error),
     #[error("interrupts could not be set up")]
     SetUp(#[source] io::Error),
+}
+
+impl StepError {
+    /// For how many vectors the host has interrupts, if it was for want of them.
+    fn available(&self) -> Option<usize> {
+        let Self::SetUp(error) = self else { return None };
+        TooFewInterrupts::of(error).map(|few| usize::from(few.available))
+    }
 }
 
 impl FunctionState {
@@ -110,26 +119,21 @@ impl FunctionState {
         if target == 0 {
             return Err(CallError::Denied);
         }
-        let wanted = self.function.set_up_count(target).max(target);
-        let (unfinished, events) =
-            self.prepare(request, setups.as_slice(), usize::from(wanted), bound)?;
-        let before = self.vectors.len();
-        let granted = self.add_vectors(events, usize::from(target));
-        let result = if granted == 0 {
-            Err((CallError::NoResources, self.retire(before)))
-        } else {
-            let assigned = self.assign(&setups, granted, usize::from(wanted), before);
-            assigned.map_err(|events| (CallError::Hardware, events))
+        let wanted = usize::from(self.function.set_up_count(target).max(target));
+        let (unfinished, events) = self.prepare(request, setups.as_slice(), wanted, bound)?;
+        let granted = match self.grant(&setups, usize::from(target), wanted, events) {
+            Ok(granted) => granted,
+            Err((error, events)) => {
+                self.preparation =
+                    unfinished.map(|unfinished| Preparation { events, ..unfinished });
+                self.free_spare_gsis();
+                return Err(error);
+            }
         };
-        if let Err((error, events)) = result {
-            self.preparation = unfinished.map(|unfinished| Preparation { events, ..unfinished });
-            self.free_spare_gsis();
-            return Err(error);
-        }
         self.counters.configures = self.counters.configures.saturating_add(1);
         self.generation = self.generation.next();
         self.held = false;
-        self.unmappable = false;
+        self.try_again();
         self.migrated = false;
 
         let mut pending = vec![false; granted];
@@ -137,6 +141,8 @@ impl FunctionState {
             self.enter_direct(Some(&mut pending));
         }
         if self.mode == TableMode::Trapped {
+            // What was under way is one event with what waits.
+            self.function.settle();
             self.take_pending(&mut pending);
         }
         Ok(pending
@@ -250,6 +256,36 @@ impl FunctionState {
         self.vectors.iter().take(target).take_while(|vector| vector.gsi.is_some()).count()
     }
 
+    /// Gives the guest the first `target` vectors, or as many as can be had, and sets up as many as `wanted`. What `events` are not used come back from a failure.
+    fn grant(
+        &mut self,
+        setups: &[VectorSetup],
+        mut target: usize,
+        mut wanted: usize,
+        mut events: Vec<EventFd>,
+    ) -> Result<usize, (CallError, Vec<EventFd>)> {
+        let before = self.vectors.len();
+        loop {
+            let granted = self.add_vectors(events, target);
+            if granted == 0 {
+                return Err((CallError::NoResources, self.retire(before)));
+            }
+            let Err((error, returned)) = self.assign(setups, granted, wanted, before) else {
+                return Ok(granted);
+            };
+            events = returned;
+            match error.available() {
+                Some(0) => return Err((CallError::NoResources, events)),
+                // Ends: each time it is fewer.
+                Some(available) if available < wanted => {
+                    target = target.min(available);
+                    wanted = available;
+                }
+                _ => return Err((CallError::Hardware, events)),
+            }
+        }
+    }
+
     /// Gives the first `granted` vectors to the guest, or leaves all as it was and returns the events of those that came after the first `before`.
     fn assign(
         &mut self,
@@ -257,7 +293,7 @@ impl FunctionState {
         granted: usize,
         wanted: usize,
         before: usize,
-    ) -> Result<(), Vec<EventFd>> {
+    ) -> Result<(), (StepError, Vec<EventFd>)> {
         let new = (0..granted)
             .map(|index| setups.get(index).copied().unwrap_or(VectorSetup::RESERVED))
             .map(|VectorSetup { message, masked }| AssignedVector { message, masked })
@@ -272,7 +308,7 @@ impl FunctionState {
             let events = self.undo_establish(old, &routes);
             self.end_attempt();
             self.keep_generation(mode, generation);
-            return Err(events);
+            return Err((error, events));
         }
         self.commit_attempt();
         Ok(())
@@ -389,6 +425,7 @@ impl FunctionState {
     pub(crate) fn release(&mut self) {
         match self.owner {
             Owner::Assigned(_) => self.become_default(),
+            // The emulated table is the guest's own.
             Owner::Legacy(_) => self.preparation = None,
         }
     }
@@ -400,7 +437,7 @@ impl FunctionState {
             }
             self.migrated = false;
             self.generation = self.generation.next();
-            self.unmappable = false;
+            self.try_again();
             self.evaluate();
         }
         Ok(())

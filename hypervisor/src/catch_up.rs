@@ -13,6 +13,7 @@
 //! | detach | the function's own mask bit holds the events of a vector that must not fire; nothing can while decoding is off |
 //! | taking an event or a route out for good | its GSI is not given to anyone |
 //! | clearing a mask bit of the function, writing the table | the event waits in the function |
+//! | anything that the guest would find in a direct table | trapped, and handed over by the operation that pays |
 //! | putting the table's pages in | trapped; tried again with `configure`, `restore`, `allow`, or a change of the BARs, decoding or power state, since guests can cause the attempt |
 //! | taking pages out | they stay, the table is direct as before (but for an assignment that ends: that counts as trapped), and what would make the function stop to answer on them is not passed on |
 //! | reading a mask bit that the guest has written, twice | the vector counts as masked until the guest writes it again |
@@ -51,6 +52,8 @@ impl FunctionState {
         self.converge_or_log();
         self.free_spare_gsis();
         self.hold_back();
+        // Looked at again by the hand-over itself.
+        self.owing = false;
         self.evaluate();
     }
 

@@ -111,7 +111,7 @@ impl FunctionState {
     /// Reads what a write may have changed, and makes memory map and mode match.
     pub(crate) fn refresh(&mut self) {
         let woke = self.read_placement();
-        self.unmappable = false;
+        self.try_again();
         if woke && self.set_up > 0 {
             // Power states below D0 may cost a function its table.
             self.recover_table();

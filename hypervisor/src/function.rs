@@ -8,6 +8,7 @@ use std::io;
 use std::sync::Arc;
 
 use pvmsi_protocol::{Delivery, TableMessage, VectorIndex};
+use thiserror::Error;
 use vm_memory::MmapRegion;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -31,6 +32,27 @@ pub struct BarMapping {
     pub offset: u64,
     /// The part's memory in this process; a whole number of pages.
     pub memory: Arc<MmapRegion>,
+}
+
+/// The host has interrupts for fewer vectors than were to be set up. What holds this in an [`io::Error`] leads to a short grant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("the host has interrupts for {available} vectors of the function only")]
+pub struct TooFewInterrupts {
+    /// For how many it has some, from vector 0 on.
+    pub available: u16,
+}
+
+impl TooFewInterrupts {
+    /// What an error says of it.
+    pub(crate) fn of(error: &io::Error) -> Option<Self> {
+        error.get_ref()?.downcast_ref().copied()
+    }
+}
+
+impl From<TooFewInterrupts> for io::Error {
+    fn from(error: TooFewInterrupts) -> Self {
+        Self::other(error)
+    }
 }
 
 /// A PCI function that is passed through to a guest.
@@ -64,7 +86,7 @@ pub trait PciFunction: Send {
     /// Makes vector `i` signal `events[i]`, for all of them with *one* request, unmasked in the function's table. An empty slice takes the interrupts down. Events of vectors that stay set up are not lost.
     ///
     /// # Errors
-    /// When the function or the kernel refuses; the set-up is then as before.
+    /// When the function or the kernel refuses; the set-up is then as before. [`TooFewInterrupts`], as the error's inner one, where fewer can be had.
     fn set_up_interrupts(&mut self, events: &[&EventFd]) -> io::Result<()>;
 
     /// The message that stands in the table for a vector that is set up.

@@ -196,7 +196,8 @@ impl Window for KvmWindow {
         }
         if failed.is_err() {
             for piece in self.pieces.iter_mut().filter(|piece| piece.switched) {
-                Self::hide(&self.slots, piece)?;
+                // The others go on when one fails.
+                let _ = Self::hide(&self.slots, piece);
             }
         }
         failed
@@ -204,6 +205,10 @@ impl Window for KvmWindow {
 
     fn table_can_be_direct(&self) -> bool {
         self.table_can_be_direct
+    }
+
+    fn shows_table(&self) -> bool {
+        self.pieces.iter().any(|piece| piece.switched && piece.shown.is_some())
     }
 }
 

@@ -63,7 +63,7 @@ mod window;
 
 pub use capability::NoMsix;
 pub use counters::Counters;
-pub use function::{BarMapping, Isolation, PciFunction};
+pub use function::{BarMapping, Isolation, PciFunction, TooFewInterrupts};
 pub use isolation::{UnsafeInterrupts, host_isolation};
 pub use kvm_routes::KvmRoutes;
 #[cfg(target_arch = "aarch64")]

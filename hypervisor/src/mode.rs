@@ -47,7 +47,7 @@ impl FunctionState {
             .collect();
         let granted = assigned.len();
         if !self.can_hand_over() {
-            self.unmappable = true;
+            self.owing = true;
             return;
         }
         let mut given = self.write_masks(&masked, true);
@@ -76,20 +76,33 @@ impl FunctionState {
             given = !self.unmappable;
         }
         if given {
-            self.counters.switches_to_direct = self.counters.switches_to_direct.saturating_add(1);
-            self.mode_changed();
+            self.handed_over();
             return;
         }
         self.mode = TableMode::Trapped;
-        if self.unshown {
-            // What was put in before the failure.
-            self.take_out(&self.view());
+        // What was put in before the failure.
+        if self.unshown && !self.take_out(&self.view()) && self.window.shows_table() {
+            // The guest's stores count for as long as they reach the table.
+            self.mode = TableMode::Direct;
+            self.handed_over();
+            return;
         }
         if let Err(error) = self.detach_unwanted() {
             self.log_routes(&error);
         }
         self.unmask(&masked);
         self.unmappable |= !self.held;
+    }
+
+    fn handed_over(&mut self) {
+        self.counters.switches_to_direct = self.counters.switches_to_direct.saturating_add(1);
+        self.mode_changed();
+    }
+
+    /// Tries to hand the table over again where that has failed.
+    pub(crate) fn try_again(&mut self) {
+        self.unmappable = false;
+        self.owing = false;
     }
 
     /// Whether the table is as the guest shall find it.

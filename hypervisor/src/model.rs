@@ -41,6 +41,7 @@ pub struct Snapshot {
     revoked: bool,
     held: bool,
     unmappable: bool,
+    owing: bool,
     stale: bool,
     paused: bool,
     migrated: bool,
@@ -132,6 +133,7 @@ impl FunctionState {
             revoked,
             held,
             unmappable,
+            owing,
             stale,
             paused,
             migrated,
@@ -157,6 +159,7 @@ impl FunctionState {
             revoked: *revoked,
             held: *held,
             unmappable: *unmappable,
+            owing: *owing,
             stale: *stale,
             paused: *paused,
             migrated: *migrated,
@@ -182,6 +185,7 @@ impl FunctionState {
             revoked,
             held,
             unmappable,
+            owing,
             stale,
             paused,
             migrated,
@@ -216,6 +220,7 @@ impl FunctionState {
         self.revoked = *revoked;
         self.held = *held;
         self.unmappable = *unmappable;
+        self.owing = *owing;
         self.stale = *stale;
         self.paused = *paused;
         self.migrated = *migrated;

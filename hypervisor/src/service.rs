@@ -302,7 +302,7 @@ impl Service {
         self.with(id, |state| {
             state.catch_up();
             state.revoked = false;
-            state.unmappable = false;
+            state.try_again();
             state.evaluate();
         })
         .is_some()

@@ -161,6 +161,8 @@ pub(crate) struct FunctionState {
     pub(crate) held: bool,
     /// Handing the table over was tried and failed. `catch_up` says what tries again.
     pub(crate) unmappable: bool,
+    /// Handing the table over was tried while something was owed. Tried again when it has been paid.
+    pub(crate) owing: bool,
     /// The table has lost its messages while it could not be written.
     pub(crate) stale: bool,
     /// Something went wrong and is to be tried again.
@@ -217,6 +219,7 @@ impl FunctionState {
             migrated: false,
             held: false,
             unmappable: false,
+            owing: false,
             stale: false,
             behind: false,
             unshown: false,
@@ -237,7 +240,7 @@ impl FunctionState {
     pub(crate) fn reasons(&self) -> Reasons {
         let mut reasons = Reasons::empty();
         let isolated = self.isolation == Isolation::Isolated || self.policy.allow_unisolated;
-        let mappable = self.window.table_can_be_direct() && !self.unmappable;
+        let mappable = self.window.table_can_be_direct() && !self.unmappable && !self.owing;
         reasons.set(Reasons::NOT_ASSIGNED, matches!(self.owner, Owner::Legacy(_)));
         reasons.set(Reasons::POLICY, self.policy.policy != Policy::Direct);
         reasons.set(Reasons::NO_ISOLATION, !isolated);
@@ -449,7 +452,7 @@ impl FunctionState {
         self.held = false;
         self.stale = false;
         self.migrated = false;
-        self.unmappable = false;
+        self.try_again();
         self.generation = self.generation.next();
     }
 }

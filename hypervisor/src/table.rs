@@ -2,6 +2,7 @@
 
 use pvmsi_protocol::{GuestMessage, TableMessage, TableMode, VectorIndex};
 
+use crate::function::TooFewInterrupts;
 use crate::layout::{BarIndex, Target};
 use crate::state::{FunctionState, LegacyEntry, Owner};
 
@@ -206,7 +207,19 @@ impl FunctionState {
             }
         };
         self.vectors = vectors;
-        if let Err(error) = self.set_up_interrupts(self.vectors.len()) {
+        // The guest has what it needs: an unfinished `configure` makes no use of events any more.
+        if let Some(unfinished) = &mut self.preparation {
+            unfinished.events.clear();
+        }
+        let mut set_up = self.set_up_interrupts(self.vectors.len());
+        if let Some(few) = set_up.as_ref().err().and_then(TooFewInterrupts::of)
+            && few.available > 0
+        {
+            self.complain("the vectors above stay without", &few);
+            self.retire(usize::from(few.available));
+            set_up = self.set_up_interrupts(self.vectors.len());
+        }
+        if let Err(error) = set_up {
             self.complain("interrupts could not be set up", &error);
             self.tear_down();
         }

@@ -30,9 +30,14 @@ pub trait Window: Send {
     /// Makes the memory map equal to `view`: first takes out what is not in it, then puts in what is missing. On return no vCPU can reach a page that was taken out.
     ///
     /// # Errors
-    /// When a page could not be put in or taken out; the service tries a few times, and again with its next operation. A failure to put in leaves the map as it was before the call or, where that is impossible, with less in it, never with more.
+    /// When a page could not be put in or taken out; the service tries a few times, and again with its next operation. A failure to put in leaves the map as it was before the call or, where that is impossible, with less in it, never with more (but see [`shows_table`](Self::shows_table)).
     fn show(&mut self, view: &View) -> io::Result<()>;
 
     /// Whether the pages of table and pending bit array can be shown at all.
     fn table_can_be_direct(&self) -> bool;
+
+    /// Whether a page of table or pending bit array is shown now. Asked when they could not be put in, and what had been put in could not be taken out: only a window to which that can happen needs this.
+    fn shows_table(&self) -> bool {
+        false
+    }
 }

@@ -5,9 +5,12 @@
 
 mod fixture;
 
+use std::sync::atomic::Ordering::SeqCst;
+
+use fixture::faults::{self, Plan};
 use fixture::*;
 use pvmsi_hypervisor::{FunctionPolicy, Policy};
-use pvmsi_protocol::{CallId, Reasons, Sequence, TableMode, VectorSetup};
+use pvmsi_protocol::{CallId, Reasons, Sequence, TableMode, VectorIndex, VectorSetup};
 
 #[test]
 fn a_guest_that_never_calls_is_served_by_the_trapped_table() {
@@ -373,4 +376,43 @@ fn a_mapping_that_failed_is_tried_again_by_the_next_configure() {
     assert_eq!(guest.configure(4).reasons, Reasons::NOT_MAPPABLE);
     *guest.window.fails.lock().unwrap() = false;
     assert_eq!(guest.configure(4).mode, TableMode::Direct);
+}
+
+#[test]
+fn a_message_that_is_under_way_when_the_table_is_handed_over_waits_for_its_mask_bit() {
+    let guest = Guest::with_vectors(4);
+    guest.control(ENABLE);
+    guest.configure(4);
+    guest.service.revoke(FUNCTION);
+    guest.mask(1);
+    function::leave(1);
+    guest.service.allow(FUNCTION);
+    function::arrive();
+    assert_eq!(guest.interrupts(), NONE);
+    guest.unmask(1);
+    assert_eq!(guest.interrupts(), [1]);
+}
+
+/// KVM raises an event twice that is signalled at the moment of its attach: a trapped table keeps it from coming then.
+#[test]
+fn no_event_of_a_trapped_table_comes_during_its_attach() {
+    let mut attaches = 0;
+    for at in 1..20 {
+        let guest = Guest::new(Options { policy: Policy::Trapped, ..Options::default() });
+        guest.control(ENABLE);
+        guest.configure(4);
+        guest.mask(1);
+        guest.routes.doubles.store(true, SeqCst);
+        faults::plan(Plan::Never);
+        let device = guest.device.clone();
+        faults::meanwhile(at, move || {
+            device.raise(VectorIndex(1));
+        });
+        guest.unmask(1);
+        let raised = !faults::forget_meanwhile();
+        faults::end();
+        attaches += u32::from(raised);
+        assert_eq!(guest.interrupts(), if raised { vec![1] } else { vec![] }, "{at}");
+    }
+    assert!(attaches > 0);
 }

@@ -8,7 +8,8 @@ mod fixture;
 use fixture::faults::{self, Plan};
 use fixture::*;
 use pvmsi_hypervisor::{Policy, ServiceState};
-use pvmsi_protocol::{Sequence, TableMode, VectorSetup};
+use pvmsi_protocol::{CallError, CallId, Reasons, Sequence, TableMode, VectorSetup};
+use std::sync::atomic::Ordering::SeqCst;
 
 const DECODING_OFF: [u8; 2] = [0x04, 0];
 const DECODING_ON: [u8; 2] = [0x06, 0];
@@ -212,4 +213,78 @@ fn a_set_up_that_is_refused_is_tried_once_in_an_operation() {
     guest.raise(0);
     guest.config_write(0x3c, &[0]);
     assert_eq!(guest.interrupts(), [0]);
+}
+
+#[test]
+fn a_host_with_too_few_interrupts_grants_those_it_has() {
+    let guest = Guest::new(Options { interrupts: 3, ..Options::default() });
+    guest.control(ENABLE);
+    let answer = guest.configure(8);
+    assert_eq!((answer.granted, answer.mode), (3, TableMode::Direct));
+    for vector in 0..3 {
+        guest.raise(vector);
+    }
+    assert_eq!(guest.interrupts(), [0, 1, 2]);
+    assert_eq!((guest.routes.attached(), guest.routes.routed()), (3, 3));
+    assert_eq!(guest.configure(8).granted, 3, "again");
+    guest.call(CallId::Release, &[]).unwrap();
+    assert_eq!(guest.routes.left.load(SeqCst), Options::default().routes, "all come back");
+}
+
+#[test]
+fn a_host_without_interrupts_has_no_resources() {
+    let guest = Guest::new(Options { interrupts: 0, ..Options::default() });
+    guest.control(ENABLE);
+    let refused = guest.configure_with(4, Sequence::START, &[]);
+    assert_eq!(refused.unwrap_err(), CallError::NoResources);
+    assert_eq!(guest.routes.left.load(SeqCst), Options::default().routes);
+    guest.program(0, message(0));
+    assert_eq!(guest.routes.left.load(SeqCst), Options::default().routes);
+}
+
+#[test]
+fn an_emulated_table_has_the_interrupts_that_the_host_has() {
+    let guest = Guest::new(Options { interrupts: 3, ..Options::default() });
+    guest.control(ENABLE);
+    for vector in 0..8 {
+        guest.program(vector, message(vector));
+    }
+    for vector in 0..3 {
+        guest.raise(vector);
+    }
+    assert_eq!(guest.interrupts(), [0, 1, 2]);
+}
+
+#[test]
+fn a_table_is_handed_over_by_the_operation_that_pays_the_debt() {
+    let guest = Guest::with_vectors(4);
+    guest.control(ENABLE);
+    guest.configure(4);
+    refuse(&["detach"]);
+    guest.control(ENABLE | FUNCTION_MASK);
+    faults::end();
+    guest.config_write(0x3c, &[0]);
+    guest.control(ENABLE);
+    assert!(guest.is_direct());
+}
+
+/// The guest's stores count, so the mode must not say otherwise.
+#[test]
+fn a_table_that_cannot_be_hidden_again_is_direct() {
+    let guest = Guest::with_vectors(4);
+    guest.control(ENABLE);
+    refuse(&["put the last page in", "take pages out"]);
+    let answer = guest.configure(4);
+    assert_eq!((answer.mode, answer.reasons), (TableMode::Direct, Reasons::NOT_MAPPABLE));
+    guest.mask(0);
+    guest.raise(0);
+    assert_eq!(guest.interrupts(), NONE);
+    faults::end();
+    guest.config_write(0x3c, &[0]);
+    assert_eq!(guest.query().mode, TableMode::Trapped);
+    assert_eq!(guest.view().table, TableMode::Trapped);
+    guest.unmask(0);
+    assert_eq!(guest.interrupts(), [0]);
+    guest.configure(4);
+    assert!(guest.is_direct());
 }
