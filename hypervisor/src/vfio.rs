@@ -7,9 +7,9 @@
 //! and drops writes of it through the region file.
 
 mod irqs;
+mod regions;
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -18,8 +18,8 @@ use kvm_ioctls::VmFd;
 use pvmsi_protocol::{TableMessage, VectorIndex};
 use thiserror::Error;
 use vfio_bindings::bindings::vfio::{
-    VFIO_IRQ_INFO_NORESIZE, VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_MSIX_IRQ_INDEX,
-    VFIO_PCI_REQ_IRQ_INDEX, VFIO_REGION_INFO_FLAG_MMAP,
+    VFIO_IRQ_INFO_NORESIZE, VFIO_PCI_MSIX_IRQ_INDEX, VFIO_PCI_REQ_IRQ_INDEX,
+    VFIO_REGION_INFO_FLAG_MMAP,
 };
 use vfio_ioctls::{
     VfioContainer, VfioDevice, VfioDeviceFd, VfioIommufd, VfioOps, VfioRegionInfoCap,
@@ -30,10 +30,11 @@ use vm_memory::{
 };
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::function::{BarMapping, Isolation, PciFunction};
+use crate::function::{BarMapping, Isolation, PciFunction, TooFewInterrupts};
 use crate::isolation::host_isolation;
 use crate::layout::{BarIndex, Layout, LayoutError};
 use crate::page_size::host_page_size;
+use crate::vfio::regions::Regions;
 
 /// How functions are attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +74,9 @@ pub enum VfioError {
     /// The BARs cannot be mapped.
     #[error("a BAR cannot be mapped")]
     Map(#[source] io::Error),
+    /// No descriptor is left.
+    #[error("the function's file cannot be opened once more")]
+    File(#[source] io::Error),
 }
 
 /// The VFIO side of a VM: one address space for DMA, and KVM's account of the functions.
@@ -154,10 +158,12 @@ impl VfioHost {
 pub struct VfioFunction {
     /// Go before the device: each keeps its file open, and an open file keeps the group busy.
     mappings: Vec<BarMapping>,
+    regions: Regions,
     device: VfioDevice,
     layout: Layout,
     isolation: Isolation,
     grows: bool,
+    threaded_handlers: bool,
     /// Descriptors of the events that are set up, in vector order.
     set_up: Vec<i32>,
 }
@@ -170,13 +176,24 @@ impl VfioFunction {
     pub fn open(host: &VfioHost, sysfs: &Path) -> Result<Self, VfioError> {
         let device = VfioDevice::new(sysfs, Arc::clone(&host.ops), true)
             .map_err(|source| VfioError::Request { operation: "attaching the function", source })?;
-        let layout = read_layout(&device)?;
+        let regions = Regions::of(&device).map_err(VfioError::File)?;
+        let layout = read_layout(&device, &regions)?;
         let mappings = map_bars(&device, &layout).map_err(VfioError::Map)?;
         let grows = device
             .get_irq_info(VFIO_PCI_MSIX_IRQ_INDEX)
             .is_some_and(|info| info.flags & VFIO_IRQ_INFO_NORESIZE == 0);
         let isolation = host_isolation(Path::new("/sys"), host.backend);
-        Ok(Self { device, layout, isolation, mappings, grows, set_up: Vec::new() })
+        let threaded_handlers = irqs::handlers_are_threaded(Path::new("/"));
+        Ok(Self {
+            mappings,
+            regions,
+            device,
+            layout,
+            isolation,
+            grows,
+            threaded_handlers,
+            set_up: Vec::new(),
+        })
     }
 
     /// An event that the kernel signals when it wants the function back: somebody unbinds its driver or removes it, and waits until nobody has it open. The kernel repeats that every ten seconds. Revoke the function's table, and take it out of the service: dropping it lets it go.
@@ -252,6 +269,10 @@ impl PciFunction for VfioFunction {
 
     fn set_up_interrupts(&mut self, events: &[&EventFd]) -> io::Result<()> {
         let wanted = irqs::descriptors(events);
+        if !self.grows && !self.set_up.is_empty() && wanted.len() > self.set_up.len() {
+            let available = u16::try_from(self.set_up.len()).unwrap_or(u16::MAX);
+            return Err(TooFewInterrupts { available }.into());
+        }
         if let Err(error) = irqs::set_up(&self.device, &self.set_up, &wanted) {
             // What was to change is down, or not known: its descriptors do not count as kept next time.
             let kept = irqs::kept(&self.set_up, &wanted);
@@ -296,36 +317,35 @@ impl PciFunction for VfioFunction {
     }
 
     fn settle(&mut self) {
-        irqs::wait_for_running_handlers();
+        irqs::wait_for_running_handlers(self.threaded_handlers);
     }
 
     fn config_read(&mut self, offset: u64, data: &mut [u8]) {
-        self.device.region_read(VFIO_PCI_CONFIG_REGION_INDEX, data, offset);
+        self.regions.config_read(offset, data);
     }
 
     fn config_write(&mut self, offset: u64, data: &[u8]) {
-        self.device.region_write(VFIO_PCI_CONFIG_REGION_INDEX, data, offset);
+        self.regions.config_write(offset, data);
     }
 
     fn bar_read(&mut self, bar: BarIndex, offset: u64, data: &mut [u8]) {
-        self.device.region_read(u32::from(bar.0), data, offset);
+        self.regions.bar_read(bar, offset, data);
     }
 
     fn bar_write(&mut self, bar: BarIndex, offset: u64, data: &[u8]) {
-        self.device.region_write(u32::from(bar.0), data, offset);
+        self.regions.bar_write(bar, offset, data);
     }
 
     fn reset(&mut self) -> io::Result<()> {
-        self.device.reset();
-        Ok(())
+        self.regions.reset()
     }
 }
 
 /// Reads BARs and MSI-X capability, once.
-fn read_layout(device: &VfioDevice) -> Result<Layout, LayoutError> {
+fn read_layout(device: &VfioDevice, regions: &Regions) -> Result<Layout, LayoutError> {
     let read = |offset| {
         let mut data = [0xff; 4];
-        device.region_read(VFIO_PCI_CONFIG_REGION_INDEX, &mut data, offset);
+        regions.config_read(offset, &mut data);
         u32::from_le_bytes(data)
     };
     let size = |bar: BarIndex| device.get_region_size(u32::from(bar.0));
@@ -366,9 +386,7 @@ fn map_bars(device: &VfioDevice, layout: &Layout) -> io::Result<Vec<BarMapping>>
 }
 
 fn map(device: &VfioDevice, region: u32, offset: u64, length: u64) -> io::Result<MmapRegion> {
-    // SAFETY: the descriptor is open: it belongs to `device`, which outlives this borrow.
-    let descriptor = unsafe { BorrowedFd::borrow_raw(device.as_raw_fd()) };
-    let file = std::fs::File::from(descriptor.try_clone_to_owned()?);
+    let file = regions::file(device)?;
     let start = device.get_region_offset(region).saturating_add(offset);
     let length = usize::try_from(length).map_err(io::Error::other)?;
     MmapRegion::build(

@@ -4,8 +4,11 @@
 //! kernel's error number, so the request is built here.
 //! Source: Linux `include/uapi/linux/vfio.h`, `struct vfio_irq_set`.
 
+use std::ffi::c_int;
+use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
+use std::path::Path;
 use std::time::Duration;
 
 use vfio_bindings::bindings::vfio::{
@@ -16,10 +19,12 @@ use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::ioctl::ioctl_with_ptr;
 use vmm_sys_util::ioctl_io_nr;
 
+use crate::function::TooFewInterrupts;
+
 ioctl_io_nr!(VFIO_DEVICE_SET_IRQS, VFIO_TYPE as u32, VFIO_BASE + 10);
 
-/// How long is waited where the kernel cannot say when its handlers have ended.
-const WITHOUT_MEMBARRIER: Duration = Duration::from_millis(20);
+/// How long is waited where the kernel cannot say when its handlers have ended. They signal an eventfd: microseconds.
+const WITHOUT_ANSWER: Duration = Duration::from_millis(20);
 
 /// 32-bit words of `struct vfio_irq_set` before its data: argsz, flags, index, start, count.
 const HEADER_WORDS: usize = 5;
@@ -27,6 +32,10 @@ const HEADER_WORDS: usize = 5;
 /// Goes from the vectors with the descriptors `now` to `wanted`, with one request. Vectors that stay are not touched, so nothing of theirs is lost.
 pub(super) fn set_up(device: &impl AsRawFd, now: &[RawFd], wanted: &[RawFd]) -> io::Result<()> {
     if wanted.is_empty() {
+        if now.is_empty() {
+            // The kernel refuses to take down what is not set up.
+            return Ok(());
+        }
         // No data and a count of 0: all vectors are taken down.
         return request(device, VFIO_IRQ_SET_DATA_NONE, 0, &[]);
     }
@@ -65,16 +74,84 @@ fn request(device: &impl AsRawFd, data: u32, start: usize, fds: &[RawFd]) -> io:
     // SAFETY: `set` is a struct vfio_irq_set whose argsz is the length of the buffer, data
     // included; the kernel only reads it, and the descriptors stay open during the call.
     let result = unsafe { ioctl_with_ptr(device, VFIO_DEVICE_SET_IRQS(), set.as_ptr()) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    outcome(result, start, io::Error::last_os_error().raw_os_error())
+}
+
+/// What the kernel's answer to a request means that changes vectors from `start` on.
+fn outcome(result: c_int, start: usize, errno: Option<i32>) -> io::Result<()> {
+    match (result, errno) {
+        (0, _) => Ok(()),
+        // Nothing is set up, and this many could be: `vfio_msi_enable`, in the file named above.
+        (1.., _) => Err(too_few(usize::try_from(result).unwrap_or(0))),
+        // None for those that were to come; those before `start` stay.
+        (_, Some(libc::ENOSPC)) => Err(too_few(start)),
+        (_, errno) => Err(io::Error::from_raw_os_error(errno.unwrap_or(libc::EIO))),
+    }
+}
+
+fn too_few(available: usize) -> io::Error {
+    TooFewInterrupts { available: u16::try_from(available).unwrap_or(u16::MAX) }.into()
 }
 
 /// Waits until every interrupt handler of the host that is running now has ended. There is no request for a single interrupt; a grace period of the whole kernel is what user space can ask for (`membarrier(2)`, `MEMBARRIER_CMD_GLOBAL`).
-pub(super) fn wait_for_running_handlers() {
+///
+/// That covers handlers that run in interrupt context. Where they are threads, or the kernel has nohz_full processors and refuses, time is all there is.
+pub(super) fn wait_for_running_handlers(threaded: bool) {
     // SAFETY: the call takes no memory.
     let result = unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
-    if result != 0 {
-        // Kernels with nohz_full processors refuse. A handler that signals an eventfd takes
-        // microseconds.
-        std::thread::sleep(WITHOUT_MEMBARRIER);
+    if result != 0 || threaded {
+        std::thread::sleep(WITHOUT_ANSWER);
+    }
+}
+
+/// Whether the kernel runs interrupt handlers in threads: with PREEMPT_RT, or because it was told so (`threadirqs`). `root` is the root folder.
+pub(super) fn handlers_are_threaded(root: &Path) -> bool {
+    let read = |path| fs::read_to_string(root.join(path)).unwrap_or_default();
+    read("sys/kernel/realtime").trim() == "1"
+        || read("proc/cmdline").split_whitespace().any(|word| word == "threadirqs")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn root(name: &str, files: [(&str, &str); 2]) -> bool {
+        let root = std::env::temp_dir().join(format!("pvmsi-irqs-{name}-{}", std::process::id()));
+        for (path, content) in files {
+            let path = root.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+        }
+        let threaded = handlers_are_threaded(&root);
+        fs::remove_dir_all(root).unwrap();
+        threaded
+    }
+
+    #[test]
+    fn handlers_are_threads_where_the_kernel_says_so() {
+        let realtime = "sys/kernel/realtime";
+        let told = "proc/cmdline";
+        assert!(!root("usual", [(told, "ro quiet\n"), ("unused", "")]));
+        assert!(root("realtime", [(told, "ro quiet\n"), (realtime, "1\n")]));
+        assert!(root("told", [(told, "ro threadirqs\n"), (realtime, "0\n")]));
+        assert!(!handlers_are_threaded(Path::new("/absent")));
+    }
+
+    #[test]
+    fn nothing_is_asked_where_nothing_changes() {
+        // Any request would fail: this is no VFIO device.
+        let device = fs::File::open("/dev/null").unwrap();
+        set_up(&device, &[], &[]).unwrap();
+        set_up(&device, &[5], &[5]).unwrap();
+        set_up(&device, &[5], &[5, 6]).unwrap_err();
+    }
+
+    #[test]
+    fn fewer_interrupts_than_asked_for_are_an_error() {
+        let few = |error: io::Error| TooFewInterrupts::of(&error).map(|few| few.available);
+        outcome(0, 2, None).unwrap();
+        assert_eq!(few(outcome(3, 0, None).unwrap_err()), Some(3));
+        assert_eq!(few(outcome(-1, 2, Some(libc::ENOSPC)).unwrap_err()), Some(2));
+        assert_eq!(few(outcome(-1, 2, Some(libc::EINVAL)).unwrap_err()), None);
     }
 }
