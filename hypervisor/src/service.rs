@@ -24,7 +24,7 @@ use crate::platform::Platform;
 use crate::policy::{FunctionPolicy, Policy};
 use crate::routes::Routes;
 use crate::state::FunctionState;
-use crate::sync::{Mutex, MutexGuard, RwLock};
+use crate::sync::{Mutex, RwLock};
 use crate::window::Window;
 
 /// What a service is created with.
@@ -102,7 +102,8 @@ pub struct Service {
 /// A function: where it is decoded, to be looked up on each exit, and its state.
 struct Entry {
     ranges: RwLock<[Option<(u64, u64)>; BarIndex::COUNT]>,
-    state: Mutex<FunctionState>,
+    /// None when it has been taken out of the service, and a vCPU has found it before.
+    state: Mutex<Option<FunctionState>>,
 }
 
 impl Service {
@@ -134,25 +135,25 @@ impl Service {
         }
         let routes = Arc::clone(&self.routes);
         let state = FunctionState::new(id, self.config.platform, policy, function, window, routes)?;
-        let entry = Entry { ranges: RwLock::default(), state: Mutex::new(state) };
-        drop(entry.lock());
+        let entry = Entry { ranges: RwLock::default(), state: Mutex::new(Some(state)) };
+        entry.with(|_| ());
         functions.insert(id, Arc::new(entry));
         Ok(())
     }
 
-    /// Takes a function out: its pages, its routes, its interrupts. `false` when there is none.
+    /// Takes a function out: its pages, its routes, its interrupts, its open files. Whatever a vCPU still wants of it is of no effect. `false` when there is none.
     pub fn remove_function(&self, id: FunctionId) -> bool {
-        let found = self.functions.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned();
-        let Some(entry) = found else { return false };
-        // A vCPU in the middle of an access may still hold the entry: do not wait for it.
-        let mut state = entry.lock();
-        state.revoked = true;
-        state.become_default();
-        state.take_out(&crate::window::View::NOTHING);
-        state.placement.decoding = false;
+        let Some(entry) = self.entry(id) else { return false };
+        let mut state = entry.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let removed = state.take().is_some();
+        entry.publish(None);
         // Last: no call says that the function is gone while its pages are mapped.
         let mut functions = self.functions.write().unwrap_or_else(PoisonError::into_inner);
-        functions.remove(&id).is_some()
+        // Another may have removed it already, and added a new one there.
+        if functions.get(&id).is_some_and(|found| Arc::ptr_eq(found, &entry)) {
+            functions.remove(&id);
+        }
+        removed
     }
 
     /// The addresses of all functions, in order.
@@ -254,15 +255,13 @@ impl Service {
     /// A read that exited. `true` when it is a function's, and `data` is filled.
     pub fn mmio_read(&self, address: u64, data: &mut [u8]) -> bool {
         let Some((entry, bar, offset)) = self.find(address) else { return false };
-        entry.lock().bar_read(bar, offset, data);
-        true
+        entry.with(|state| state.bar_read(bar, offset, data)).is_some()
     }
 
     /// A write that exited. `true` when it is a function's.
     pub fn mmio_write(&self, address: u64, data: &[u8]) -> bool {
         let Some((entry, bar, offset)) = self.find(address) else { return false };
-        entry.lock().bar_write(bar, offset, data);
-        true
+        entry.with(|state| state.bar_write(bar, offset, data)).is_some()
     }
 
     /// A read of configuration space. `false` when there is no such function.
@@ -333,13 +332,11 @@ impl Service {
         id: FunctionId,
         act: impl FnOnce(&mut FunctionState) -> T,
     ) -> Option<T> {
-        let entry = self
-            .functions
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&id)
-            .map(Arc::clone)?;
-        Some(act(&mut entry.lock()))
+        self.entry(id)?.with(act)
+    }
+
+    fn entry(&self, id: FunctionId) -> Option<Arc<Entry>> {
+        self.functions.read().unwrap_or_else(PoisonError::into_inner).get(&id).map(Arc::clone)
     }
 
     fn find(&self, address: u64) -> Option<(Arc<Entry>, BarIndex, u64)> {
@@ -471,11 +468,28 @@ fn encode(
 }
 
 impl Entry {
-    fn lock(&self) -> StateGuard<'_> {
-        StateGuard {
-            entry: self,
-            // A panic in another call cannot be undone, but the state is still the best there is.
-            state: self.state.lock().unwrap_or_else(PoisonError::into_inner),
+    /// Acts on the function's state, under its lock. `None` when it has been taken out.
+    fn with<T>(&self, act: impl FnOnce(&mut FunctionState) -> T) -> Option<T> {
+        // A panic in another call cannot be undone, but the state is still the best there is.
+        let mut guard = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = guard.as_mut()?;
+        let result = act(state);
+        self.publish(Some(state));
+        Some(result)
+    }
+
+    /// Publishes where the function is decoded.
+    fn publish(&self, state: Option<&FunctionState>) {
+        let mut now = [None; BarIndex::COUNT];
+        if let Some(state) = state.filter(|state| state.accessible()) {
+            let placed = state.placement.bars.iter().zip(state.layout.bars());
+            for (range, (address, bar)) in now.iter_mut().zip(placed) {
+                *range = address.zip(*bar).map(|(address, bar)| (address.0, bar.size));
+            }
+        }
+        let published = *self.ranges.read().unwrap_or_else(PoisonError::into_inner);
+        if published != now {
+            *self.ranges.write().unwrap_or_else(PoisonError::into_inner) = now;
         }
     }
 
@@ -486,41 +500,5 @@ impl Entry {
             let offset = address.checked_sub(start)?;
             (offset < size).then_some((BarIndex(index), offset))
         })
-    }
-}
-
-/// A function's state under its lock; where it is decoded is published at the end.
-struct StateGuard<'a> {
-    entry: &'a Entry,
-    state: MutexGuard<'a, FunctionState>,
-}
-
-impl std::ops::Deref for StateGuard<'_> {
-    type Target = FunctionState;
-
-    fn deref(&self) -> &FunctionState {
-        &self.state
-    }
-}
-
-impl std::ops::DerefMut for StateGuard<'_> {
-    fn deref_mut(&mut self) -> &mut FunctionState {
-        &mut self.state
-    }
-}
-
-impl Drop for StateGuard<'_> {
-    fn drop(&mut self) {
-        let mut now = [None; BarIndex::COUNT];
-        if self.state.accessible() {
-            let placed = self.state.placement.bars.iter().zip(self.state.layout.bars());
-            for (range, (address, bar)) in now.iter_mut().zip(placed) {
-                *range = address.zip(*bar).map(|(address, bar)| (address.0, bar.size));
-            }
-        }
-        let published = *self.entry.ranges.read().unwrap_or_else(PoisonError::into_inner);
-        if published != now {
-            *self.entry.ranges.write().unwrap_or_else(PoisonError::into_inner) = now;
-        }
     }
 }

@@ -211,6 +211,14 @@ impl Machine {
         kernel.delivered.iter().filter(|delivered| **delivered == message(vector)).count()
     }
 
+    fn has_lost_its_function(&self) {
+        assert_eq!(*self.view.lock().unwrap(), View::NOTHING);
+        assert!(!self.service.mmio_read(BAR, &mut [0; 4]));
+        let kernel = self.kernel.lock().unwrap();
+        assert!(kernel.taken.is_empty() && kernel.routes.is_empty());
+        assert!(kernel.attached.is_empty());
+    }
+
     /// Mode, reasons, memory map and decoded ranges agree.
     fn is_consistent(&self) {
         let status = self.service.status(FUNCTION).unwrap();
@@ -354,15 +362,16 @@ fn a_function_goes_while_vcpus_use_it() {
                 machine.service.mmio_write(BAR + TABLE + 12, &[0; 4]);
                 machine.config_write(MSIX_CONTROL, &[0xc0]);
             },
-            |machine| assert!(machine.service.remove_function(FUNCTION)),
+            |machine| {
+                assert!(machine.service.remove_function(FUNCTION));
+                // From now on, whatever the others are still about to do.
+                for _ in 0..4 {
+                    machine.has_lost_its_function();
+                    thread::yield_now();
+                }
+            },
         ],
-        |machine| {
-            assert_eq!(*machine.view.lock().unwrap(), View::NOTHING);
-            assert!(!machine.service.mmio_read(BAR, &mut [0; 4]));
-            let kernel = machine.kernel.lock().unwrap();
-            assert!(kernel.taken.is_empty() && kernel.routes.is_empty());
-            assert!(kernel.attached.is_empty());
-        },
+        Machine::has_lost_its_function,
     );
 }
 
