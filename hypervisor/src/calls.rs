@@ -17,7 +17,7 @@ use crate::event;
 use crate::function::TooFewInterrupts;
 use crate::policy::Policy;
 use crate::routes::{Route, RoutesError};
-use crate::state::{AssignedVector, FunctionState, Owner, Vector};
+use crate::state::{AssignedVector, FunctionState, Owner, SHORT_OF_INTERRUPTS, Vector};
 
 /// What a guest is told to wait before it repeats a busy `configure`, in microseconds.
 const BUSY_DELAY_US: u32 = 100;
@@ -275,13 +275,20 @@ impl FunctionState {
             };
             events = returned;
             match error.available() {
-                Some(0) => return Err((CallError::NoResources, events)),
+                Some(0) => {
+                    self.complain("configure finds no interrupts", &error);
+                    return Err((CallError::NoResources, events));
+                }
                 // Ends: each time it is fewer.
                 Some(available) if available < wanted => {
+                    self.complain(SHORT_OF_INTERRUPTS, &error);
                     target = target.min(available);
                     wanted = available;
                 }
-                _ => return Err((CallError::Hardware, events)),
+                _ => {
+                    self.complain("configure failed and is undone", &error);
+                    return Err((CallError::Hardware, events));
+                }
             }
         }
     }
@@ -304,7 +311,6 @@ impl FunctionState {
         let old = std::mem::replace(&mut self.owner, Owner::Assigned(new));
         let done = begun.and_then(|()| self.establish(granted, wanted));
         if let Err(error) = done {
-            self.complain("configure failed and is undone", &error);
             let events = self.undo_establish(old, &routes);
             self.end_attempt();
             self.keep_generation(mode, generation);

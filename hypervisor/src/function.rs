@@ -36,9 +36,9 @@ pub struct BarMapping {
 
 /// The host has interrupts for fewer vectors than were to be set up. What holds this in an [`io::Error`] leads to a short grant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("the host has interrupts for {available} vectors of the function only")]
+#[error("the host is short of interrupts for the function; {available} are to be had, or fewer")]
 pub struct TooFewInterrupts {
-    /// For how many it has some, from vector 0 on.
+    /// For how many to try next, from vector 0 on: fewer than were asked for.
     pub available: u16,
 }
 

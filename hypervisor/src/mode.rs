@@ -62,6 +62,7 @@ impl FunctionState {
             }
         }
         given &= !self.held;
+        let mut shown = Ok(());
         if given {
             self.mode = TableMode::Direct;
             if let Err(error) = self.attach_wanted(0..self.vectors.len()) {
@@ -71,7 +72,8 @@ impl FunctionState {
                 // An event came for a vector that is masked: the table was taken back already.
                 return;
             } else {
-                self.unmappable = self.show(&self.view()).is_err();
+                shown = self.show(&self.view());
+                self.unmappable = shown.is_err();
             }
             given = !self.unmappable;
         }
@@ -80,8 +82,9 @@ impl FunctionState {
             return;
         }
         self.mode = TableMode::Trapped;
-        // What was put in before the failure.
-        if self.unshown && !self.take_out(&self.view()) && self.window.shows_table() {
+        let taken_out = !self.unshown || self.take_out(&self.view());
+        // All was ready but some of the pages, and the others stay.
+        if shown.is_err() && !taken_out && self.window.shows_table() {
             // The guest's stores count for as long as they reach the table.
             self.mode = TableMode::Direct;
             self.handed_over();

@@ -18,6 +18,7 @@ use thiserror::Error;
 
 use crate::calls::Preparation;
 use crate::event;
+use crate::function::TooFewInterrupts;
 use crate::routes::RoutesError;
 use crate::service::Service;
 use crate::state::{AssignedVector, FunctionState, LegacyEntry, MsixControl, Owner, Vector};
@@ -356,8 +357,15 @@ impl FunctionState {
         }
         self.install_routes(0..self.vectors.len()).map_err(routes)?;
         if !self.vectors.is_empty() {
-            self.set_up_interrupts(self.vectors.len())
-                .map_err(|source| RestoreError::SetUp { function, source })?;
+            self.set_up_what_there_is(usize::from(needed)).map_err(|source| {
+                match TooFewInterrupts::of(&source) {
+                    Some(few) => {
+                        let left = usize::from(few.available);
+                        RestoreError::NoResources { function, needed, left }
+                    }
+                    None => RestoreError::SetUp { function, source },
+                }
+            })?;
         }
         Ok(())
     }

@@ -144,16 +144,14 @@ impl Service {
     /// Takes a function out: its pages, its routes, its interrupts, its open files. Whatever a vCPU still wants of it is of no effect. `false` when there is none.
     pub fn remove_function(&self, id: FunctionId) -> bool {
         let Some(entry) = self.entry(id) else { return false };
-        let mut state = entry.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let removed = state.take().is_some();
+        // Held until the function's files are closed.
+        let mut slot = entry.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(mut state) = slot.take() else { return false };
+        state.leave_machine();
         entry.publish(None);
-        // Last: no call says that the function is gone while its pages are mapped.
-        let mut functions = self.functions.write().unwrap_or_else(PoisonError::into_inner);
-        // Another may have removed it already, and added a new one there.
-        if functions.get(&id).is_some_and(|found| Arc::ptr_eq(found, &entry)) {
-            functions.remove(&id);
-        }
-        removed
+        // No call says that the function is gone while its pages are mapped.
+        self.functions.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        true
     }
 
     /// The addresses of all functions, in order.

@@ -37,7 +37,7 @@ use crate::calls::Preparation;
 use crate::capability::{NoMsix, Registers};
 use crate::counters::Counters;
 use crate::event;
-use crate::function::{Isolation, PciFunction};
+use crate::function::{Isolation, PciFunction, TooFewInterrupts};
 use crate::layout::{BarIndex, Layout};
 use crate::platform::Platform;
 use crate::policy::{FunctionPolicy, Policy};
@@ -112,6 +112,9 @@ impl Vector {
         !self.attached && self.installed.is_none()
     }
 }
+
+/// What the log says where there are fewer vectors than were asked for.
+pub(crate) const SHORT_OF_INTERRUPTS: &str = "vectors of the function stay without interrupts";
 
 /// The guest's view of MSI-X Message Control. It never reaches the function.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -337,6 +340,22 @@ impl FunctionState {
         Ok(())
     }
 
+    /// One interrupt set-up for all vectors or, where the host is short of interrupts, for as many as it has; the others go. At least for `least`.
+    pub(crate) fn set_up_what_there_is(&mut self, least: usize) -> io::Result<()> {
+        loop {
+            let count = self.vectors.len();
+            let Err(error) = self.set_up_interrupts(count) else { return Ok(()) };
+            match TooFewInterrupts::of(&error).map(|few| usize::from(few.available)) {
+                // Ends: each time it is fewer.
+                Some(available) if available < count && available >= least => {
+                    self.complain(SHORT_OF_INTERRUPTS, &error);
+                    self.retire(available);
+                }
+                _ => return Err(error),
+            }
+        }
+    }
+
     /// Learns what the host has put into the table, as soon as it can be read.
     pub(crate) fn read_table_messages(&mut self) {
         if !self.accessible() || self.mode == TableMode::Direct {
@@ -457,12 +476,19 @@ impl FunctionState {
     }
 }
 
-impl Drop for FunctionState {
-    fn drop(&mut self) {
+impl FunctionState {
+    /// Takes all out of the machine that is the function's: pages, routes, interrupts.
+    pub(crate) fn leave_machine(&mut self) {
         self.take_out(&View::NOTHING);
         self.mode = TableMode::Trapped;
         self.tear_down();
         // What is stuck even now keeps its GSI for good.
         self.release_stuck();
+    }
+}
+
+impl Drop for FunctionState {
+    fn drop(&mut self) {
+        self.leave_machine();
     }
 }

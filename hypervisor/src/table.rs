@@ -2,7 +2,6 @@
 
 use pvmsi_protocol::{GuestMessage, TableMessage, TableMode, VectorIndex};
 
-use crate::function::TooFewInterrupts;
 use crate::layout::{BarIndex, Target};
 use crate::state::{FunctionState, LegacyEntry, Owner};
 
@@ -198,6 +197,10 @@ impl FunctionState {
         if !used || !self.vectors.is_empty() {
             return;
         }
+        // A full set comes now: an unfinished `configure` makes no use of more.
+        if let Some(unfinished) = &mut self.preparation {
+            unfinished.events.clear();
+        }
         let count = self.layout.vectors();
         let vectors = match self.new_vectors(count) {
             Ok(vectors) => vectors,
@@ -207,19 +210,7 @@ impl FunctionState {
             }
         };
         self.vectors = vectors;
-        // The guest has what it needs: an unfinished `configure` makes no use of events any more.
-        if let Some(unfinished) = &mut self.preparation {
-            unfinished.events.clear();
-        }
-        let mut set_up = self.set_up_interrupts(self.vectors.len());
-        if let Some(few) = set_up.as_ref().err().and_then(TooFewInterrupts::of)
-            && few.available > 0
-        {
-            self.complain("the vectors above stay without", &few);
-            self.retire(usize::from(few.available));
-            set_up = self.set_up_interrupts(self.vectors.len());
-        }
-        if let Err(error) = set_up {
+        if let Err(error) = self.set_up_what_there_is(1) {
             self.complain("interrupts could not be set up", &error);
             self.tear_down();
         }

@@ -1,12 +1,14 @@
 //! Refusals that last over several operations, where `rollback` tries each alone; and a function whose table the host cannot reach.
 
-#![allow(clippy::unwrap_used, clippy::arithmetic_side_effects, clippy::indexing_slicing)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::arithmetic_side_effects)]
+#![allow(clippy::indexing_slicing)]
 #![allow(clippy::cast_possible_truncation)]
 
 mod fixture;
 
 use fixture::faults::{self, Plan};
 use fixture::*;
+use pvmsi_hypervisor::RestoreError::NoResources;
 use pvmsi_hypervisor::{Policy, ServiceState};
 use pvmsi_protocol::{CallError, CallId, Reasons, Sequence, TableMode, VectorSetup};
 use std::sync::atomic::Ordering::SeqCst;
@@ -287,4 +289,45 @@ fn a_table_that_cannot_be_hidden_again_is_direct() {
     assert_eq!(guest.interrupts(), [0]);
     guest.configure(4);
     assert!(guest.is_direct());
+}
+
+/// Pages that an earlier refusal has left are not what this one could have put in.
+#[test]
+fn a_table_that_was_not_made_ready_is_not_direct_for_pages_that_are_left() {
+    let guest = Guest::with_vectors(4);
+    guest.control(ENABLE);
+    guest.configure(2);
+    refuse(&["take pages out"]);
+    guest.call(CallId::Release, &[]).unwrap();
+    refuse(&["take pages out", "table: mask bit write"]);
+    let masked = [0, 1].map(|v| VectorSetup { message: Some(message(v)), masked: true });
+    let answer = guest.configure_with(2, Sequence::START, &masked).unwrap();
+    assert_eq!(answer.reasons, Reasons::NOT_MAPPABLE);
+    refuse(&["take pages out"]);
+    guest.config_write(0x3c, &[0]);
+    guest.raise(0);
+    assert_eq!(guest.interrupts(), NONE, "it is masked");
+    faults::end();
+}
+
+#[test]
+fn what_a_short_host_has_granted_can_be_restored_on_another_such() {
+    for grows in [true, false] {
+        let short = Options { interrupts: 3, grows, ..Options::default() };
+        let source = Guest::new(short);
+        source.control(ENABLE);
+        source.program(2, message(2));
+        let target = Guest::new(short);
+        target.service.restore(&source.service.save()).unwrap();
+        target.service.resume();
+        target.raise(2);
+        assert_eq!(target.interrupts(), [2], "an emulated table");
+        assert_eq!(source.configure(3).granted, 3);
+        let state = source.service.save();
+        let target = Guest::new(short);
+        target.service.restore(&state).unwrap();
+        let shorter = Guest::new(Options { interrupts: 2, ..short });
+        let refused = shorter.service.restore(&state).unwrap_err();
+        let NoResources { needed: 3, left: 2, .. } = refused else { panic!("{refused}") };
+    }
 }
