@@ -274,16 +274,19 @@ impl FunctionState {
                 return Ok(granted);
             };
             events = returned;
-            match error.available() {
+            // What is available may be a guess, which must not miss what is enough.
+            let spare = wanted > target;
+            let next = error.available().map(|few| if spare { few.max(target) } else { few });
+            match next {
                 Some(0) => {
                     self.complain("configure finds no interrupts", &error);
                     return Err((CallError::NoResources, events));
                 }
                 // Ends: each time it is fewer.
-                Some(available) if available < wanted => {
+                Some(next) if next < wanted => {
                     self.complain(SHORT_OF_INTERRUPTS, &error);
-                    target = target.min(available);
-                    wanted = available;
+                    wanted = next;
+                    target = target.min(next);
                 }
                 _ => {
                     self.complain("configure failed and is undone", &error);

@@ -62,7 +62,7 @@ impl FunctionState {
             }
         }
         given &= !self.held;
-        let mut shown = Ok(());
+        let masked_in_table = given;
         if given {
             self.mode = TableMode::Direct;
             if let Err(error) = self.attach_wanted(0..self.vectors.len()) {
@@ -72,8 +72,7 @@ impl FunctionState {
                 // An event came for a vector that is masked: the table was taken back already.
                 return;
             } else {
-                shown = self.show(&self.view());
-                self.unmappable = shown.is_err();
+                self.unmappable = self.show(&self.view()).is_err();
             }
             given = !self.unmappable;
         }
@@ -83,8 +82,7 @@ impl FunctionState {
         }
         self.mode = TableMode::Trapped;
         let taken_out = !self.unshown || self.take_out(&self.view());
-        // All was ready but some of the pages, and the others stay.
-        if shown.is_err() && !taken_out && self.window.shows_table() {
+        if masked_in_table && !taken_out && self.window.shows_table() {
             // The guest's stores count for as long as they reach the table.
             self.mode = TableMode::Direct;
             self.handed_over();

@@ -18,7 +18,6 @@ use thiserror::Error;
 
 use crate::calls::Preparation;
 use crate::event;
-use crate::function::TooFewInterrupts;
 use crate::routes::RoutesError;
 use crate::service::Service;
 use crate::state::{AssignedVector, FunctionState, LegacyEntry, MsixControl, Owner, Vector};
@@ -312,7 +311,7 @@ impl FunctionState {
         Ok(before)
     }
 
-    /// Interrupts and routes for what was saved: one set-up, and one routing update.
+    /// Interrupts and routes for what was saved: one set-up and one routing update, where the host is not short of interrupts.
     fn establish_saved(&mut self, owner: &SavedOwner) -> Result<(), RestoreError> {
         let function = self.id;
         let needed = owner.interrupts();
@@ -357,15 +356,8 @@ impl FunctionState {
         }
         self.install_routes(0..self.vectors.len()).map_err(routes)?;
         if !self.vectors.is_empty() {
-            self.set_up_what_there_is(usize::from(needed)).map_err(|source| {
-                match TooFewInterrupts::of(&source) {
-                    Some(few) => {
-                        let left = usize::from(few.available);
-                        RestoreError::NoResources { function, needed, left }
-                    }
-                    None => RestoreError::SetUp { function, source },
-                }
-            })?;
+            self.set_up_what_there_is(usize::from(needed))
+                .map_err(|source| RestoreError::SetUp { function, source })?;
         }
         Ok(())
     }

@@ -144,13 +144,12 @@ impl Service {
     /// Takes a function out: its pages, its routes, its interrupts, its open files. Whatever a vCPU still wants of it is of no effect. `false` when there is none.
     pub fn remove_function(&self, id: FunctionId) -> bool {
         let Some(entry) = self.entry(id) else { return false };
-        // Held until the function's files are closed.
         let mut slot = entry.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(mut state) = slot.take() else { return false };
-        state.leave_machine();
+        let Some(state) = slot.take() else { return false };
+        // Last: no call says that the function is gone while its pages are mapped.
+        let _listed = Listed { service: self, id };
+        drop(state);
         entry.publish(None);
-        // No call says that the function is gone while its pages are mapped.
-        self.functions.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
         true
     }
 
@@ -463,6 +462,19 @@ fn encode(
     let used = write(&mut body).map_err(|_| CallError::parameter(Parameter::AnswerRoom))?;
     body.truncate(used);
     Ok(body)
+}
+
+/// A function that is being removed: the list has it until this goes, also in a panic.
+struct Listed<'a> {
+    service: &'a Service,
+    id: FunctionId,
+}
+
+impl Drop for Listed<'_> {
+    fn drop(&mut self) {
+        let mut functions = self.service.functions.write().unwrap_or_else(PoisonError::into_inner);
+        functions.remove(&self.id);
+    }
 }
 
 impl Entry {

@@ -345,14 +345,12 @@ impl FunctionState {
         loop {
             let count = self.vectors.len();
             let Err(error) = self.set_up_interrupts(count) else { return Ok(()) };
-            match TooFewInterrupts::of(&error).map(|few| usize::from(few.available)) {
-                // Ends: each time it is fewer.
-                Some(available) if available < count && available >= least => {
-                    self.complain(SHORT_OF_INTERRUPTS, &error);
-                    self.retire(available);
-                }
-                _ => return Err(error),
-            }
+            // Ends: each time it is fewer. It may be a guess, which must not miss what is enough.
+            let next =
+                TooFewInterrupts::of(&error).map(|few| usize::from(few.available).max(least));
+            let Some(next) = next.filter(|&next| next < count) else { return Err(error) };
+            self.complain(SHORT_OF_INTERRUPTS, &error);
+            self.retire(next);
         }
     }
 
@@ -476,19 +474,12 @@ impl FunctionState {
     }
 }
 
-impl FunctionState {
-    /// Takes all out of the machine that is the function's: pages, routes, interrupts.
-    pub(crate) fn leave_machine(&mut self) {
+impl Drop for FunctionState {
+    fn drop(&mut self) {
         self.take_out(&View::NOTHING);
         self.mode = TableMode::Trapped;
         self.tear_down();
         // What is stuck even now keeps its GSI for good.
         self.release_stuck();
-    }
-}
-
-impl Drop for FunctionState {
-    fn drop(&mut self) {
-        self.leave_machine();
     }
 }

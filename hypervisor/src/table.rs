@@ -197,10 +197,6 @@ impl FunctionState {
         if !used || !self.vectors.is_empty() {
             return;
         }
-        // A full set comes now: an unfinished `configure` makes no use of more.
-        if let Some(unfinished) = &mut self.preparation {
-            unfinished.events.clear();
-        }
         let count = self.layout.vectors();
         let vectors = match self.new_vectors(count) {
             Ok(vectors) => vectors,
@@ -213,6 +209,11 @@ impl FunctionState {
         if let Err(error) = self.set_up_what_there_is(1) {
             self.complain("interrupts could not be set up", &error);
             self.tear_down();
+            return;
+        }
+        // An unfinished `configure` has no use for more.
+        if let Some(unfinished) = &mut self.preparation {
+            unfinished.events.clear();
         }
     }
 }

@@ -265,12 +265,7 @@ impl PciFunction for VfioFunction {
 
     fn set_up_count(&self, wanted: u16) -> u16 {
         let now = u16::try_from(self.set_up.len()).unwrap_or(u16::MAX);
-        match (self.grows, now) {
-            (true, _) => wanted,
-            // The host was short of interrupts.
-            (false, 1..) if now >= wanted => now,
-            (false, _) => self.layout.vectors(),
-        }
+        irqs::set_up_count(self.grows, now, wanted, self.layout.vectors())
     }
 
     fn set_up_interrupts(&mut self, events: &[&EventFd]) -> io::Result<()> {

@@ -5,6 +5,8 @@
 
 mod fixture;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use fixture::*;
@@ -297,4 +299,37 @@ fn release_where_nothing_is_assigned_leaves_the_emulated_table() {
     assert_eq!(guest.status().generation, generation);
     guest.unmask(2);
     assert_eq!(guest.interrupts(), [2]);
+}
+
+/// Panics once, when it is told to.
+struct Panics(Arc<AtomicBool>);
+
+impl Window for Panics {
+    fn show(&mut self, _: &View) -> std::io::Result<()> {
+        assert!(!self.0.swap(false, SeqCst), "told to panic");
+        Ok(())
+    }
+
+    fn table_can_be_direct(&self) -> bool {
+        true
+    }
+}
+
+/// The library has none, but what a VMM brings along may panic.
+#[test]
+fn a_function_that_panics_when_it_is_removed_is_gone() {
+    let told = Arc::new(AtomicBool::new(false));
+    let routes = Arc::new(RecordedRoutes::default());
+    let service = Service::new(ServiceConfig::new(Platform::X86_64), routes);
+    let add = || {
+        let function = SoftwareFunction::new(SoftwareOptions::default(), 4096).unwrap();
+        let window = Box::new(Panics(Arc::clone(&told)));
+        service.add_function(FUNCTION, Box::new(function), window, FunctionPolicy::default())
+    };
+    add().unwrap();
+    told.store(true, SeqCst);
+    let removed = catch_unwind(AssertUnwindSafe(|| service.remove_function(FUNCTION)));
+    assert!(removed.is_err());
+    assert!(service.functions().is_empty());
+    add().unwrap();
 }

@@ -259,6 +259,10 @@ impl Machine {
             vectors: [1, 2, 5, 8, 33, 64, 65, 80][usize::from(plan.vectors % 8)],
             isolated: plan.isolated,
             reachable: true,
+            // The byte has more than the choice of a table.
+            interrupts: if plan.vectors < 128 { 2048 } else { u16::from(plan.vectors / 8 % 8) },
+            grows: plan.vectors & 64 == 0,
+            guesses: plan.vectors & 32 == 0,
             policy: plan.policy.into(),
             function_policy: FunctionPolicy {
                 policy: plan.function_policy.into(),

@@ -59,6 +59,15 @@ pub(super) fn kept(now: &[RawFd], wanted: &[RawFd]) -> usize {
     now.iter().zip(wanted).take_while(|(now, wanted)| now == wanted).count()
 }
 
+/// How many vectors to set up where `wanted` are: all of them where vectors cannot be added to `now`, but the host had fewer already.
+pub(super) fn set_up_count(grows: bool, now: u16, wanted: u16, all: u16) -> u16 {
+    match (grows, now) {
+        (true, _) => wanted,
+        (false, 1..) if now >= wanted => now,
+        (false, _) => all,
+    }
+}
+
 fn request(device: &impl AsRawFd, data: u32, start: usize, fds: &[RawFd]) -> io::Result<()> {
     let words = HEADER_WORDS.saturating_add(fds.len());
     let number = |value: usize| u32::try_from(value).map_err(io::Error::other);
@@ -74,10 +83,11 @@ fn request(device: &impl AsRawFd, data: u32, start: usize, fds: &[RawFd]) -> io:
     // SAFETY: `set` is a struct vfio_irq_set whose argsz is the length of the buffer, data
     // included; the kernel only reads it, and the descriptors stay open during the call.
     let result = unsafe { ioctl_with_ptr(device, VFIO_DEVICE_SET_IRQS(), set.as_ptr()) };
-    outcome(result, start, fds.len(), io::Error::last_os_error().raw_os_error())
+    let set_up = fds.iter().filter(|&&fd| fd >= 0).count();
+    outcome(result, start, set_up, io::Error::last_os_error().raw_os_error())
 }
 
-/// What the kernel's answer to a request means that changes `count` vectors from `start` on.
+/// What the kernel's answer to a request means that sets up `count` vectors from `start` on.
 fn outcome(result: c_int, start: usize, count: usize, errno: Option<i32>) -> io::Result<()> {
     match (result, errno) {
         (0, _) => Ok(()),
@@ -151,6 +161,15 @@ mod tests {
         set_up(&device, &[], &[]).unwrap();
         set_up(&device, &[5], &[5]).unwrap();
         set_up(&device, &[5], &[5, 6]).unwrap_err();
+    }
+
+    #[test]
+    fn where_vectors_cannot_be_added_all_are_set_up_at_once() {
+        assert_eq!(set_up_count(true, 2, 3, 8), 3);
+        assert_eq!(set_up_count(false, 0, 3, 8), 8);
+        assert_eq!(set_up_count(false, 8, 3, 8), 8);
+        assert_eq!(set_up_count(false, 5, 3, 8), 5, "the host had five");
+        assert_eq!(set_up_count(false, 5, 6, 8), 8, "which fails");
     }
 
     #[test]
