@@ -452,13 +452,17 @@ impl FunctionState {
         Ok(())
     }
 
-    /// Vectors for the trapped table: as many as the host has, at least one.
-    pub(crate) fn new_vectors(&self, count: u16) -> Result<Vec<Vector>, RoutesError> {
+    /// Vectors for the trapped table: as many as the host has, at least one. Their events are those of `events` and, when these are used up, new ones.
+    pub(crate) fn new_vectors(
+        &self,
+        count: u16,
+        events: &mut Vec<EventFd>,
+    ) -> Result<Vec<Vector>, RoutesError> {
         let gsis = self.routes.allocate(count)?;
         let mut vectors = Vec::with_capacity(gsis.len());
         let mut gsis = gsis.into_iter();
         while let Some(gsi) = gsis.next() {
-            match event::new() {
+            match events.pop().map_or_else(event::new, Ok) {
                 Ok(event) => vectors.push(Vector::new(event, Some(gsi))),
                 Err(source) => {
                     let rest: Vec<_> = std::iter::once(gsi).chain(gsis).collect();

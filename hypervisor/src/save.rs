@@ -329,7 +329,9 @@ impl FunctionState {
                         .collect(),
                 );
                 if *set_up > 0 {
-                    let vectors = self.new_vectors(self.layout.vectors()).map_err(interrupts)?;
+                    let vectors = self
+                        .new_vectors(self.layout.vectors(), &mut Vec::new())
+                        .map_err(interrupts)?;
                     self.vectors = vectors;
                 }
             }
@@ -340,7 +342,7 @@ impl FunctionState {
                         .map(|&SavedVector { message, masked }| AssignedVector { message, masked })
                         .collect(),
                 );
-                self.vectors = self.new_vectors(needed).map_err(interrupts)?;
+                self.vectors = self.new_vectors(needed, &mut Vec::new()).map_err(interrupts)?;
                 // Those that are set up only because set-up cannot grow later have no route.
                 let wanted = usize::from(self.function.set_up_count(needed));
                 while self.vectors.len() < wanted {
@@ -356,7 +358,7 @@ impl FunctionState {
         }
         self.install_routes(0..self.vectors.len()).map_err(routes)?;
         if !self.vectors.is_empty() {
-            self.set_up_what_there_is(usize::from(needed))
+            self.set_up_what_there_is(usize::from(needed), &mut Vec::new())
                 .map_err(|source| RestoreError::SetUp { function, source })?;
         }
         Ok(())

@@ -340,8 +340,12 @@ impl FunctionState {
         Ok(())
     }
 
-    /// One interrupt set-up for all vectors or, where the host is short of interrupts, for as many as it has; the others go. At least for `least`.
-    pub(crate) fn set_up_what_there_is(&mut self, least: usize) -> io::Result<()> {
+    /// One interrupt set-up for all vectors or, where the host is short of interrupts, for as many as it has; the others go, and leave their events in `spare`. At least for `least`.
+    pub(crate) fn set_up_what_there_is(
+        &mut self,
+        least: usize,
+        spare: &mut Vec<EventFd>,
+    ) -> io::Result<()> {
         loop {
             let count = self.vectors.len();
             let Err(error) = self.set_up_interrupts(count) else { return Ok(()) };
@@ -350,7 +354,7 @@ impl FunctionState {
                 TooFewInterrupts::of(&error).map(|few| usize::from(few.available).max(least));
             let Some(next) = next.filter(|&next| next < count) else { return Err(error) };
             self.complain(SHORT_OF_INTERRUPTS, &error);
-            self.retire(next);
+            spare.extend(self.retire(next));
         }
     }
 

@@ -2,6 +2,8 @@
 
 use pvmsi_protocol::{GuestMessage, TableMessage, TableMode, VectorIndex};
 
+use vmm_sys_util::eventfd::EventFd;
+
 use crate::layout::{BarIndex, Target};
 use crate::state::{FunctionState, LegacyEntry, Owner};
 
@@ -197,23 +199,31 @@ impl FunctionState {
         if !used || !self.vectors.is_empty() {
             return;
         }
-        let count = self.layout.vectors();
-        let vectors = match self.new_vectors(count) {
+        // An unfinished `configure` has no use for its events when this succeeds.
+        let unfinished = self.preparation.as_mut().map(|running| &mut running.events);
+        let mut events = unfinished.map(std::mem::take).unwrap_or_default();
+        let prepared = events.len();
+        self.vectors = match self.new_vectors(self.layout.vectors(), &mut events) {
             Ok(vectors) => vectors,
             Err(error) => {
                 self.complain("no interrupts for the function", &error);
+                self.give_back(events, prepared);
                 return;
             }
         };
-        self.vectors = vectors;
-        if let Err(error) = self.set_up_what_there_is(1) {
+        if let Err(error) = self.set_up_what_there_is(1, &mut events) {
             self.complain("interrupts could not be set up", &error);
+            events.extend(self.retire(0));
             self.tear_down();
-            return;
+            self.give_back(events, prepared);
         }
-        // An unfinished `configure` has no use for more.
+    }
+
+    /// Gives an unfinished `configure` back what it had prepared.
+    fn give_back(&mut self, mut events: Vec<EventFd>, prepared: usize) {
         if let Some(unfinished) = &mut self.preparation {
-            unfinished.events.clear();
+            events.truncate(prepared);
+            unfinished.events = events;
         }
     }
 }

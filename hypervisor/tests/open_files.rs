@@ -5,15 +5,44 @@
 
 mod fixture;
 
+use std::sync::{Mutex, PoisonError};
+
 use fixture::*;
 use pvmsi_protocol::{CallError, Sequence};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// One test at a time.
+static FILES: Mutex<()> = Mutex::new(());
 
 fn open_files() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
+/// Acts with no more than `free` files beside those that are open.
+fn with_files(free: usize, act: impl FnOnce()) {
+    let before = getrlimit(Resource::Nofile);
+    let current = Some((open_files() + free) as u64);
+    setrlimit(Resource::Nofile, Rlimit { current, ..before }).unwrap();
+    act();
+    setrlimit(Resource::Nofile, before).unwrap();
+}
+
+/// The fixture has a copy of each event that is set up twice, and one of each that is attached.
+#[test]
+fn an_emulated_table_starts_with_the_events_of_an_unfinished_configure() {
+    let _alone = FILES.lock().unwrap_or_else(PoisonError::into_inner);
+    let guest = Guest::new(Options { vectors: 8, vectors_per_call: 4, ..Options::default() });
+    guest.control(ENABLE);
+    let busy = guest.configure_with(8, Sequence::START, &[]);
+    assert!(matches!(busy, Err(CallError::Busy(_))));
+    with_files(4 + 16 + 8, || (0..8).for_each(|vector| guest.program(vector, message(vector))));
+    (0..8).for_each(|vector| guest.raise(vector));
+    assert_eq!(guest.interrupts(), [0, 1, 2, 3, 4, 5, 6, 7]);
+}
+
 #[test]
 fn an_unfinished_configure_keeps_no_events_that_it_will_not_use() {
+    let _alone = FILES.lock().unwrap_or_else(PoisonError::into_inner);
     let guest = Guest::new(Options { vectors: 100, vectors_per_call: 99, ..Options::default() });
     guest.control(ENABLE);
     let busy = guest.configure_with(100, Sequence::START, &[]);

@@ -359,6 +359,7 @@ fn a_configure_ends_although_an_emulated_table_has_no_interrupts() {
     for short in [
         Options { routes: 0, ..Options::default() },
         Options { interrupts: 0, ..Options::default() },
+        Options { interrupts: 0, guesses: true, ..Options::default() },
     ] {
         let guest = Guest::new(Options { vectors_per_call: 4, ..short });
         guest.control(ENABLE);

@@ -83,12 +83,11 @@ fn request(device: &impl AsRawFd, data: u32, start: usize, fds: &[RawFd]) -> io:
     // SAFETY: `set` is a struct vfio_irq_set whose argsz is the length of the buffer, data
     // included; the kernel only reads it, and the descriptors stay open during the call.
     let result = unsafe { ioctl_with_ptr(device, VFIO_DEVICE_SET_IRQS(), set.as_ptr()) };
-    let set_up = fds.iter().filter(|&&fd| fd >= 0).count();
-    outcome(result, start, set_up, io::Error::last_os_error().raw_os_error())
+    outcome(result, start, fds, io::Error::last_os_error().raw_os_error())
 }
 
-/// What the kernel's answer to a request means that sets up `count` vectors from `start` on.
-fn outcome(result: c_int, start: usize, count: usize, errno: Option<i32>) -> io::Result<()> {
+/// What the kernel's answer to a request means that changes vectors from `start` on.
+fn outcome(result: c_int, start: usize, fds: &[RawFd], errno: Option<i32>) -> io::Result<()> {
     match (result, errno) {
         (0, _) => Ok(()),
         // Nothing is set up, and this many could be: `vfio_msi_enable`, in the file named above.
@@ -96,7 +95,10 @@ fn outcome(result: c_int, start: usize, count: usize, errno: Option<i32>) -> io:
         // Not for all, and it does not say for how many: on x86 a processor's vector is taken only
         // when the interrupt is requested (Linux `arch/x86/kernel/apic/vector.c`). Half of them is
         // what to try next.
-        (_, Some(libc::ENOSPC)) => Err(too_few(start.saturating_add(count / 2))),
+        (_, Some(libc::ENOSPC)) => {
+            let set_up = fds.iter().filter(|&&fd| fd >= 0).count();
+            Err(too_few(start.saturating_add(set_up / 2)))
+        }
         (_, errno) => Err(io::Error::from_raw_os_error(errno.unwrap_or(libc::EIO))),
     }
 }
@@ -175,11 +177,13 @@ mod tests {
     #[test]
     fn fewer_interrupts_than_asked_for_are_an_error() {
         let few = |error: io::Error| TooFewInterrupts::of(&error).map(|few| few.available);
-        outcome(0, 2, 6, None).unwrap();
-        assert_eq!(few(outcome(3, 0, 8, None).unwrap_err()), Some(3));
-        assert_eq!(few(outcome(-1, 2, 6, Some(libc::ENOSPC)).unwrap_err()), Some(5));
-        assert_eq!(few(outcome(-1, 2, 1, Some(libc::ENOSPC)).unwrap_err()), Some(2));
-        assert_eq!(few(outcome(-1, 0, 1, Some(libc::ENOSPC)).unwrap_err()), Some(0));
-        assert_eq!(few(outcome(-1, 2, 6, Some(libc::EINVAL)).unwrap_err()), None);
+        outcome(0, 2, &[7; 6], None).unwrap();
+        assert_eq!(few(outcome(3, 0, &[7; 8], None).unwrap_err()), Some(3));
+        let no_space = Some(libc::ENOSPC);
+        assert_eq!(few(outcome(-1, 2, &[7; 6], no_space).unwrap_err()), Some(5));
+        assert_eq!(few(outcome(-1, 2, &[7], no_space).unwrap_err()), Some(2));
+        assert_eq!(few(outcome(-1, 0, &[7], no_space).unwrap_err()), Some(0));
+        assert_eq!(few(outcome(-1, 0, &[7, 7, -1, -1], no_space).unwrap_err()), Some(1));
+        assert_eq!(few(outcome(-1, 2, &[7; 6], Some(libc::EINVAL)).unwrap_err()), None);
     }
 }
