@@ -33,6 +33,6 @@ pub enum Bug {
     MaskMisread,
     /// `update` fails, but has acted.
     UpdateLies,
-    /// The table is read while the function sleeps.
-    TableReadAsleep,
+    /// The function says that it is in D0 while it sleeps.
+    SleepDenied,
 }

@@ -113,12 +113,17 @@ impl Model for Exploration {
 
 /// Explores all states within bounds on some threads, or until a property is broken.
 pub fn explore(bounds: Bounds, threads: usize) -> Report {
-    let checker = Exploration(bounds)
-        .checker()
-        .threads(threads)
-        .finish_when(HasDiscoveries::Any)
-        .spawn_bfs()
-        .join();
+    run(bounds, threads, HasDiscoveries::Any)
+}
+
+/// The same, but goes on until one of these properties is broken: others may be before.
+pub fn explore_until(bounds: Bounds, threads: usize, properties: &[&'static str]) -> Report {
+    run(bounds, threads, HasDiscoveries::AnyOf(properties.iter().copied().collect()))
+}
+
+fn run(bounds: Bounds, threads: usize, until: HasDiscoveries) -> Report {
+    let checker =
+        Exploration(bounds).checker().threads(threads).finish_when(until).spawn_bfs().join();
     let broken =
         checker.discoveries().into_iter().map(|(name, path)| (name, path.into_actions())).collect();
     Report {

@@ -7,6 +7,9 @@ use pvmsi_model::bounds::Bounds;
 use pvmsi_model::explore::explore;
 use pvmsi_model::violation::PROPERTIES;
 
+/// What all bounds together must reach: with fewer states something no longer happens in the model.
+const STATES_MIN: usize = 1_000_000;
+
 /// Explores all states of the host service within bounds, and checks the properties in each.
 #[derive(Parser)]
 #[command(name = "pvmsi-model")]
@@ -35,16 +38,21 @@ fn main() -> ExitCode {
         println!("  {} ({})", property.name, property.rule);
     }
     let mut kept = true;
-    let mut explored = false;
+    let mut states: usize = 0;
     for bounds in all.iter().filter(chosen) {
         println!("{bounds}");
         let report = explore(*bounds, threads);
         println!("{report}");
         kept &= report.broken.is_empty();
-        explored = true;
+        states = states.saturating_add(report.states);
     }
-    if !explored {
+    if states == 0 {
         println!("no bounds have that name");
+        return ExitCode::FAILURE;
     }
-    if kept && explored { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if kept && !arguments.quick && arguments.bounds.is_none() && states < STATES_MIN {
+        println!("only {states} states: the model reaches less than it should");
+        return ExitCode::FAILURE;
+    }
+    if kept { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

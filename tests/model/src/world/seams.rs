@@ -16,7 +16,7 @@ use super::interference::{Interference, Kind};
 use super::{FUNCTION, Live, Map, Shared, lock};
 use crate::VECTORS;
 use crate::bugs::Bug;
-use crate::hardware::{BAR_BYTES, Content, Effect, Hardware, PENDING, TABLE};
+use crate::hardware::{BAR_BYTES, Content, Effect, Hardware, PENDING, POWER, TABLE};
 use crate::kernel::{self, Message};
 use crate::violation::Violations;
 
@@ -172,7 +172,14 @@ impl PciFunction for Function {
             read_config(hardware, offset, data);
             return;
         }
-        read_config(&lock(&self.shared).world.hardware, offset, data);
+        let live = lock(&self.shared);
+        read_config(&live.world.hardware, offset, data);
+        if live.bug == Some(Bug::SleepDenied)
+            && let Some(power) = POWER.checked_sub(offset)
+            && let Some(byte) = usize::try_from(power).ok().and_then(|at| data.get_mut(at))
+        {
+            *byte = 0;
+        }
     }
 
     fn config_write(&mut self, offset: u64, data: &[u8]) {
