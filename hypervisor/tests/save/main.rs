@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![allow(clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
 
+mod failing;
 #[path = "../fixture/mod.rs"]
 mod fixture;
 mod format;
@@ -24,10 +25,15 @@ struct Saved {
 
 fn stop(source: &Guest) -> Saved {
     let service = source.service.save();
+    carried(source, &service)
+}
+
+/// The service's state, and what goes with it.
+fn carried(source: &Guest, service: &ServiceState) -> Saved {
     let device = source.device.save();
     let mut config = vec![0; 256];
     assert!(source.service.config_read(FUNCTION, 0, &mut config));
-    Saved { service: bytes(&service), device: bytes(&device), config }
+    Saved { service: bytes(service), device: bytes(&device), config }
 }
 
 impl Saved {
