@@ -11,8 +11,9 @@ pub use puppet::{Puppet, PuppetError, Running, Width};
 use pvmsi::{Doorbell, End, FunctionConfig, Machine, MachineConfig};
 use pvmsi_hypervisor::{FunctionStatus, Policy};
 use pvmsi_protocol::{
-    CallError, CallId, ConfigureAnswer, ConfigureRequest, FunctionId, GuestMessage, Header, Kind,
-    Reasons, Sequence, Status, TableMode, UpdateRequest, VectorIndex, VectorSetup, VectorUpdate,
+    CallError, CallId, ConfigureAnswer, ConfigureRequest, Encode, FunctionId, GuestMessage, Header,
+    Kind, QueryVectorsAnswer, QueryVectorsRequest, Reasons, Sequence, Status, TableMode,
+    UpdateRequest, VectorIndex, VectorSetup, VectorState, VectorUpdate,
 };
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
@@ -354,6 +355,16 @@ impl Bench {
         let update = VectorUpdate { vector: VectorIndex(vector), message };
         let used = UpdateRequest::encode([update].into_iter(), &mut body).unwrap();
         self.call(CallId::Update, &body[..used]).map(drop)
+    }
+
+    /// `query-vectors` of all vectors.
+    pub fn query_vectors(&self) -> Vec<VectorState> {
+        let mut body = [0; 16];
+        let request = QueryVectorsRequest { first: 0, count: self.status().vectors };
+        let used = request.encode(&mut body).unwrap();
+        let answer = self.call(CallId::QueryVectors, &body[..used]).unwrap();
+        let answer = QueryVectorsAnswer::decode(&answer).unwrap();
+        answer.vectors.iter().map(Result::unwrap).collect()
     }
 
     /// MSI-X on, all vectors assigned and unmasked, the table direct.
