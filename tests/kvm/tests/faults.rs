@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kvm_ioctls::{Cap, Kvm};
+use pvmsi::Machine;
 use pvmsi_hypervisor::*;
 use pvmsi_kvm_tests::*;
 use pvmsi_protocol::{
     CallError, CallId, ConfigureAnswer, ConfigureRequest, FunctionId, Header, Kind, Reasons,
     Sequence, TableMode, VectorIndex, VectorSetup, VectorState,
 };
-use refusal::{IRQFD, MEMORY_REGION, ROUTING};
+use refusal::{IRQFD, MAPPING, MEMORY_REGION, ROUTING};
 use vm_memory::GuestAddress;
 
 const VECTORS: u16 = 4;
@@ -222,6 +223,28 @@ fn an_event_behind_a_mask_bit_stays_there_when_kvm_refuses_a_call() {
         }
     }
     assert!(refused > 1, "{refused}");
+}
+
+/// What a function maps, it maps when it is made.
+#[test]
+fn each_mapping_of_memory_refused_while_a_machine_is_made() {
+    let open = || {
+        ["fd", "task"].map(|what| std::fs::read_dir(format!("/proc/self/{what}")).unwrap().count())
+    };
+    let before = open();
+    for step in 1.. {
+        refusal::refuse(MAPPING, step, 1);
+        let machine = Machine::new(config(VECTORS, Policy::Direct));
+        if refusal::end() == 0 {
+            assert!(step > 1 && machine.is_ok(), "nothing can fail");
+            report(step - 1, "memory cannot be mapped while a machine is made");
+            break;
+        }
+        println!("{}", machine.err().expect("without the memory it cannot work"));
+        assert_eq!(open(), before, "files and threads, mapping {step}");
+    }
+    let bench = Bench::direct(VECTORS);
+    (0..VECTORS).for_each(|vector| bench.raise_and_take(vector));
 }
 
 #[test]

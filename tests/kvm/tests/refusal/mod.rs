@@ -1,8 +1,9 @@
-//! What the kernel refuses on demand: one kind of request of KVM, or file descriptors.
+//! What the kernel refuses on demand: one kind of request of KVM, a mapping of memory, or file descriptors.
 //!
-//! kvm-ioctls makes its requests through the C library's `ioctl`. This binary
-//! has one of its own, which refuses what it is told to and passes on the rest,
-//! so everything above the system call is the product's.
+//! kvm-ioctls and vm-memory make their requests through the C library's `ioctl`
+//! and `mmap`. This binary has these two of its own, which refuse what they are
+//! told to and pass on the rest, so everything above the system call is the
+//! product's.
 
 use std::ffi::{c_int, c_long, c_ulong, c_void};
 use std::sync::Mutex;
@@ -13,6 +14,9 @@ pub const ROUTING: u64 = 0x4008_ae6a;
 pub const IRQFD: u64 = 0x4020_ae76;
 /// `KVM_SET_USER_MEMORY_REGION`.
 pub const MEMORY_REGION: u64 = 0x4020_ae46;
+
+/// `mmap`: not a request, but a system call of its own.
+pub const MAPPING: u64 = u64::MAX;
 
 struct Plan {
     request: u64,
@@ -60,6 +64,32 @@ unsafe extern "C" fn ioctl(file: c_int, request: c_ulong, argument: *mut c_void)
     // SAFETY: the system call is what the C library makes of it, with the caller's arguments.
     let result: c_long = unsafe { libc::syscall(libc::SYS_ioctl, file, request, argument) };
     c_int::try_from(result).unwrap_or(-1)
+}
+
+/// Takes the place of the C library's.
+///
+/// # Safety
+/// As that.
+// SAFETY: it has the meaning and the calling convention of the function that it replaces.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn mmap(
+    address: *mut c_void,
+    length: usize,
+    protection: c_int,
+    flags: c_int,
+    file: c_int,
+    offset: libc::off_t,
+) -> *mut c_void {
+    if refuses(MAPPING) {
+        // SAFETY: the thread's own errno.
+        unsafe { *libc::__errno_location() = libc::ENOMEM };
+        return libc::MAP_FAILED;
+    }
+    let number = libc::SYS_mmap;
+    // SAFETY: the system call is what the C library makes of it, with the caller's arguments.
+    let result: c_long =
+        unsafe { libc::syscall(number, address, length, protection, flags, file, offset) };
+    std::ptr::with_exposed_provenance_mut(usize::try_from(result).unwrap_or(usize::MAX))
 }
 
 /// Leaves this process only so many file descriptors, until it is dropped.
