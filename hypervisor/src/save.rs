@@ -116,10 +116,21 @@ impl Service {
             self.with(function.id, |state| state.check_saved(function))
                 .unwrap_or(Err(RestoreError::NoSuchFunction(function.id)))?;
         }
+        match self.restore_all(saved, Amount::All) {
+            // One function may have taken what it can do without, and another needs.
+            Err(RestoreError::NoResources { .. } | RestoreError::SetUp { .. }) => {
+                self.restore_all(saved, Amount::Needed)
+            }
+            restored => restored,
+        }
+    }
+
+    /// All of them, or none.
+    fn restore_all(&self, saved: &[SavedFunction], amount: Amount) -> Result<(), RestoreError> {
         let mut done = Vec::new();
         for function in saved {
             let restored = self
-                .with(function.id, |state| state.restore_saved(function))
+                .with(function.id, |state| state.restore_saved(function, amount))
                 .unwrap_or(Err(RestoreError::NoSuchFunction(function.id)));
             match restored {
                 Ok(before) => done.push((function.id, before)),
@@ -140,6 +151,15 @@ impl Service {
             self.with(id, FunctionState::resume);
         }
     }
+}
+
+/// For how many vectors a function that is restored gets interrupts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Amount {
+    /// All that it may use later, or as many as the host has.
+    All,
+    /// Those that it had.
+    Needed,
 }
 
 /// What a restore that is undone goes back to: all else of an unused function is as at power-on.
@@ -164,6 +184,8 @@ impl FunctionState {
         if self.paused {
             self.catch_up();
             self.paused = false;
+            // A host that had none may have saved an emulated table without interrupts.
+            self.set_up_legacy();
             self.converge_or_log();
             self.evaluate();
         }
@@ -283,7 +305,11 @@ impl FunctionState {
         default && self.vectors.is_empty() && self.preparation.is_none()
     }
 
-    fn restore_saved(&mut self, saved: &SavedFunction) -> Result<Unused, RestoreError> {
+    fn restore_saved(
+        &mut self,
+        saved: &SavedFunction,
+        amount: Amount,
+    ) -> Result<Unused, RestoreError> {
         self.check_saved(saved)?;
         self.catch_up();
         let before =
@@ -291,7 +317,7 @@ impl FunctionState {
         self.paused = true;
         self.control =
             MsixControl { enable: saved.msix_enable, function_mask: saved.function_mask };
-        if let Err(error) = self.establish_saved(&saved.owner) {
+        if let Err(error) = self.establish_saved(&saved.owner, amount) {
             self.undo_restore(before);
             return Err(error);
         }
@@ -312,7 +338,7 @@ impl FunctionState {
     }
 
     /// Interrupts and routes for what was saved: one set-up and one routing update, where the host is not short of interrupts.
-    fn establish_saved(&mut self, owner: &SavedOwner) -> Result<(), RestoreError> {
+    fn establish_saved(&mut self, owner: &SavedOwner, amount: Amount) -> Result<(), RestoreError> {
         let function = self.id;
         let needed = owner.interrupts();
         let routes = |source| RestoreError::Routes { function, source };
@@ -329,9 +355,11 @@ impl FunctionState {
                         .collect(),
                 );
                 if *set_up > 0 {
-                    let vectors = self
-                        .new_vectors(self.layout.vectors(), &mut Vec::new())
-                        .map_err(interrupts)?;
+                    let count = match amount {
+                        Amount::All => self.layout.vectors(),
+                        Amount::Needed => needed,
+                    };
+                    let vectors = self.new_vectors(count, &mut Vec::new()).map_err(interrupts)?;
                     self.vectors = vectors;
                 }
             }
@@ -344,7 +372,10 @@ impl FunctionState {
                 );
                 self.vectors = self.new_vectors(needed, &mut Vec::new()).map_err(interrupts)?;
                 // Those that are set up only because set-up cannot grow later have no route.
-                let wanted = usize::from(self.function.set_up_count(needed));
+                let wanted = match amount {
+                    Amount::All => usize::from(self.function.set_up_count(needed)),
+                    Amount::Needed => usize::from(needed),
+                };
                 while self.vectors.len() < wanted {
                     let event =
                         event::new().map_err(|source| RestoreError::SetUp { function, source })?;

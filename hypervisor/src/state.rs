@@ -383,13 +383,16 @@ impl FunctionState {
     pub(crate) fn recover_table(&mut self) {
         let count = self.set_up;
         let known = self.vectors.iter().take(count).all(|vector| vector.table_message.is_some());
-        if !known
-            && let Err(error) =
+        if !known {
+            if let Err(error) =
                 self.set_up_interrupts(0).and_then(|()| self.set_up_interrupts(count))
-        {
-            self.complain("interrupts could not be set up again", &error);
-            self.leftover = true;
-            return;
+            {
+                self.complain("interrupts could not be set up again", &error);
+                self.leftover = true;
+                return;
+            }
+            // Those that were known may be others now.
+            self.generation = self.generation.next();
         }
         self.rewrite_table();
     }
@@ -401,19 +404,34 @@ impl FunctionState {
             return true;
         }
         let trapped = self.mode == TableMode::Trapped;
+        // Without interrupt remapping the host writes another message when it moves an interrupt to
+        // another processor. Nobody else writes into a trapped table, and a reset leaves zeros.
+        let moving = trapped && self.isolation != Isolation::Isolated;
+        let mut moved = false;
         let function = &mut self.function;
-        let written =
-            (0..).zip(self.vectors.iter().take(self.set_up)).try_for_each(|(index, vector)| {
-                let index = VectorIndex(index);
-                let Some(message) = vector.table_message else { return Ok(()) };
-                function.set_table_message(index, message)?;
-                if trapped {
-                    function.set_masked(index, vector.blocked || vector.quiet)
-                } else {
-                    Ok(())
+        let vectors = self.vectors.iter_mut().take(self.set_up);
+        let written = (0..).zip(vectors).try_for_each(|(index, vector)| {
+            let index = VectorIndex(index);
+            let Some(message) = vector.table_message else { return Ok(()) };
+            match if moving { function.table_message(index)? } else { TableMessage::default() } {
+                now if now == TableMessage::default() => {
+                    function.set_table_message(index, message)?;
                 }
-            });
+                now => {
+                    moved |= now != message;
+                    vector.table_message = Some(now);
+                }
+            }
+            if trapped {
+                function.set_masked(index, vector.blocked || vector.quiet)
+            } else {
+                Ok(())
+            }
+        });
         self.stale = written.is_err();
+        if moved {
+            self.generation = self.generation.next();
+        }
         if let Err(error) = &written {
             self.complain("the vector table could not be written", error);
         }

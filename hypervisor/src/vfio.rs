@@ -1,8 +1,11 @@
 //! PCI functions behind Linux VFIO, attached through a group or an iommufd.
 //!
 //! The host kernel owns the hardware table: it writes the entries when vectors
-//! are set up, and with interrupt remapping never again, since an affinity
-//! change on the host then touches the remapping table only. The table is read
+//! are set up, after resets that it knows of, and with interrupt remapping no others, since
+//! an affinity change on the host then touches the remapping table only. Without it (x86)
+//! the kernel writes another message, and its own idea of the mask bit: the
+//! service follows the message while the table is trapped, and the operator who
+//! lets a guest have such a table keeps the interrupts where they are. The table is read
 //! and masked through a mapping of its page, because the kernel refuses reads
 //! and drops writes of it through the region file.
 

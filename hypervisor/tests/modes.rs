@@ -11,6 +11,7 @@ use fixture::faults::{self, Plan};
 use fixture::*;
 use pvmsi_hypervisor::{FunctionPolicy, Policy};
 use pvmsi_protocol::{CallId, Reasons, Sequence, TableMode, VectorIndex, VectorSetup};
+use vm_memory::VolatileMemory;
 
 #[test]
 fn a_guest_that_never_calls_is_served_by_the_trapped_table() {
@@ -415,4 +416,47 @@ fn no_event_of_a_trapped_table_comes_during_its_attach() {
         assert_eq!(guest.interrupts(), if raised { vec![1] } else { vec![] }, "{at}");
     }
     assert!(attaches > 0);
+}
+
+/// Without interrupt remapping the host's kernel writes another message when it moves an interrupt to another processor.
+#[test]
+fn a_message_that_the_host_has_changed_by_itself_is_followed() {
+    let steps: [(&str, fn(&Guest)); 2] = [
+        ("restore", |guest| drop(guest.call(CallId::Restore, &[]).unwrap())),
+        ("configure", |guest| drop(guest.configure(4))),
+    ];
+    let resets: [(&str, fn(&Guest)); 2] = [
+        ("function level reset", |guest| guest.config_write(DEVICE_CONTROL, &[0, 0x80])),
+        ("D3hot and back", |guest| {
+            guest.config_write(POWER, &[3]);
+            guest.config_write(POWER, &[0]);
+        }),
+    ];
+    let place = Guest::entry(1, 2) as usize;
+    let data = |guest: &Guest| guest.bar.get_ref::<u32>(place).unwrap().load();
+    let host_writes = |guest: &Guest| guest.bar.get_ref::<u32>(place).unwrap().store(77);
+    let message = |guest: &Guest| guest.query_vectors(1, 1).unwrap()[0].table_message.unwrap();
+    for (name, step) in steps {
+        let guest = Guest::new(Options { isolated: false, ..Options::default() });
+        guest.control(ENABLE);
+        guest.configure(4);
+        let generation = guest.query().generation;
+        host_writes(&guest);
+        step(&guest);
+        assert_eq!(data(&guest), 77, "{name}");
+        assert_eq!(message(&guest).data, 77, "{name}: and the guest is told");
+        assert_ne!(guest.query().generation, generation, "{name}: H-504");
+        for (name, reset) in resets {
+            reset(&guest);
+            assert_eq!(data(&guest), 77, "{name} loses the table, which is written again");
+        }
+    }
+    // Where the host remaps interrupts, what stands in the table is wrong.
+    let guest = Guest::new(Options { policy: Policy::Trapped, ..Options::default() });
+    guest.control(ENABLE);
+    guest.configure(4);
+    let right = data(&guest);
+    host_writes(&guest);
+    guest.call(CallId::Restore, &[]).unwrap();
+    assert_eq!(data(&guest), right);
 }

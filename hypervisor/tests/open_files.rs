@@ -54,3 +54,19 @@ fn an_unfinished_configure_keeps_no_events_that_it_will_not_use() {
     assert_eq!(answer.granted, 100);
     assert_eq!(open_files(), before, "those of the emulated table are enough");
 }
+
+/// A function whose set-up cannot grow later asks for all its vectors, but needs those that were granted.
+#[test]
+fn a_function_is_restored_with_files_for_what_it_needs() {
+    let _alone = FILES.lock().unwrap_or_else(PoisonError::into_inner);
+    let guest = || Guest::new(Options { vectors: 64, grows: false, ..Options::default() });
+    let (source, target) = (guest(), guest());
+    source.control(ENABLE);
+    source.configure(4);
+    let state = source.service.save();
+    drop(source);
+    with_files(30, || target.service.restore(&state).unwrap());
+    target.service.resume();
+    (0..4).for_each(|vector| target.raise(vector));
+    assert_eq!(target.interrupts(), [0, 1, 2, 3]);
+}

@@ -2,7 +2,6 @@
 
 use std::sync::atomic::Ordering;
 
-use pvmsi_protocol::VectorIndex;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -31,11 +30,11 @@ impl SoftwareDeviceState {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct SavedDevice {
-    /// As the guest would read them: with the table direct it may have scribbled on all of them.
+    /// As the guest would read them: with the table direct it may have scribbled on all of this.
     registers: [u32; REGISTERS],
     /// Events of DOORBELL that have been raised.
     done: u32,
-    /// The pending bit array, 32 vectors a word.
+    /// The pending bit array, 32 vectors a word; clear beyond the last vector.
     pending: Vec<u32>,
     /// EVENTS and SENT, a word for each vector.
     events: Vec<u32>,
@@ -73,11 +72,16 @@ impl SoftwareDevice {
         for (register, offset) in registers.iter_mut().zip((0..).step_by(4)) {
             *register = self.load(offset);
         }
-        let words = |start, count| words(start, count).map(|offset| self.load(offset)).collect();
+        let words =
+            |start, count| words(start, count).map(|offset| self.load(offset)).collect::<Vec<_>>();
+        let mut pending = words(PENDING_OFFSET, self.pending_words());
+        if let Some(last) = pending.last_mut() {
+            *last &= !self.beyond();
+        }
         SoftwareDeviceState(Versioned(SavedDevice {
             registers,
             done: core.done,
-            pending: words(PENDING_OFFSET, self.pending_words()),
+            pending,
             events: words(EVENTS, self.vectors),
             sent: words(SENT, self.vectors),
             raised: self.raised.load(Ordering::Relaxed),
@@ -99,11 +103,7 @@ impl SoftwareDevice {
         if saved.sent.len() != usize::from(here) || saved.pending.len() != pending_words {
             return Err(SoftwareStateError::Invalid("its arrays are not as long as its table"));
         }
-        let beyond = (here..self.pending_words().saturating_mul(32)).map(VectorIndex);
-        let is_pending = |vector: VectorIndex| {
-            saved.pending.get(usize::from(vector.0 / 32)).unwrap_or(&0) & 1 << (vector.0 % 32) != 0
-        };
-        if beyond.into_iter().any(is_pending) {
+        if saved.pending.last().is_some_and(|last| last & self.beyond() != 0) {
             return Err(SoftwareStateError::Invalid("an event is pending for no vector"));
         }
         let mut core = self.lock();
@@ -120,6 +120,14 @@ impl SoftwareDevice {
         self.raised.store(saved.raised, Ordering::Relaxed);
         self.blocked.store(saved.blocked, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Bits of the last word of the pending bit array that belong to no vector. A guest with the table direct can set them.
+    fn beyond(&self) -> u32 {
+        match self.vectors % 32 {
+            0 => 0,
+            used => u32::MAX << used,
+        }
     }
 
     fn pending_words(&self) -> u16 {

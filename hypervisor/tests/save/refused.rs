@@ -215,6 +215,42 @@ impl Window for NoWindow {
     }
 }
 
+/// The first function of a VM must not take for later what the second needs now.
+#[test]
+fn two_functions_that_share_what_there_is() {
+    let first = FunctionId(4);
+    let programmed: fn(&Guest) = |guest| guest.program(0, message(0));
+    let configured: fn(&Guest) = |guest| assert_eq!(guest.configure(8).granted, 8);
+    for use_it in [programmed, configured] {
+        let host = || {
+            let guest = Guest::new(Options { vectors: 8, routes: 10, ..Options::default() });
+            assert!(guest.add_function(first).is_some());
+            guest
+        };
+        let source = host();
+        source.control(ENABLE);
+        use_it(&source);
+        // What is left is two for the function that comes first in the state.
+        guest_programs(&source, first);
+        assert_eq!(source.routes.left.load(Ordering::SeqCst), 0);
+        let target = host();
+        target.service.restore(&source.service.save()).unwrap();
+        target.service.resume();
+        (0..8).filter(|&vector| target.masked(vector)).for_each(|vector| target.unmask(vector));
+        target.raise(0);
+        assert_eq!(target.interrupts(), [0]);
+    }
+}
+
+/// Unmasks the first vector of a function in its emulated table.
+fn guest_programs(guest: &Guest, function: FunctionId) {
+    let base = 0xd000_0000_u64;
+    guest.service.config_write(function, 0x10, &(base as u32).to_le_bytes());
+    guest.service.config_write(function, 0x04, &[6, 0]);
+    guest.service.config_write(function, MSIX_CONTROL, &ENABLE.to_le_bytes());
+    guest.service.mmio_write(base + TABLE + 12, &[0; 4]);
+}
+
 #[test]
 fn all_functions_or_none() {
     let other = FunctionId(16);

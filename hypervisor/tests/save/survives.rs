@@ -322,3 +322,30 @@ fn a_message_that_is_under_way_when_the_guest_is_stopped() {
     target.service.resume();
     assert_eq!(target.interrupts(), [2]);
 }
+
+/// On the first host the emulated table had nothing. The device's event waits until there is something.
+#[test]
+fn an_emulated_table_without_interrupts_gets_them_on_a_host_that_has_them() {
+    let source = Guest::new(Options { vectors: 4, routes: 0, ..Options::default() });
+    source.control(ENABLE);
+    source.program(0, message(0));
+    source.raise(0);
+    assert_eq!(source.interrupts(), NONE);
+    let target = moved(&source, 4);
+    assert_eq!(target.interrupts(), [0]);
+    target.raise(0);
+    assert_eq!(target.interrupts(), [0]);
+}
+
+#[test]
+fn a_guest_that_writes_beyond_the_pending_bits_can_be_moved() {
+    let source = assigned(Policy::Direct);
+    source.mask(3);
+    source.raise(3);
+    source.store(PENDING, u32::MAX & !0x7);
+    let target = stop(&source).start(Options { vectors: 4, ..Options::default() });
+    target.service.resume();
+    assert_eq!(target.interrupts(), NONE);
+    target.unmask(3);
+    assert_eq!(target.interrupts(), [3]);
+}
