@@ -89,7 +89,7 @@ pub trait PciFunction: Send {
     /// When the function or the kernel refuses; the set-up is then as before. [`TooFewInterrupts`], as the error's inner one, where fewer can be had.
     fn set_up_interrupts(&mut self, events: &[&EventFd]) -> io::Result<()>;
 
-    /// The message that stands in the table for a vector that is set up.
+    /// The message that stands in the table for a vector that is set up. Where the function is not isolated, the host may change it at any time.
     ///
     /// # Errors
     /// When the table cannot be read; [`Unsupported`](io::ErrorKind::Unsupported) where the host can never reach it: it then does without, as far as a function's own mask bits are an additional safety.

@@ -21,6 +21,10 @@ pub struct FunctionPolicy {
     /// At most the VM's policy; the lower one counts.
     pub policy: Policy,
     /// Map the table even though the host does not confine the function to its own interrupts. The guest can then raise any interrupt of the host.
+    ///
+    /// Without interrupt remapping (x86) the function's interrupts must also stay on the processors where they
+    /// are (no irqbalance, no processor taken offline): to move one, the host's kernel writes another
+    /// message, and its own idea of the mask bit, into the table that the guest has.
     pub allow_unisolated: bool,
     /// The most vectors that may be assigned to the function; `None` is no limit but the VM's.
     pub vectors: Option<u16>,

@@ -421,11 +421,13 @@ fn no_event_of_a_trapped_table_comes_during_its_attach() {
 /// Without interrupt remapping the host's kernel writes another message when it moves an interrupt to another processor.
 #[test]
 fn a_message_that_the_host_has_changed_by_itself_is_followed() {
-    let steps: [(&str, fn(&Guest)); 2] = [
+    type Step = (&'static str, fn(&Guest));
+
+    let steps: [Step; 2] = [
         ("restore", |guest| drop(guest.call(CallId::Restore, &[]).unwrap())),
         ("configure", |guest| drop(guest.configure(4))),
     ];
-    let resets: [(&str, fn(&Guest)); 2] = [
+    let resets: [Step; 2] = [
         ("function level reset", |guest| guest.config_write(DEVICE_CONTROL, &[0, 0x80])),
         ("D3hot and back", |guest| {
             guest.config_write(POWER, &[3]);

@@ -9,8 +9,11 @@ const READ_ONLY: u64 = 0x3c;
 
 const PLANS: [fn(usize) -> Plan; 2] = [Plan::Nth, Plan::KernelFrom];
 
+/// A name, a host, and what its guest does first.
+type Source = (&'static str, Options, fn(&Guest));
+
 /// Four vectors in use, of which vector 1 is masked and has an event that waits.
-fn sources() -> [(&'static str, Options, fn(&Guest)); 3] {
+fn sources() -> [Source; 3] {
     let assign = |guest: &Guest| drop(guest.configure(4));
     let program = |guest: &Guest| (0..4).for_each(|vector| guest.program(vector, message(vector)));
     let options = |policy| Options { vectors: 4, policy, ..Options::default() };
@@ -73,11 +76,11 @@ fn a_service_is_saved() {
             points += every_point(
                 name,
                 plan,
-                || source(options.clone(), use_it),
+                || source(options, use_it),
                 |source| source.service.save(),
                 |source, state, context| {
                     assert_eq!(source.interrupts(), NONE, "{context}: saving delivers nothing");
-                    let target = carried(&source, &state).start(options.clone());
+                    let target = carried(&source, &state).start(options);
                     target.service.resume();
                     goes_on(&target, context);
                 },
@@ -96,7 +99,7 @@ fn a_restored_service_goes_on() {
             points += every_point(
                 name,
                 plan,
-                || stop(&source(options.clone(), use_it)).start(options.clone()),
+                || stop(&source(options, use_it)).start(options),
                 |target| target.service.resume(),
                 |target, (), context| goes_on(&target, context),
             );
@@ -114,7 +117,7 @@ fn the_first_host_goes_on_after_all() {
             every_point(
                 name,
                 plan,
-                || source(options.clone(), use_it),
+                || source(options, use_it),
                 |source| drop(source.service.save()),
                 |source, (), context| {
                     source.service.resume();

@@ -63,7 +63,8 @@ Functions:
   vfio:BDF                                       a function of this host, bound to vfio-pci
   each with [,pv-msi=off|trapped|direct]         a lower policy for this function alone
        and  [,allow-unisolated=yes]              map its table although the host does not confine its
-                                                 interrupts: the guest can raise any interrupt of the host
+                                                 interrupts: the guest can raise any interrupt of the host,
+                                                 which must not move the function's (keep irqbalance off)
 
 Exit status:
   0  the guest finished; no interrupt was lost, spurious or delivered while masked

@@ -95,6 +95,7 @@ enum Command {
     StoreLoop { address: u64, width: Width, value: u64, times: u64 },
     MaskLoop { address: u64 },
     WatchedMaskLoop { address: u64, sending: u64, interrupt: u8 },
+    CallLoop { bytes: u64, buffer: u64, doorbell: u64, times: u64 },
 }
 
 /// A running puppet guest. Cheap to clone; each vCPU takes one command at a time, different vCPUs may be commanded from different threads.
@@ -285,6 +286,18 @@ impl<M: GuestMemory + Clone> Puppet<M> {
         self.begin(vcpu, Command::StoreLoop { address, width, value, times })
     }
 
+    /// Lets the vCPU copy the 64 bytes at `bytes` into a call buffer and ring the doorbell's register, so many times.
+    pub fn start_call_loop(
+        &self,
+        vcpu: u64,
+        bytes: u64,
+        buffer: u64,
+        doorbell: u64,
+        times: u64,
+    ) -> Result<Running<'_, M>, PuppetError> {
+        self.begin(vcpu, Command::CallLoop { bytes, buffer, doorbell, times })
+    }
+
     fn execute(&self, vcpu: u64, command: Command) -> Result<[u64; 4], PuppetError> {
         self.begin(vcpu, command)?.finish()
     }
@@ -401,6 +414,9 @@ impl Command {
                 (11, [address, bytes(width), value, times])
             }
             Self::MaskLoop { address } => (12, [address, 0, 0, 0]),
+            Self::CallLoop { bytes, buffer, doorbell, times } => {
+                (14, [bytes, buffer, doorbell, times])
+            }
             Self::WatchedMaskLoop { address, sending, interrupt } => {
                 (13, [address, sending, interrupt.into(), 0])
             }

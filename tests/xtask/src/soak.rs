@@ -16,10 +16,11 @@ use crate::process;
 use crate::report::{Report, Soak};
 use crate::workspace::Workspace;
 
-/// What the machine has: the vCPU that conducts, one that masks, one that does everything else.
-/// Few vectors: each switch attaches and detaches them all, and many switches are wanted.
+/// What the machine has: the vCPU that conducts, one that masks, and two that do everything else, each
+/// to a function of its own. Few vectors: each switch attaches and detaches them all, and many
+/// switches are wanted.
 const MACHINE: &[&str] =
-    &["--cpus", "3", "--function", "software:vectors=8", "--function", "software:vectors=8"];
+    &["--cpus", "4", "--function", "software:vectors=8", "--function", "software:vectors=8"];
 
 /// Starting and settling take time, and a guest whose processors others use as well counts its
 /// seconds slowly.

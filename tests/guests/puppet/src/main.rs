@@ -36,6 +36,7 @@
 //! | 11 store again and again | address, width, value, times | |
 //! | 12 write 1 and 0 in turn (mask, unmask), reading back, until stopped | address of a vector control | rounds |
 //! | 13 the same, and watch vCPU 0 while the vector is masked, until stopped; vCPU 0 has interrupts on | address of a vector control, address of SENDING of the vector, its interrupt number | rounds, interrupts that came while masked |
+//! | 14 copy 64 bytes into a call buffer and ring, again and again | address of the bytes, of the buffer, of the doorbell's register, times | |
 //!
 //! An unknown opcode, one that the processor has nothing for (3, 4 and 5 on
 //! arm64), or a width that is not 1, 2, 4 (or 8, of memory), gives all ones as
@@ -59,6 +60,8 @@ const SLOTS: usize = 15;
 const MAGIC: u32 = u32::from_le_bytes(*b"PUPT");
 /// Sent to vCPU 0 to learn that it has handled all device interrupts before it.
 const SYNC: u8 = interrupts::FIRST_OWN;
+/// What is copied into a call buffer: a header and a short body.
+const CALL_BYTES: usize = 64;
 /// Glances at nothing while a vector is masked and quiet.
 const DWELL: u32 = 20;
 
@@ -167,6 +170,17 @@ impl Slot {
                 let [number, ..] = c.to_le_bytes();
                 let [rounds, came, ..] = &mut results;
                 [*rounds, *came] = self.watched_mask_loop(address, sending, number);
+            }
+            14 => {
+                let [buffer, doorbell] =
+                    [b, c].map(|address| usize::try_from(address).unwrap_or(0));
+                for _ in 0..d {
+                    for offset in (0..CALL_BYTES).step_by(8) {
+                        let value = load(address.wrapping_add(offset), 8);
+                        store(buffer.wrapping_add(offset), 8, value);
+                    }
+                    store(doorbell, 4, b >> 12);
+                }
             }
             _ => *first = u64::MAX,
         }
