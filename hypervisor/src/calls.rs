@@ -308,6 +308,7 @@ impl FunctionState {
             .map(|index| setups.get(index).copied().unwrap_or(VectorSetup::RESERVED))
             .map(|VectorSetup { message, masked }| AssignedVector { message, masked })
             .collect();
+        self.follow_messages();
         let (mode, generation) = (self.mode, self.generation);
         let routes: Vec<_> = self.vectors.iter().take(before).map(|v| v.installed).collect();
         let begun = self.begin_attempt(0..self.set_up).map_err(StepError::Table);
@@ -441,6 +442,7 @@ impl FunctionState {
 
     pub(crate) fn restore(&mut self) -> Result<(), CallError> {
         if let Owner::Assigned(_) = self.owner {
+            self.follow_messages();
             if !self.rewrite_table() {
                 return Err(CallError::Hardware);
             }

@@ -45,6 +45,7 @@ impl FunctionState {
             self.complain("interrupts could not be set up", &error);
         }
         if self.stale {
+            self.follow_messages();
             self.rewrite_table();
         }
         self.read_table_messages();

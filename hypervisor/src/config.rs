@@ -116,6 +116,7 @@ impl FunctionState {
             // Power states below D0 may cost a function its table.
             self.recover_table();
         } else if self.stale && self.set_up > 0 {
+            self.follow_messages();
             self.rewrite_table();
         }
         self.read_table_messages();

@@ -117,10 +117,12 @@ impl Service {
                 .unwrap_or(Err(RestoreError::NoSuchFunction(function.id)))?;
         }
         match self.restore_all(saved, Amount::All) {
-            // One function may have taken what it can do without, and another needs.
-            Err(RestoreError::NoResources { .. } | RestoreError::SetUp { .. }) => {
-                self.restore_all(saved, Amount::Needed)
-            }
+            // One function may have taken what it can do without, and another needs: interrupts, or files.
+            Err(
+                RestoreError::NoResources { .. }
+                | RestoreError::SetUp { .. }
+                | RestoreError::Routes { .. },
+            ) => self.restore_all(saved, Amount::Needed),
             restored => restored,
         }
     }

@@ -379,11 +379,44 @@ impl FunctionState {
         }
     }
 
+    /// Whether the host's kernel writes into the table by itself: without interrupt remapping it does when it moves an interrupt to another processor. A table that the operator has mapped all the same is the guest's to write as well, so its content says nothing.
+    fn host_moves_messages(&self) -> bool {
+        self.isolation != Isolation::Isolated
+            && !self.policy.allow_unisolated
+            && self.mode == TableMode::Trapped
+    }
+
+    /// Learns the messages that the host has changed by itself.
+    pub(crate) fn follow_messages(&mut self) {
+        if !self.accessible() || !self.host_moves_messages() {
+            return;
+        }
+        let function = self.function.as_mut();
+        let mut moved = false;
+        for (index, vector) in (0..).zip(self.vectors.iter_mut().take(self.set_up)) {
+            let Some(message) = &mut vector.table_message else { continue };
+            let held_back = vector.blocked || vector.quiet;
+            if let Ok(Some(now)) = hosts_message(function, VectorIndex(index), held_back)
+                && now != *message
+            {
+                *message = now;
+                moved = true;
+            }
+        }
+        if moved {
+            self.generation = self.generation.next();
+        }
+    }
+
     /// Puts everything back into a table that the function may have lost. A message that could not be read yet cannot be written back: the host puts it there anew.
     pub(crate) fn recover_table(&mut self) {
         let count = self.set_up;
         let known = self.vectors.iter().take(count).all(|vector| vector.table_message.is_some());
-        if !known {
+        if known {
+            self.follow_messages();
+        } else {
+            // Those that were known may be others then.
+            self.generation = self.generation.next();
             if let Err(error) =
                 self.set_up_interrupts(0).and_then(|()| self.set_up_interrupts(count))
             {
@@ -391,8 +424,6 @@ impl FunctionState {
                 self.leftover = true;
                 return;
             }
-            // Those that were known may be others now.
-            self.generation = self.generation.next();
         }
         self.rewrite_table();
     }
@@ -404,34 +435,19 @@ impl FunctionState {
             return true;
         }
         let trapped = self.mode == TableMode::Trapped;
-        // Without interrupt remapping the host writes another message when it moves an interrupt to
-        // another processor. Nobody else writes into a trapped table, and a reset leaves zeros.
-        let moving = trapped && self.isolation != Isolation::Isolated;
-        let mut moved = false;
-        let function = &mut self.function;
-        let vectors = self.vectors.iter_mut().take(self.set_up);
-        let written = (0..).zip(vectors).try_for_each(|(index, vector)| {
-            let index = VectorIndex(index);
-            let Some(message) = vector.table_message else { return Ok(()) };
-            match if moving { function.table_message(index)? } else { TableMessage::default() } {
-                now if now == TableMessage::default() => {
+        let moving = self.host_moves_messages();
+        let function = self.function.as_mut();
+        let written =
+            (0..).zip(self.vectors.iter().take(self.set_up)).try_for_each(|(index, vector)| {
+                let index = VectorIndex(index);
+                let Some(message) = vector.table_message else { return Ok(()) };
+                let held_back = vector.blocked || vector.quiet;
+                if !moving || hosts_message(function, index, held_back)?.is_none() {
                     function.set_table_message(index, message)?;
                 }
-                now => {
-                    moved |= now != message;
-                    vector.table_message = Some(now);
-                }
-            }
-            if trapped {
-                function.set_masked(index, vector.blocked || vector.quiet)
-            } else {
-                Ok(())
-            }
-        });
+                if trapped { function.set_masked(index, held_back) } else { Ok(()) }
+            });
         self.stale = written.is_err();
-        if moved {
-            self.generation = self.generation.next();
-        }
         if let Err(error) = &written {
             self.complain("the vector table could not be written", error);
         }
@@ -504,4 +520,17 @@ impl Drop for FunctionState {
         // What is stuck even now keeps its GSI for good.
         self.release_stuck();
     }
+}
+
+/// The message that the host's kernel has in an entry; `None` where a reset has left its traces: all clear, all ones where nobody answers, a change meanwhile, or a mask bit that the service has not set.
+fn hosts_message(
+    function: &mut dyn PciFunction,
+    vector: VectorIndex,
+    held_back: bool,
+) -> io::Result<Option<TableMessage>> {
+    let message = function.table_message(vector)?;
+    let masked = function.masked(vector)? && !held_back;
+    let stands = function.table_message(vector)? == message;
+    let lost = masked || !stands || matches!(message.address, 0 | u64::MAX);
+    Ok((!lost).then_some(message))
 }

@@ -438,21 +438,42 @@ fn a_message_that_the_host_has_changed_by_itself_is_followed() {
     let data = |guest: &Guest| guest.bar.get_ref::<u32>(place).unwrap().load();
     let host_writes = |guest: &Guest| guest.bar.get_ref::<u32>(place).unwrap().store(77);
     let message = |guest: &Guest| guest.query_vectors(1, 1).unwrap()[0].table_message.unwrap();
-    for (name, step) in steps {
+    let guest = || {
         let guest = Guest::new(Options { isolated: false, ..Options::default() });
         guest.control(ENABLE);
         guest.configure(4);
-        let generation = guest.query().generation;
+        guest
+    };
+    for (name, step) in steps {
+        let guest = guest();
         host_writes(&guest);
         step(&guest);
         assert_eq!(data(&guest), 77, "{name}");
         assert_eq!(message(&guest).data, 77, "{name}: and the guest is told");
-        assert_ne!(guest.query().generation, generation, "{name}: H-504");
         for (name, reset) in resets {
             reset(&guest);
             assert_eq!(data(&guest), 77, "{name} loses the table, which is written again");
         }
     }
+    // H-504, even by a call that fails.
+    let failing = guest();
+    let generation = failing.query().generation;
+    host_writes(&failing);
+    faults::plan(Plan::Only(1, &["interrupt set-up"]));
+    failing.configure_with(5, Sequence::START, &[]).unwrap_err();
+    faults::end();
+    assert_eq!((data(&failing), message(&failing).data), (77, 77));
+    assert_ne!(failing.query().generation, generation);
+    // A table that the operator has let the guest have says nothing.
+    let allowed = FunctionPolicy { allow_unisolated: true, ..FunctionPolicy::default() };
+    let scribbled =
+        Guest::new(Options { isolated: false, function_policy: allowed, ..Options::default() });
+    scribbled.control(ENABLE);
+    scribbled.configure(4);
+    let right = data(&scribbled);
+    host_writes(&scribbled);
+    scribbled.service.revoke(FUNCTION);
+    assert_eq!(data(&scribbled), right);
     // Where the host remaps interrupts, what stands in the table is wrong.
     let guest = Guest::new(Options { policy: Policy::Trapped, ..Options::default() });
     guest.control(ENABLE);
@@ -461,4 +482,22 @@ fn a_message_that_the_host_has_changed_by_itself_is_followed() {
     host_writes(&guest);
     guest.call(CallId::Restore, &[]).unwrap();
     assert_eq!(data(&guest), right);
+}
+
+/// In D3hot the host learns no messages, and what it has set up it sets up anew.
+#[test]
+fn messages_that_may_have_changed_change_the_generation() {
+    let guest = Guest::new(Options { policy: Policy::Trapped, ..Options::default() });
+    guest.control(ENABLE);
+    guest.configure(2);
+    guest.config_write(POWER, &[3]);
+    guest.configure(4);
+    let generation = guest.query().generation;
+    faults::plan(Plan::Only(2, &["interrupt set-up"]));
+    guest.config_write(POWER, &[0]);
+    assert_eq!(faults::end(), ["interrupt set-up"]);
+    assert_ne!(guest.query().generation, generation);
+    guest.config_write(0x3c, &[0]);
+    (0..4).for_each(|vector| guest.raise(vector));
+    assert_eq!(guest.interrupts(), [0, 1, 2, 3]);
 }

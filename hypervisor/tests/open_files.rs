@@ -5,10 +5,11 @@
 
 mod fixture;
 
+use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
 
 use fixture::*;
-use pvmsi_protocol::{CallError, Sequence};
+use pvmsi_protocol::{CallError, FunctionId, Sequence};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// One test at a time.
@@ -69,4 +70,35 @@ fn a_function_is_restored_with_files_for_what_it_needs() {
     target.service.resume();
     (0..4).for_each(|vector| target.raise(vector));
     assert_eq!(target.interrupts(), [0, 1, 2, 3]);
+}
+
+/// The first function of a VM must not take the files for later that the second needs now.
+#[test]
+fn two_functions_are_restored_with_files_for_what_they_need() {
+    let _alone = FILES.lock().unwrap_or_else(PoisonError::into_inner);
+    let first = FunctionId(4);
+    let host = || {
+        let guest = Guest::new(Options { vectors: 8, routes: 12, ..Options::default() });
+        assert!(guest.add_function(first).is_some());
+        guest
+    };
+    let (source, target) = (host(), host());
+    source.control(ENABLE);
+    source.configure(8);
+    // Four are left for the function that comes first in the state.
+    let base = 0xd000_0000_u32;
+    for (offset, data) in
+        [(0x10, &base.to_le_bytes()[..]), (0x04, &[6, 0]), (MSIX_CONTROL, &ENABLE.to_le_bytes())]
+    {
+        source.service.config_write(first, offset, data);
+    }
+    source.service.mmio_write(u64::from(base) + TABLE + 12, &[0; 4]);
+    let state = source.service.save();
+    drop(source);
+    // Twelve events, each of which the fixture has copies of.
+    target.routes.left.store(100, Ordering::SeqCst);
+    with_files(12 * 3 + 8, || target.service.restore(&state).unwrap());
+    target.service.resume();
+    (0..8).for_each(|vector| target.raise(vector));
+    assert_eq!(target.interrupts(), [0, 1, 2, 3, 4, 5, 6, 7]);
 }

@@ -45,9 +45,14 @@ const READ_ONLY: u64 = 0x3c;
 enum Setting {
     Direct,
     Trapped,
+    /// Trapped, and the host may change messages by itself.
+    NotIsolated,
     /// An attach binds; direct.
     Arm64,
 }
+
+const SETTINGS: [Setting; 4] =
+    [Setting::Direct, Setting::Trapped, Setting::NotIsolated, Setting::Arm64];
 
 /// An operation, and the state that it finds.
 struct Operation {
@@ -423,6 +428,7 @@ fn guest_in(setting: Setting, operation: &Operation) -> Guest {
         vectors_per_call: 4,
         policy,
         platform,
+        isolated: setting != Setting::NotIsolated,
         ..Options::default()
     };
     let guest = Guest::new(options);
@@ -521,7 +527,8 @@ fn assert_recovers(guest: &Guest, setting: Setting, context: &str) {
     guest.control(ENABLE);
     arrived(guest);
     assign(guest, setting);
-    assert_eq!(guest.is_direct(), setting != Setting::Trapped, "{context}");
+    let direct = matches!(setting, Setting::Direct | Setting::Arm64);
+    assert_eq!(guest.is_direct(), direct, "{context}");
     let messages = |odd: u16| -> Vec<_> {
         (0..VECTORS).filter(|v| v % 2 == odd).map(|v| message_in(setting, v).data).collect()
     };
@@ -601,7 +608,7 @@ fn every_operation(plan: fn(usize) -> Plan) -> BTreeMap<&'static str, usize> {
     let mut points = BTreeMap::new();
     let mut broken = 0;
     for operation in OPERATIONS {
-        for setting in [Setting::Direct, Setting::Trapped, Setting::Arm64] {
+        for setting in SETTINGS {
             // All operations are tried, and each that breaks has said how.
             let tried = std::panic::catch_unwind(|| every_point(operation, setting, plan));
             faults::end();

@@ -181,25 +181,35 @@ fn hosts_that_allow_too_little() {
 #[test]
 fn a_step_that_fails_is_undone_and_can_be_tried_again() {
     let state: ServiceState = serde_json::from_value(saved()).unwrap();
-    let mut refused = 0;
-    for step in 1.. {
-        let target = target();
-        let before = target.snapshot();
-        faults::plan(faults::Plan::Nth(step));
-        let result = target.service.restore(&state);
-        let failed = faults::end();
-        if result.is_err() {
-            assert_eq!(target.snapshot(), before, "{failed:?}");
-            target.service.restore(&state).unwrap();
-            refused += 1;
-        }
-        target.service.resume();
-        assert_eq!(target.query().assigned, 4, "{failed:?}");
-        if failed.is_empty() {
-            faults::report(step - 1, "a saved service is restored");
-            break;
+    let plans: [fn(usize) -> faults::Plan; 3] =
+        [faults::Plan::Nth, faults::Plan::KernelFrom, faults::Plan::AllFrom];
+    let (mut points, mut refused) = (0, 0);
+    for plan in plans {
+        for step in 1.. {
+            let target = target();
+            let before = target.snapshot();
+            faults::plan(plan(step));
+            let result = target.service.restore(&state);
+            let failed = faults::end();
+            if result.is_err() {
+                let (assigned, mode, generation, .., states) = before;
+                let (now_assigned, now_mode, now_generation, .., now_states) = target.snapshot();
+                assert_eq!((now_assigned, now_mode, now_generation), (assigned, mode, generation));
+                assert_eq!(now_states, states, "{failed:?}");
+                target.service.restore(&state).unwrap();
+                refused += 1;
+            }
+            target.service.resume();
+            assert_eq!(target.query().assigned, 4, "{failed:?}");
+            (0..4).filter(|&vector| vector != 2).for_each(|vector| target.raise(vector));
+            assert_eq!(target.interrupts(), [0, 1, 3], "{failed:?}");
+            if failed.is_empty() {
+                points += step - 1;
+                break;
+            }
         }
     }
+    faults::report(points, "a saved service is restored");
     assert!(refused > 0, "no step could fail");
 }
 

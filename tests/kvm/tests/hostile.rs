@@ -1,8 +1,8 @@
 //! Hostile guests: what one does to its own machine never hurts the host, nor the machine's other functions.
 //!
 //! Each test is a scenario of the table in the specification's chapter on
-//! security, and prints what was seen. Both functions raise events meanwhile,
-//! and all of them are accounted for. After each scenario the host has the threads and files that
+//! security, and prints what was seen. The second function raises events meanwhile, the first one
+//! as well where its table is hammered on, and all of them are accounted for. After each scenario the host has the threads and files that
 //! it had before, has logged at a bounded rate, and both functions work.
 
 use std::cell::Cell;
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use pvmsi::{Doorbell, FunctionConfig};
-use pvmsi_hypervisor::Policy;
+use pvmsi_hypervisor::{FunctionStatus, Policy};
 use pvmsi_kvm_tests::*;
 use pvmsi_protocol::{
     CallId, Header, Reasons, TableMode, UpdateRequest, VectorIndex, VectorUpdate,
@@ -27,9 +27,11 @@ const NEIGHBOUR_VECTOR: u16 = 100;
 const ROUNDS: u64 = 20;
 /// Stores of a round that hammers by stores.
 const STORES: u64 = 300;
-/// Vectors of the first function whose events are counted while a vCPU hammers on the table: one that is
-/// left alone, and the one whose mask bit is hammered on.
-const COUNTED: [u16; 2] = [2, 3];
+/// The vector whose mask bit is hammered on, and the one whose message is.
+const MASKED: u16 = 3;
+const OVERWRITTEN: u16 = 1;
+/// Vectors of the first function whose events are counted meanwhile.
+const COUNTED: [u16; 2] = [2, MASKED];
 /// Stores into a call buffer while calls are made from it.
 const REWRITES: u64 = 20_000;
 /// Lines that one function may log in a period, and the period in seconds.
@@ -170,10 +172,10 @@ impl Attack {
             let puppet = self.bench.puppet.clone();
             let masks = round % 2 == 0;
             let hammer = if masks {
-                puppet.start_mask_loop(1, self.bench.entry(1, 3)).unwrap()
+                puppet.start_mask_loop(1, self.bench.entry(MASKED, 3)).unwrap()
             } else {
                 // A message of the guest's own choice, at its own processor.
-                let target = self.bench.entry(1, 0);
+                let target = self.bench.entry(OVERWRITTEN, 0);
                 puppet.start_store_loop(1, target, Width::Quad, 0xfee0_0000, STORES).unwrap()
             };
             if masks {
@@ -184,10 +186,15 @@ impl Attack {
             self.neighbour_is_served();
             if masks {
                 hammer.stop().unwrap();
+                // The loop may have ended where the table no longer is.
+                self.bench.unmask(MASKED);
             } else {
                 hammer.finish().unwrap();
             }
             self.settle(events);
+            if events == Events::Kept {
+                assert_eq!(self.bench.status().mode, TableMode::Direct, "round {round}");
+            }
         }
         std::thread::sleep(QUIET);
         self.settle(events);
@@ -279,7 +286,9 @@ fn table_hammered_while_its_bar_moves() {
         let old = bench.entry(0, 3);
         bench.bar ^= 0x100_0000;
         bench.config_write_u32(0x10, u32::try_from(bench.bar).unwrap());
-        assert_eq!(bench.status().mode, TableMode::Direct);
+        // An event of the masked vector may have come meanwhile.
+        let FunctionStatus { mode, reasons, .. } = bench.status();
+        assert!(mode == TableMode::Direct || reasons == Reasons::HELD_EVENT, "{reasons:?}");
         assert_eq!(bench.puppet.load_u32(0, old).unwrap(), u32::MAX, "nobody is at the old place");
     });
     attack.end("BAR moves");
@@ -333,7 +342,7 @@ fn table_hammered_while_the_machine_is_reset() {
     let mut attack = Attack::start(Doorbell::Port);
     for round in 0..ROUNDS / 2 {
         let puppet = attack.bench.puppet.clone();
-        let masks = puppet.start_mask_loop(1, attack.bench.entry(1, 3)).unwrap();
+        let masks = puppet.start_mask_loop(1, attack.bench.entry(MASKED, 3)).unwrap();
         masks.wait_rounds(1).unwrap();
         // It is in the middle of its loop when the machine stops under it.
         drop(masks);
@@ -398,7 +407,7 @@ fn the_buffer_is_rewritten_during_the_call() {
     }
     writer.finish().unwrap();
     println!("granted: {granted:?}");
-    assert!(granted.is_subset(&BTreeSet::from([2, 4])), "{granted:?}");
+    assert!(!granted.is_empty() && granted.is_subset(&BTreeSet::from([2, 4])), "{granted:?}");
     attack.end("buffer");
 }
 
@@ -446,7 +455,7 @@ fn a_flood_of_calls() {
     let after = bench.status().counters;
     assert_eq!(after.calls - counters.calls, 3000 + 50 + 3000, "of those that name the function");
     assert_eq!(after.interrupt_setups - counters.interrupt_setups, 2, "release and configure");
-    println!("{} routing updates", after.routing_updates - counters.routing_updates);
+    assert_eq!(after.routing_updates - counters.routing_updates, 2, "likewise");
     attack.end("flood");
 }
 
