@@ -103,7 +103,7 @@ impl Service {
         )
     }
 
-    /// Brings functions that nobody has used yet to a saved state, and leaves them paused until [`resume`](Self::resume). Functions that the state does not name stay as they are.
+    /// Brings functions that nobody has used yet to a saved state, and leaves them paused until [`resume`](Self::resume). Functions that the state does not name stay as they are. Each gets interrupts for all that it may use later or, where that fails for one of them, all get those that they had.
     ///
     /// # Errors
     /// See [`RestoreError`]; nothing has changed then.

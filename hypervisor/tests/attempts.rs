@@ -472,7 +472,7 @@ fn an_event_of_a_masked_vector_waits_also_where_it_cannot_be_detached() {
         }
         assert_eq!(guest.interrupts(), NONE, "{step}: {failed:?}");
         assert!(guest.pending(0), "{step}: {failed:?}");
-        guest.config_write(0x3c, &[0]);
+        guest.config_write(READ_ONLY, &[0]);
         assert_eq!(guest.interrupts(), NONE, "{step}: {failed:?}");
         guest.unmask(0);
         assert_eq!(guest.interrupts(), [0], "{step}: {failed:?}");

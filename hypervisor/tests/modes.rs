@@ -497,7 +497,7 @@ fn messages_that_may_have_changed_change_the_generation() {
     guest.config_write(POWER, &[0]);
     assert_eq!(faults::end(), ["interrupt set-up"]);
     assert_ne!(guest.query().generation, generation);
-    guest.config_write(0x3c, &[0]);
+    guest.config_write(READ_ONLY, &[0]);
     (0..4).for_each(|vector| guest.raise(vector));
     assert_eq!(guest.interrupts(), [0, 1, 2, 3]);
 }

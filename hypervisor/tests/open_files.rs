@@ -86,13 +86,7 @@ fn two_functions_are_restored_with_files_for_what_they_need() {
     source.control(ENABLE);
     source.configure(8);
     // Four are left for the function that comes first in the state.
-    let base = 0xd000_0000_u32;
-    for (offset, data) in
-        [(0x10, &base.to_le_bytes()[..]), (0x04, &[6, 0]), (MSIX_CONTROL, &ENABLE.to_le_bytes())]
-    {
-        source.service.config_write(first, offset, data);
-    }
-    source.service.mmio_write(u64::from(base) + TABLE + 12, &[0; 4]);
+    source.use_in_the_standard_way(first);
     let state = source.service.save();
     drop(source);
     // Twelve events, each of which the fixture has copies of.

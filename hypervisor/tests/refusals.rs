@@ -59,7 +59,7 @@ fn a_function_whose_table_cannot_be_reached_works_trapped() {
     guest.raise(0);
     assert_eq!(guest.interrupts(), [0, 1]);
     let before = guest.status().counters;
-    guest.config_write(0x3c, &[0]);
+    guest.config_write(READ_ONLY, &[0]);
     assert_eq!(guest.status().counters, before, "nothing is owed");
 }
 
@@ -103,7 +103,7 @@ fn no_vector_is_attached_without_its_route() {
             assert!(step > 1);
             break;
         }
-        guest.config_write(0x3c, &[0]);
+        guest.config_write(READ_ONLY, &[0]);
         let assigned = guest.status().assigned;
         (0..assigned).for_each(|vector| guest.raise(vector));
         assert_eq!(guest.interrupts(), (0..assigned).collect::<Vec<_>>(), "step {step}");
@@ -129,10 +129,10 @@ fn a_vector_that_keeps_an_old_route_is_held_back_until_it_has_its_own() {
     guest.store(Guest::entry(0, 2), message(5).data);
     guest.raise(0);
     assert_eq!(guest.interrupts(), NONE);
-    guest.config_write(0x3c, &[0]);
+    guest.config_write(READ_ONLY, &[0]);
     assert_eq!(guest.interrupts(), NONE, "nor by what makes up for it");
     faults::end();
-    guest.config_write(0x3c, &[0]);
+    guest.config_write(READ_ONLY, &[0]);
     assert_eq!(guest.interrupts(), [5]);
 }
 
@@ -208,10 +208,10 @@ fn a_set_up_that_is_refused_is_tried_once_in_an_operation() {
         guest.status().counters.interrupt_setups - before
     };
     assert_eq!(tried(&|| guest.store(Guest::entry(1, 2), 100)), 1);
-    assert_eq!(tried(&|| guest.config_write(0x3c, &[0])), 1);
+    assert_eq!(tried(&|| guest.config_write(READ_ONLY, &[0])), 1);
     faults::end();
     guest.raise(0);
-    guest.config_write(0x3c, &[0]);
+    guest.config_write(READ_ONLY, &[0]);
     assert_eq!(guest.interrupts(), [0]);
 }
 
@@ -263,7 +263,7 @@ fn a_table_is_handed_over_by_the_operation_that_pays_the_debt() {
     refuse(&["detach"]);
     guest.control(ENABLE | FUNCTION_MASK);
     faults::end();
-    guest.config_write(0x3c, &[0]);
+    guest.config_write(READ_ONLY, &[0]);
     guest.control(ENABLE);
     assert!(guest.is_direct());
 }
@@ -280,7 +280,7 @@ fn a_table_that_cannot_be_hidden_again_is_direct() {
     guest.raise(0);
     assert_eq!(guest.interrupts(), NONE);
     faults::end();
-    guest.config_write(0x3c, &[0]);
+    guest.config_write(READ_ONLY, &[0]);
     assert_eq!(guest.query().mode, TableMode::Trapped);
     assert_eq!(guest.view().table, TableMode::Trapped);
     guest.unmask(0);
@@ -302,7 +302,7 @@ fn a_table_that_was_not_made_ready_is_not_direct_for_pages_that_are_left() {
     let answer = guest.configure_with(2, Sequence::START, &masked).unwrap();
     assert_eq!(answer.reasons, Reasons::NOT_MAPPABLE);
     refuse(&["take pages out"]);
-    guest.config_write(0x3c, &[0]);
+    guest.config_write(READ_ONLY, &[0]);
     guest.raise(0);
     assert_eq!(guest.interrupts(), NONE, "it is masked");
     faults::end();
@@ -391,7 +391,7 @@ fn an_unmask_in_pages_that_are_left_is_seen() {
     guest.configure_with(2, Sequence::START, &masked).unwrap();
     guest.unmask(0);
     faults::end();
-    guest.config_write(0x3c, &[0]);
+    guest.config_write(READ_ONLY, &[0]);
     guest.raise(0);
     assert_eq!(guest.interrupts(), [0]);
 }

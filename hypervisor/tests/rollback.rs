@@ -37,8 +37,6 @@ const ITS: u64 = 0x0809_0040;
 const TAKE_OUT: &str = "take pages out";
 /// What leaves an operation undone, so that the guest has to repeat it: a short grant is one.
 const AGAIN: [&str; 4] = ["config write", "reset", TAKE_OUT, "route allocation"];
-/// A register that no write changes: an operation that does nothing but work.
-const READ_ONLY: u64 = 0x3c;
 
 /// What an operation runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -22,8 +22,6 @@ use pvmsi_protocol::{
 
 const ITS: u64 = 0x0809_0040;
 const ROUTES: u16 = 100;
-/// A register that no write changes.
-const READ_ONLY: u64 = 0x3c;
 
 #[derive(Arbitrary, Debug)]
 struct Scenario {
@@ -613,7 +611,7 @@ impl Machine {
         if !self.answers() {
             assert_eq!(self.guest.window.now(), View::NOTHING, "shown, and would not answer");
         }
-        self.guest.config_write(READ_ONLY, &[0]);
+        self.guest.config_write(fixture::READ_ONLY, &[0]);
     }
 
     /// Whether the function answers accesses to its memory, by what configuration space says.

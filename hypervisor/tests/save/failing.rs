@@ -4,9 +4,6 @@ use super::faults::Plan;
 use super::*;
 use pvmsi_hypervisor::Policy;
 
-/// A register that no write changes: an operation that does nothing but work.
-const READ_ONLY: u64 = 0x3c;
-
 const PLANS: [fn(usize) -> Plan; 2] = [Plan::Nth, Plan::KernelFrom];
 
 /// A name, a host, and what its guest does first.
@@ -47,83 +44,68 @@ fn goes_on(target: &Guest, context: &str) {
     assert_eq!(target.interrupts(), [1], "{context}");
 }
 
-/// Tries all fault points of `act` on what `prepare` makes; `check` gets the rest. Returns how many there are.
-fn every_point<G, T>(
-    name: &str,
-    plan: fn(usize) -> Plan,
-    prepare: impl Fn() -> G,
-    act: impl Fn(&G) -> T,
-    check: impl Fn(G, T, &str),
-) -> usize {
-    for step in 1.. {
-        let guest = prepare();
-        faults::plan(plan(step));
-        let result = act(&guest);
-        let failed = faults::end();
-        check(guest, result, &format!("{name}, step {step}: {failed:?} failed"));
-        if failed.is_empty() {
-            return step - 1;
+/// Tries all fault points of `act` on what `prepare` makes of each source; `check` gets the rest.
+fn every_point<T>(
+    what: &str,
+    prepare: impl Fn(Guest, Options) -> Guest,
+    act: impl Fn(&Guest) -> T,
+    check: impl Fn(Guest, Options, T, &str),
+) {
+    let mut points = 0;
+    for (plan, (name, options, use_it)) in
+        PLANS.iter().flat_map(|plan| sources().map(|source| (plan, source)))
+    {
+        for step in 1.. {
+            let guest = prepare(source(options, use_it), options);
+            faults::plan(plan(step));
+            let result = act(&guest);
+            let failed = faults::end();
+            check(guest, options, result, &format!("{name}, step {step}: {failed:?} failed"));
+            if failed.is_empty() {
+                points += step - 1;
+                break;
+            }
         }
     }
-    unreachable!()
+    faults::report(points, what);
+    assert!(points > 0, "nothing can fail");
 }
 
 #[test]
 fn a_service_is_saved() {
-    let mut points = 0;
-    for plan in PLANS {
-        for (name, options, use_it) in sources() {
-            points += every_point(
-                name,
-                plan,
-                || source(options, use_it),
-                |source| source.service.save(),
-                |source, state, context| {
-                    assert_eq!(source.interrupts(), NONE, "{context}: saving delivers nothing");
-                    let target = carried(&source, &state).start(options);
-                    target.service.resume();
-                    goes_on(&target, context);
-                },
-            );
-        }
-    }
-    faults::report(points, "a service is saved");
-    assert!(points > 0, "nothing can fail");
+    every_point(
+        "a service is saved",
+        |source, _| source,
+        |source| source.service.save(),
+        |source, options, state, context| {
+            assert_eq!(source.interrupts(), NONE, "{context}: saving delivers nothing");
+            let target = carried(&source, &state).start(options);
+            target.service.resume();
+            goes_on(&target, context);
+        },
+    );
 }
 
 #[test]
 fn a_restored_service_goes_on() {
-    let mut points = 0;
-    for plan in PLANS {
-        for (name, options, use_it) in sources() {
-            points += every_point(
-                name,
-                plan,
-                || stop(&source(options, use_it)).start(options),
-                |target| target.service.resume(),
-                |target, (), context| goes_on(&target, context),
-            );
-        }
-    }
-    faults::report(points, "a restored service goes on");
-    assert!(points > 0, "nothing can fail");
+    every_point(
+        "a restored service goes on",
+        |source, options| stop(&source).start(options),
+        |target| target.service.resume(),
+        |target, _, (), context| goes_on(&target, context),
+    );
 }
 
 /// A VMM that has saved may go on with the first host after all.
 #[test]
 fn the_first_host_goes_on_after_all() {
-    for plan in PLANS {
-        for (name, options, use_it) in sources() {
-            every_point(
-                name,
-                plan,
-                || source(options, use_it),
-                |source| drop(source.service.save()),
-                |source, (), context| {
-                    source.service.resume();
-                    goes_on(&source, context);
-                },
-            );
-        }
-    }
+    every_point(
+        "a service is saved, and goes on where it was",
+        |source, _| source,
+        |source| drop(source.service.save()),
+        |source, _, (), context| {
+            source.service.resume();
+            goes_on(&source, context);
+        },
+    );
 }

@@ -241,7 +241,7 @@ fn two_functions_that_share_what_there_is() {
         source.control(ENABLE);
         use_it(&source);
         // What is left is two for the function that comes first in the state.
-        guest_programs(&source, first);
+        source.use_in_the_standard_way(first);
         assert_eq!(source.routes.left.load(Ordering::SeqCst), 0);
         let target = host();
         target.service.restore(&source.service.save()).unwrap();
@@ -250,15 +250,6 @@ fn two_functions_that_share_what_there_is() {
         target.raise(0);
         assert_eq!(target.interrupts(), [0]);
     }
-}
-
-/// Unmasks the first vector of a function in its emulated table.
-fn guest_programs(guest: &Guest, function: FunctionId) {
-    let base = 0xd000_0000_u64;
-    guest.service.config_write(function, 0x10, &(base as u32).to_le_bytes());
-    guest.service.config_write(function, 0x04, &[6, 0]);
-    guest.service.config_write(function, MSIX_CONTROL, &ENABLE.to_le_bytes());
-    guest.service.mmio_write(base + TABLE + 12, &[0; 4]);
 }
 
 #[test]
