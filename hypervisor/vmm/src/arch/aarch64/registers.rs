@@ -11,7 +11,6 @@ use kvm_bindings::{
 use kvm_ioctls::{Error, Kvm, VcpuFd, VmFd};
 use pvmsi_protocol::ServiceBlock;
 
-use super::RAM_START;
 use crate::error::MachineError;
 
 /// EL1 with its own stack pointer, debug exceptions, SError, IRQ and FIQ masked.
@@ -72,6 +71,14 @@ impl VcpuModel {
     }
 }
 
+/// How the boot processor starts a program; the others wait for PSCI.
+pub(crate) struct Start {
+    /// The first instruction.
+    pub(crate) entry: u64,
+    /// Where the device tree lies: X0.
+    pub(crate) device_tree: u64,
+}
+
 /// What a machine reset brings a vCPU back to.
 pub(crate) struct PowerOnState {
     init: kvm_vcpu_init,
@@ -83,10 +90,12 @@ impl PowerOnState {
     ///
     /// # Errors
     /// KVM's.
-    pub(crate) fn restore(&self, vcpu: &VcpuFd, entry: u64) -> Result<(), Error> {
+    pub(crate) fn restore(&self, vcpu: &VcpuFd, start: &Start) -> Result<(), Error> {
         vcpu.vcpu_init(&self.init)?;
         if self.boots {
-            for (register, value) in [(PC, entry), (X0, RAM_START), (PSTATE_REGISTER, PSTATE)] {
+            for (register, value) in
+                [(PC, start.entry), (X0, start.device_tree), (PSTATE_REGISTER, PSTATE)]
+            {
                 vcpu.set_one_reg(register, &value.to_le_bytes())?;
             }
         }

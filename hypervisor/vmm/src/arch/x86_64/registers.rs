@@ -18,6 +18,15 @@ const EFER_LONG_MODE_ACTIVE: u64 = 1 << 10;
 /// The bit of RFLAGS that is always set.
 const RFLAGS_RESERVED: u64 = 1 << 1;
 
+/// How vCPUs start a program.
+pub(crate) enum Start {
+    /// All of them in 64-bit mode at this address.
+    BareMetal {
+        /// The first instruction.
+        entry: u64,
+    },
+}
+
 /// What a machine reset brings a vCPU back to.
 pub(crate) struct PowerOnState {
     index: u8,
@@ -41,7 +50,8 @@ impl PowerOnState {
     ///
     /// # Errors
     /// KVM's.
-    pub(crate) fn restore(&self, vcpu: &VcpuFd, entry: u64) -> Result<(), kvm_ioctls::Error> {
+    pub(crate) fn restore(&self, vcpu: &VcpuFd, start: &Start) -> Result<(), kvm_ioctls::Error> {
+        let Start::BareMetal { entry } = *start;
         vcpu.set_sregs(&self.sregs)?;
         vcpu.set_lapic(&self.lapic)?;
         vcpu.set_vcpu_events(&self.events)?;
