@@ -135,14 +135,8 @@ pub(crate) fn kvm_checks(kvm: &Kvm) -> Vec<Check> {
 /// When it does not fit, or is no such program.
 pub(crate) fn load_bare_metal(boot: &Boot<'_>, elf: &[u8]) -> Result<Start, MachineError> {
     let entry = memory::load(boot.memory, elf)?;
-    device_tree::write(
-        boot.memory,
-        boot.memory_bytes,
-        boot.command_line,
-        boot.cpus,
-        boot.doorbell,
-    )?;
-    Ok(Start { entry, device_tree: RAM_START })
+    device_tree::write(boot, None)?;
+    Ok(Start { entry, device_tree: RAM_START, granule: None })
 }
 
 /// Makes the service findable: lets KVM hand its SMCCC calls out. The device tree says the rest.

@@ -7,6 +7,7 @@ use kvm_bindings::{
 use kvm_ioctls::VcpuFd;
 
 use super::boot::{GDT, GDT_ENTRIES, PML4, START_INFO};
+use crate::error::MachineError;
 
 const CR0_PROTECTION: u64 = 1;
 const CR0_EXTENSION_TYPE: u64 = 1 << 4;
@@ -25,6 +26,16 @@ pub(crate) enum Start {
         /// The first instruction.
         entry: u64,
     },
+}
+
+impl Start {
+    /// Every processor can run a program that was loaded.
+    ///
+    /// # Errors
+    /// None.
+    pub(crate) fn check(&self, _vcpu: &VcpuFd) -> Result<(), MachineError> {
+        Ok(())
+    }
 }
 
 /// What a machine reset brings a vCPU back to.
