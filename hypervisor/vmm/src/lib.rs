@@ -23,11 +23,14 @@
 
 mod arch;
 mod bars;
+mod boot;
 mod bus;
 pub mod command_line;
 mod config;
+mod console;
 mod control;
 mod device_threads;
+mod ecam;
 mod error;
 mod exits;
 mod file_limit;
@@ -49,7 +52,7 @@ mod test_guest;
 mod test_machine;
 mod vcpu;
 
-pub use config::{Backend, CPUS_MAX, Doorbell, FunctionConfig, MachineConfig};
+pub use config::{Backend, CPUS_MAX, Doorbell, FunctionConfig, MachineConfig, Program};
 pub use control::End;
 pub use error::MachineError;
 pub use exits::ExitCounts;
@@ -57,6 +60,6 @@ pub use file_limit::raise as raise_file_limit;
 pub use function_argument::FunctionArgumentError;
 pub use machine::{Machine, MachineFunction, SavedMachine};
 pub use report::{
-    Configure, FunctionReport, Host, Interrupts, Io, MaskUnmask, Neighbour, PhaseMode, PhaseReport,
-    REPORT_SCHEMA, Report, Soak,
+    Configure, FunctionReport, FunctionService, Host, Interrupts, Io, MaskUnmask, Neighbour,
+    PhaseMode, PhaseReport, REPORT_SCHEMA, Report, Soak,
 };
