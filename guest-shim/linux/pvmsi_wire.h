@@ -36,6 +36,7 @@
 #define PVMSI_FEATURE_DIRECT	0x1U	/* tables may be direct */
 #define PVMSI_FEATURE_MSI	0x2U	/* configure takes MSI too */
 #define PVMSI_FEATURE_EXT_DEST	0x4U	/* extended destination ids */
+#define PVMSI_FEATURES		0x7U	/* those that have a name */
 
 /* Why a table is not direct (W-501); a bit that is not here may be set too. */
 #define PVMSI_REASON_NOT_ASSIGNED	0x1U
@@ -163,7 +164,8 @@ struct pvmsi_terms {
  * struct pvmsi_client - a call buffer and how to ring for it
  * @buffer: the call buffer: RAM that is not used for anything else
  * @address: its guest physical address, a multiple of 4096 and below 2^44
- * @length: its length in bytes, PVMSI_PAGE or more; contiguous
+ * @length: its length in bytes; contiguous; PVMSI_PAGE does for all calls but
+ *	a configure of many vectors
  * @ring: rings the doorbell with the buffer's page number, with a full memory
  *	barrier (mb()) before and after (G-206)
  * @context: for @ring
@@ -480,7 +482,7 @@ static inline u16 pvmsi_configure_vectors(u32 length)
 	if (length < PVMSI_HEADER + PVMSI_ROOM)
 		return 0;
 	vectors = (length - PVMSI_HEADER - PVMSI_ROOM) / PVMSI_ROOM_SETUP;
-	return vectors < PVMSI_VECTORS_MAX ? vectors : PVMSI_VECTORS_MAX;
+	return (u16)(vectors < PVMSI_VECTORS_MAX ? vectors : PVMSI_VECTORS_MAX);
 }
 
 /*
