@@ -272,7 +272,8 @@ fn a_busy_host_is_called_again_with_its_sequence() {
     for (status, body, stated, sequence) in [
         (0x40, vec![5, 10], Some((5, 10)), 0),
         (0x40, vec![6, 0], Some((6, 0)), 5),
-        // What was lost on the way is asked again.
+        // A sequence that continues nothing, and what was lost on the way: it is asked again.
+        (0x40, vec![0, 10], None, 6),
         (0x70, vec![], None, 6),
         (0x00, good(CallId::Configure, 2), None, 6),
         // Done: the next one starts anew.

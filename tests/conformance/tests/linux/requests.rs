@@ -1,5 +1,7 @@
 //! Requests: the bytes of each test vector that a guest of this version can send.
 
+use std::sync::LazyLock;
+
 use pvmsi_conformance::guest::linux::wire::Configure;
 use pvmsi_protocol::*;
 use serde_json::Value;
@@ -142,13 +144,13 @@ fn buffers() {
 
 /// A request of a call whose body has this length.
 fn of_length(call: CallId, length: usize) -> Vec<u8> {
-    let mut known = requests("body").into_iter();
-    let same = |(vector, bytes): &(Value, Vec<u8>)| {
+    static KNOWN: LazyLock<Vec<(Value, Vec<u8>)>> = LazyLock::new(|| requests("body"));
+    let same = |(vector, bytes): &&(Value, Vec<u8>)| {
         let meant = vector.get("meaning").is_some() && vector.get("canonical").is_none();
         vector["call"] == call.name() && meant && bytes.len() == length
     };
-    if let Some((_, bytes)) = known.find(same) {
-        return bytes;
+    if let Some((_, bytes)) = KNOWN.iter().find(same) {
+        return bytes.clone();
     }
     match call {
         // An item has two bytes, or with a message of small numbers four; what comes before has

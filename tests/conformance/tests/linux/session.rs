@@ -46,6 +46,9 @@ impl Guarded {
         let skipped = if flush == Flush::Start { 0 } else { inside - length };
         // SAFETY: less than what is inside.
         let start = unsafe { inner.add(skipped) };
+        // What was there before the first call is no header.
+        // SAFETY: so many bytes can be written.
+        unsafe { start.write_bytes(0xa5, length) };
         Self { start, length, mapping, mapped }
     }
 
