@@ -17,12 +17,8 @@
 #include <linux/msi.h>
 #include <linux/pci.h>
 #include <linux/types.h>
-#include <linux/version.h>
 
 #include "pvmsi_wire.h"
-
-/* Before 6.2 one domain serves all functions, and none is made for each. */
-#define PVMSI_GLOBAL_DOMAIN	(LINUX_VERSION_CODE < KERNEL_VERSION(6, 2, 0))
 
 struct pvmsi_domain;
 
@@ -108,7 +104,7 @@ struct pvmsi_function {
 	enum pvmsi_status failure;
 	bool stale;
 	bool unbound;
-#if !PVMSI_GLOBAL_DOMAIN
+#ifdef PVMSI_DEVICE_DOMAINS
 	struct irq_chip ordinary;
 	void (*prepare_desc)(struct irq_domain *domain, msi_alloc_info_t *arg,
 			     struct msi_desc *desc);

@@ -51,7 +51,7 @@ struct pvmsi_domain {
 	struct irq_domain *base;
 	struct irq_domain *domain;
 	struct fwnode_handle *fwnode;
-#if PVMSI_GLOBAL_DOMAIN
+#ifndef PVMSI_DEVICE_DOMAINS
 	struct irq_domain *top;
 	struct msi_domain_info info;
 	struct irq_chip chip;
@@ -65,6 +65,17 @@ struct pvmsi_domain {
 #ifdef PVMSI_LOCK_GUARDS
 #define msi_lock_descs		__msi_lock_descs
 #define msi_unlock_descs	__msi_unlock_descs
+#endif
+
+/*
+ * Whether the PCI core has one domain for all functions, as before 6.2, and
+ * not one for each. This module's domain is below it then, and comes with one
+ * like it.
+ */
+#ifdef PVMSI_DEVICE_DOMAINS
+static const bool pvmsi_shared_top;
+#else
+static const bool pvmsi_shared_top = true;
 #endif
 
 static LIST_HEAD(pvmsi_domains);
@@ -277,7 +288,7 @@ static int pvmsi_domain_alloc(struct irq_domain *domain, unsigned int virq,
 	hwirq = (irq_hw_number_t)function->number << 12 | desc->msi_index;
 	for (i = 0; i < count; i++) {
 		irq_domain_set_hwirq_and_chip(domain, virq + i, hwirq + i, &pvmsi_chip, function);
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 14, 0)
+#ifndef PVMSI_MOVE_DEFERRED
 		if (desc->pci.msi_attrib.is_msix && function->granted)
 			irq_set_status_flags(virq + i, IRQ_MOVE_PCNTXT);
 #endif
@@ -333,7 +344,7 @@ static const struct irq_domain_ops pvmsi_domain_ops = {
 
 static const struct irq_chip *pvmsi_ordinary(struct irq_data *data)
 {
-#if PVMSI_GLOBAL_DOMAIN
+#ifndef PVMSI_DEVICE_DOMAINS
 	struct msi_domain_info *info = data->domain->host_data;
 
 	return &container_of(info, struct pvmsi_domain, info)->ordinary;
@@ -363,7 +374,7 @@ static int pvmsi_top_set_affinity(struct irq_data *data, const struct cpumask *m
 	struct msi_msg msg;
 	int ret;
 
-	if (PVMSI_GLOBAL_DOMAIN && !pvmsi_setup_of(data->parent_data))
+	if (pvmsi_shared_top && !pvmsi_setup_of(data->parent_data))
 		return pvmsi_ordinary(data)->irq_set_affinity(data, mask, force);
 
 	ret = irq_chip_set_affinity_parent(data, mask, force);
@@ -389,7 +400,7 @@ static void pvmsi_top_unmask(struct irq_data *data)
 	pvmsi_deliver(data);
 }
 
-#if !PVMSI_GLOBAL_DOMAIN
+#ifdef PVMSI_DEVICE_DOMAINS
 static unsigned int pvmsi_top_startup(struct irq_data *data)
 {
 	unsigned int ret = pvmsi_ordinary(data)->irq_startup(data);
@@ -411,7 +422,7 @@ static void pvmsi_set_callbacks(struct pvmsi_function *function, struct irq_chip
 		chip->irq_startup = pvmsi_top_startup;
 	else
 		chip->irq_unmask = pvmsi_top_unmask;
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 14, 0)
+#ifdef PVMSI_MOVE_DEFERRED
 	chip->flags &= ~IRQCHIP_MOVE_DEFERRED;
 #endif
 }
@@ -455,7 +466,7 @@ static bool pvmsi_init_dev_msi_info(struct device *dev, struct irq_domain *domai
 }
 #endif
 
-#if PVMSI_GLOBAL_DOMAIN
+#ifndef PVMSI_DEVICE_DOMAINS
 static int pvmsi_top_prepare(struct irq_domain *domain, struct device *dev, int count,
 			     msi_alloc_info_t *arg)
 {
@@ -482,7 +493,7 @@ static int pvmsi_top_prepare(struct irq_domain *domain, struct device *dev, int 
 /* Why a function with this domain is left alone; NULL: it is not. */
 static const char *pvmsi_unsuitable(struct irq_domain *base)
 {
-	struct irq_domain *parent = PVMSI_GLOBAL_DOMAIN ? base->parent : base;
+	struct irq_domain *parent = pvmsi_shared_top ? base->parent : base;
 
 	if (parent == x86_vector_domain)
 		return NULL;
@@ -493,7 +504,7 @@ static const char *pvmsi_unsuitable(struct irq_domain *base)
 #ifdef CONFIG_ARM64
 static const char *pvmsi_unsuitable(struct irq_domain *base)
 {
-#if PVMSI_GLOBAL_DOMAIN
+#ifndef PVMSI_DEVICE_DOMAINS
 	struct msi_domain_info *info = base->host_data;
 
 	if (base->bus_token == DOMAIN_BUS_PCI_MSI && base->parent && info && info->chip &&
@@ -510,7 +521,7 @@ static const char *pvmsi_unsuitable(struct irq_domain *base)
 
 static void pvmsi_domain_destroy(struct pvmsi_domain *own)
 {
-#if PVMSI_GLOBAL_DOMAIN
+#ifndef PVMSI_DEVICE_DOMAINS
 	if (own->top)
 		irq_domain_remove(own->top);
 #endif
@@ -523,7 +534,7 @@ static void pvmsi_domain_destroy(struct pvmsi_domain *own)
 
 static struct pvmsi_domain *pvmsi_domain_create(struct irq_domain *base)
 {
-	struct irq_domain *parent = PVMSI_GLOBAL_DOMAIN ? base->parent : base;
+	struct irq_domain *parent = pvmsi_shared_top ? base->parent : base;
 	struct fwnode_handle *fwnode;
 	struct pvmsi_domain *own;
 
@@ -546,7 +557,7 @@ static struct pvmsi_domain *pvmsi_domain_create(struct irq_domain *base)
 		goto destroy;
 	/* Nobody looks for an interrupt controller under this token. */
 	irq_domain_update_bus_token(own->domain, DOMAIN_BUS_VMD_MSI);
-#if PVMSI_GLOBAL_DOMAIN
+#ifndef PVMSI_DEVICE_DOMAINS
 	own->info = *(struct msi_domain_info *)base->host_data;
 	own->ordinary = *own->info.chip;
 	own->chip = own->ordinary;
@@ -617,7 +628,7 @@ const char *pvmsi_domain_enter(struct pvmsi_function *function)
 	if (!own)
 		return "memory is short";
 	function->domain = own;
-#if PVMSI_GLOBAL_DOMAIN
+#ifndef PVMSI_DEVICE_DOMAINS
 	dev_set_msi_domain(dev, own->top);
 #else
 	dev_set_msi_domain(dev, own->domain);

@@ -17,14 +17,13 @@
 #include <linux/percpu.h>
 #include <linux/slab.h>
 #include <linux/timekeeping.h>
-#include <linux/version.h>
 #ifdef CONFIG_ARM64
 #include <linux/arm-smccc.h>
 #include <linux/of.h>
 #include <linux/of_address.h>
 #endif
 #ifdef CONFIG_X86
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 16, 0)
+#ifdef PVMSI_CPUID_API
 #include <asm/cpuid/api.h>
 #else
 #include <asm/processor.h>
