@@ -214,7 +214,10 @@ pub(crate) fn release_name() -> Result<String> {
 }
 
 /// The mirror that the machine uses already.
-fn mirror() -> Result<String> {
+///
+/// # Errors
+/// Where apt knows none.
+pub(crate) fn mirror() -> Result<String> {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let modern = read("/etc/apt/sources.list.d/debian.sources");
     let modern =
