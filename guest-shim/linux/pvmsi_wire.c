@@ -476,6 +476,8 @@ enum pvmsi_status pvmsi_query_vectors(struct pvmsi_client *client, u32 function,
 	struct reader answer;
 	u32 number, items = 0;
 
+	if (!count)
+		return refuse(client, PVMSI_PARAMETER_COUNT);
 	put_number(&body, first);
 	put_number(&body, count);
 	status = exchange(client, &body, CALL_QUERY_VECTORS, function, &answer);
