@@ -13,6 +13,7 @@
 
 #include <linux/atomic.h>
 #include <linux/irq.h>
+#include <linux/kref.h>
 #include <linux/list.h>
 #include <linux/msi.h>
 #include <linux/pci.h>
@@ -61,7 +62,7 @@ struct pvmsi_counters {
 /**
  * struct pvmsi_function - a PCI function that the host serves
  * @list: of all of them: RCU, and pvmsi_lock to change it
- * @rcu: to free it
+ * @references: the list's, and those of who looks at it without locks
  * @pdev: the function; a reference is held
  * @address: how the host calls it
  * @number: tells its interrupts from those of others within a domain
@@ -86,7 +87,7 @@ struct pvmsi_counters {
  */
 struct pvmsi_function {
 	struct list_head list;
-	struct rcu_head rcu;
+	struct kref references;
 	struct pci_dev *pdev;
 	u32 address;
 	unsigned int number;

@@ -11,6 +11,7 @@
 
 #include <linux/device.h>
 #include <linux/kernel.h>
+#include <linux/kref.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
 #include <linux/notifier.h>
@@ -48,6 +49,17 @@ static DEFINE_MUTEX(pvmsi_lock);
 static unsigned int pvmsi_next_number;
 static bool pvmsi_serving;
 
+/* With rcu_read_lock(). */
+static struct pvmsi_function *pvmsi_search(struct device *dev)
+{
+	struct pvmsi_function *function;
+
+	list_for_each_entry_rcu(function, &pvmsi_functions, list)
+		if (&function->pdev->dev == dev)
+			return function;
+	return NULL;
+}
+
 /**
  * pvmsi_find_function() - the function of a device
  * @dev: the device
@@ -57,17 +69,41 @@ static bool pvmsi_serving;
  */
 struct pvmsi_function *pvmsi_find_function(struct device *dev)
 {
-	struct pvmsi_function *function, *found = NULL;
+	struct pvmsi_function *function;
 
 	rcu_read_lock();
-	list_for_each_entry_rcu(function, &pvmsi_functions, list) {
-		if (&function->pdev->dev == dev) {
-			found = function;
-			break;
-		}
-	}
+	function = pvmsi_search(dev);
 	rcu_read_unlock();
-	return found;
+	return function;
+}
+
+/* As pvmsi_find_function(); it stays until pvmsi_put_function(). */
+static struct pvmsi_function *pvmsi_get_function(struct device *dev)
+{
+	struct pvmsi_function *function;
+
+	rcu_read_lock();
+	function = pvmsi_search(dev);
+	if (function && !kref_get_unless_zero(&function->references))
+		function = NULL;
+	rcu_read_unlock();
+	return function;
+}
+
+static void pvmsi_free_function(struct kref *references)
+{
+	struct pvmsi_function *function =
+		container_of(references, struct pvmsi_function, references);
+
+	synchronize_rcu();
+	pvmsi_domain_forget(function);
+	pci_dev_put(function->pdev);
+	kfree(function);
+}
+
+static void pvmsi_put_function(struct pvmsi_function *function)
+{
+	kref_put(&function->references, pvmsi_free_function);
 }
 
 /**
@@ -102,26 +138,43 @@ static void pvmsi_drop(struct pvmsi_function *function)
  * What is to be looked at later, when locks can be taken
  */
 
+static struct pvmsi_function *pvmsi_next_to_look_at(void)
+{
+	struct pvmsi_function *function, *found = NULL;
+
+	mutex_lock(&pvmsi_lock);
+	list_for_each_entry(function, &pvmsi_functions, list) {
+		if (function->unbound || function->stale) {
+			found = function;
+			kref_get(&found->references);
+			break;
+		}
+	}
+	mutex_unlock(&pvmsi_lock);
+	return found;
+}
+
 static void pvmsi_look_work(struct work_struct *work)
 {
 	struct pvmsi_function *function;
 
-	mutex_lock(&pvmsi_lock);
-	list_for_each_entry(function, &pvmsi_functions, list) {
+	while ((function = pvmsi_next_to_look_at())) {
+		struct device *dev = &function->pdev->dev;
+
 		if (function->unbound) {
 			/* Waits for the end of a probe that has failed. */
-			device_lock(&function->pdev->dev);
+			device_lock(dev);
 			function->unbound = false;
-			if (!function->pdev->dev.driver)
+			if (!dev->driver)
 				pvmsi_drop(function);
-			device_unlock(&function->pdev->dev);
+			device_unlock(dev);
 		}
 		if (function->stale) {
 			function->stale = false;
 			pvmsi_domain_refresh(function);
 		}
+		pvmsi_put_function(function);
 	}
-	mutex_unlock(&pvmsi_lock);
 }
 
 static DECLARE_WORK(pvmsi_look_later, pvmsi_look_work);
@@ -183,6 +236,8 @@ static void pvmsi_enter(struct pvmsi_function *function)
 {
 	struct pci_dev *pdev = function->pdev;
 
+	if (function->domain)
+		return;
 	function->reason = pvmsi_domain_enter(function);
 	if (function->reason)
 		pci_info(pdev, "pvmsi: left alone: %s\n", function->reason);
@@ -196,12 +251,8 @@ static void pvmsi_add(struct pci_dev *pdev)
 	struct pvmsi_function *function;
 	struct pvmsi_state state;
 	u32 address;
-	int size;
+	int size = pci_msix_vec_count(pdev);
 
-	if (pdev->is_virtfn)
-		size = pdev->msix_cap ? pci_msix_vec_count(pdev) : 0;
-	else
-		size = pci_msix_vec_count(pdev);
 	address = pvmsi_function(pci_domain_nr(pdev->bus), pdev->bus->number, pdev->devfn);
 	if (size <= 0 || pci_domain_nr(pdev->bus) > U16_MAX || !pvmsi_wanted(pdev) ||
 	    !pvmsi_ask(pdev, address, &state))
@@ -221,18 +272,25 @@ static void pvmsi_add(struct pci_dev *pdev)
 	function->mode = state.mode;
 	function->reasons = state.reasons;
 	function->generation = state.generation;
+	kref_init(&function->references);
 	list_add_tail_rcu(&function->list, &pvmsi_functions);
 	pvmsi_debugfs_add(function);
+	kref_get(&function->references);
+	mutex_unlock(&pvmsi_lock);
 
+	/* Not under pvmsi_lock: who makes virtual functions holds that of the physical one. */
 	device_lock(&pdev->dev);
-	if (pdev->dev.driver) {
+	if (!pdev->dev.driver) {
+		pvmsi_enter(function);
+	} else if (!function->domain) {
 		function->reason = "a driver was bound before this module was loaded";
 		pci_info(pdev, "pvmsi: in use by %s, which keeps its interrupts as they are; to move it over, unbind and bind it, or load the module with rebind=1\n",
 			 pdev->dev.driver->name);
-	} else {
-		pvmsi_enter(function);
 	}
 	device_unlock(&pdev->dev);
+	pvmsi_put_function(function);
+	return;
+
 unlock:
 	mutex_unlock(&pvmsi_lock);
 }
@@ -242,10 +300,7 @@ static void pvmsi_delete(struct pvmsi_function *function)
 {
 	list_del_rcu(&function->list);
 	pvmsi_debugfs_remove(function);
-	synchronize_rcu();
-	pvmsi_domain_forget(function);
-	pci_dev_put(function->pdev);
-	kfree(function);
+	pvmsi_put_function(function);
 }
 
 static void pvmsi_removed(struct device *dev)
@@ -275,7 +330,7 @@ static int pvmsi_notify(struct notifier_block *block, unsigned long event, void 
 		break;
 	case BUS_NOTIFY_BIND_DRIVER:
 		function = pvmsi_find_function(dev);
-		if (function && !function->domain)
+		if (function)
 			pvmsi_enter(function);
 		break;
 	case BUS_NOTIFY_UNBOUND_DRIVER:
@@ -307,13 +362,17 @@ static void pvmsi_scan(void)
 		struct pvmsi_function *function;
 
 		pvmsi_add(pdev);
-		function = pvmsi_find_function(&pdev->dev);
-		if (!pvmsi_rebind || !function || function->domain || !pdev->dev.driver)
+		if (!pvmsi_rebind)
 			continue;
-		pci_info(pdev, "pvmsi: its driver is bound again, to move it over\n");
-		device_release_driver(&pdev->dev);
-		if (device_attach(&pdev->dev) < 0)
-			pci_warn(pdev, "pvmsi: its driver does not bind again\n");
+		function = pvmsi_get_function(&pdev->dev);
+		if (function && !function->domain && pdev->dev.driver) {
+			pci_info(pdev, "pvmsi: its driver is bound again, to move it over\n");
+			device_release_driver(&pdev->dev);
+			if (device_attach(&pdev->dev) <= 0)
+				pci_warn(pdev, "pvmsi: its driver does not bind again\n");
+		}
+		if (function)
+			pvmsi_put_function(function);
 	}
 }
 
