@@ -41,11 +41,11 @@ impl Vcpu {
     /// Brings a vCPU that is at rest to power-on, and to where the program wants it to start.
     ///
     /// # Errors
-    /// KVM's.
+    /// When the program cannot run on this processor, and KVM's.
     pub(crate) fn reset(&self, start: &Start) -> Result<(), MachineError> {
-        self.power_on
-            .restore(&self.fd(), start)
-            .map_err(MachineError::kvm("setting a vCPU's registers"))
+        let vcpu = self.fd();
+        start.check(&vcpu)?;
+        self.power_on.restore(&vcpu, start).map_err(MachineError::kvm("setting a vCPU's registers"))
     }
 
     /// Reads all registers of a vCPU that is at rest.

@@ -61,8 +61,8 @@ pub(crate) const BAR_WINDOW: Range<u64> = 0x1000_0000..0x3eff_0000;
 const ECAM: Range<u64> = 0x3f00_0000..0x3f10_0000;
 /// Where RAM starts, and the device tree lies.
 const RAM_START: u64 = 0x4000_0000;
-/// Where RAM can be.
-pub(crate) const RAM: [Range<u64>; 1] = [Range { start: RAM_START, end: 0x1_0000_0000 }];
+/// Where RAM can be: as far as on x86_64.
+pub(crate) const RAM: [Range<u64>; 1] = [Range { start: RAM_START, end: 0x10_0000_0000 }];
 /// The least RAM: the first 2 MiB are the machine's.
 pub(crate) const RAM_MIN: u64 = 4 << 20;
 /// Segments of the guest lie here or above.
@@ -137,14 +137,8 @@ pub(crate) fn kvm_checks(kvm: &Kvm) -> Vec<Check> {
 /// When it does not fit, or is no such program.
 pub(crate) fn load_bare_metal(boot: &Boot<'_>, elf: &[u8]) -> Result<Start, MachineError> {
     let entry = memory::load(boot.memory, elf)?;
-    device_tree::write(
-        boot.memory,
-        boot.memory_bytes,
-        boot.command_line,
-        boot.cpus,
-        boot.doorbell,
-    )?;
-    Ok(Start { entry, device_tree: RAM_START })
+    device_tree::write(boot, None)?;
+    Ok(Start { entry, device_tree: RAM_START, granule: None })
 }
 
 /// Makes the service findable: lets KVM hand its SMCCC calls out. The device tree says the rest.

@@ -8,6 +8,7 @@ use kvm_ioctls::{Error, VcpuFd};
 
 use super::boot::{BOOT_PARAMETERS, GDT, GDT_BARE_METAL, GDT_LINUX, PML4, START_INFO};
 use super::saved;
+use crate::error::MachineError;
 
 const CR0_PROTECTION: u64 = 1;
 const CR0_EXTENSION_TYPE: u64 = 1 << 4;
@@ -39,6 +40,16 @@ pub(crate) enum Start {
         /// The first instruction.
         entry: u64,
     },
+}
+
+impl Start {
+    /// Every processor can run a program that was loaded.
+    ///
+    /// # Errors
+    /// None.
+    pub(crate) fn check(&self, _vcpu: &VcpuFd) -> Result<(), MachineError> {
+        Ok(())
+    }
 }
 
 /// What a machine reset brings a vCPU back to.
