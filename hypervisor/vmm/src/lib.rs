@@ -1,9 +1,9 @@
 //! The reference VMM of PV-MSI, and the operator's tool `pvmsi`.
 //!
-//! The machine is small on purpose: no firmware, no ACPI, no legacy devices
-//! that nobody asks for. MACHINE.md describes what a guest finds. It shows how
-//! a VMM embeds `pvmsi-hypervisor`, runs the demo guest, and is the bench of
-//! the tests, which run machines in process:
+//! The machine is small on purpose: no firmware, no legacy devices that nobody
+//! asks for. MACHINE.md describes what a guest finds. It shows how a VMM embeds
+//! `pvmsi-hypervisor`, runs the demo guest and Linux, and is the bench of the
+//! tests, which run machines in process:
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -30,6 +30,7 @@ mod config;
 mod console;
 mod control;
 mod device_threads;
+mod ecam;
 mod error;
 mod exits;
 mod file_limit;
@@ -59,6 +60,6 @@ pub use file_limit::raise as raise_file_limit;
 pub use function_argument::FunctionArgumentError;
 pub use machine::{Machine, MachineFunction, SavedMachine};
 pub use report::{
-    Configure, FunctionReport, Host, Interrupts, Io, MaskUnmask, Neighbour, PhaseMode, PhaseReport,
-    REPORT_SCHEMA, Report, Soak,
+    Configure, FunctionReport, FunctionService, Host, Interrupts, Io, MaskUnmask, Neighbour,
+    PhaseMode, PhaseReport, REPORT_SCHEMA, Report, Soak,
 };

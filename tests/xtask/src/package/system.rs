@@ -54,11 +54,16 @@ pub(super) fn checks(workspace: &Workspace, package: &Path) -> Result<Vec<Check>
             "udevadm verify /usr/lib/udev/rules.d/40-pvmsi.rules".to_owned(),
         ),
         (
-            "the initial ramdisk has module and rule",
+            "the initial ramdisk has module, rule and options",
             format!(
-                "{ramdisk} && grep /pvmsi.ko /tmp/ramdisk && grep rules.d/40-pvmsi.rules /tmp/ramdisk"
+                "{ramdisk} && grep /pvmsi.ko /tmp/ramdisk && grep rules.d/40-pvmsi.rules /tmp/ramdisk && grep pvmsi-initramfs.conf /tmp/ramdisk"
             ),
         ),
+    ] {
+        checks.push(Check::new(name, system.run(name, &script)));
+    }
+    checks.push(Check::new("loaded before the driver of a disk", system.boot(workspace, &kernel)?));
+    for (name, script) in [
         ("no file was changed", format!("test -z \"$(dpkg --verify {NAME})\"")),
         ("it is installed again over itself", "dpkg --install /package.deb".to_owned()),
         ("and the module is still there", built),
@@ -102,7 +107,7 @@ impl System {
         let architecture = Architecture::native()?.debian().architecture;
         process::step("installing DKMS and a kernel with its headers", || {
             let packages = format!(
-                "linux-image-cloud-{architecture} linux-headers-cloud-{architecture} \
+                "linux-image-{architecture} linux-headers-{architecture} \
                  dkms initramfs-tools udev kmod lintian"
             );
             let script = format!(
@@ -128,6 +133,32 @@ impl System {
         releases.pop().context("no kernel")
     }
 
+    /// Boots its kernel with its initial ramdisk and an NVMe disk, and looks which came first.
+    fn boot(&self, workspace: &Workspace, kernel: &str) -> Result<Result<(), String>> {
+        let (emulator, package, machine, console) = match Architecture::native()? {
+            Architecture::X86_64 => {
+                ("qemu-system-x86_64", "qemu-system-x86", "q35,accel=tcg", "ttyS0")
+            }
+            Architecture::Aarch64 => {
+                ("qemu-system-aarch64", "qemu-system-arm", "virt,gic-version=3", "ttyAMA0")
+            }
+        };
+        install_missing(workspace, &[Tool::program(emulator, package)])?;
+        let boot = |file: &str| self.root.join("boot").join(format!("{file}-{kernel}"));
+        let mut command = Command::new(emulator);
+        command.args(["-machine", machine, "-cpu", "max", "-m", "1024", "-nodefaults"]);
+        command.args(["-display", "none", "-no-reboot", "-serial", "stdio"]);
+        command.arg("-kernel").arg(boot("vmlinuz")).arg("-initrd").arg(boot("initrd.img"));
+        // The ramdisk stops behind the drivers' loading, and resets the machine as it has no shell.
+        command.arg("-append").arg(format!("console={console} break=premount panic=-1"));
+        command.args(["-blockdev", "null-co,node-name=disk,size=67108864,read-zeroes=on"]);
+        command.args(["-device", "nvme,drive=disk,serial=1"]);
+        let (_, text) = process::step("booting the system in QEMU", || {
+            process::capture(emulator, &mut command, LIMIT, false)
+        })?;
+        Ok(loaded_first(&text))
+    }
+
     /// Runs a script in it, with a /proc and processes of its own.
     fn run(&self, what: &str, script: &str) -> Result<(), String> {
         let log = self.root.with_extension("log");
@@ -137,5 +168,32 @@ impl System {
         command.arg(&self.root).arg(script).env("LC_ALL", "C.UTF-8").env_remove("TMPDIR");
         process::run_logged(what, &mut command, &log, LIMIT, || None)
             .map_err(|error| format!("{error:#}"))
+    }
+}
+
+/// Whether the module had looked for the service before NVMe's driver was bound.
+fn loaded_first(text: &str) -> Result<(), String> {
+    let line = |what: &str| {
+        let found = text.lines().position(|line| line.contains(what));
+        found.ok_or_else(|| format!("the kernel did not print {what:?}"))
+    };
+    let (module, driver) = (line("pvmsi: this machine offers no")?, line("nvme0: pci function")?);
+    if module < driver { Ok(()) } else { Err("the driver was bound first".to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_boot_is_judged_by_the_order_of_its_lines() {
+        let (module, driver) = (
+            "[ 1.0] pvmsi: this machine offers no PV-MSI service\n",
+            "nvme nvme0: pci function 1\n",
+        );
+        assert_eq!(loaded_first(&[module, driver].concat()), Ok(()));
+        for bad in [&[driver, module][..], &[module], &[driver], &[]] {
+            assert!(loaded_first(&bad.concat()).is_err());
+        }
     }
 }
