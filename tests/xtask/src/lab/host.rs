@@ -224,16 +224,16 @@ fn qemu_version(emulator: &str) -> Option<u32> {
 }
 
 /// The numbers in a package name, to find the newest.
-fn numbers(name: &str) -> Vec<u32> {
+pub(super) fn numbers(name: &str) -> Vec<u32> {
     name.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect()
 }
 
-fn is_module(file: &Path, module: &str) -> bool {
+pub(super) fn is_module(file: &Path, module: &str) -> bool {
     let name = file.file_name().unwrap_or_default().to_string_lossy();
     name.split_once(".ko").is_some_and(|(stem, _)| stem == module)
 }
 
-fn files_under(folder: &Path) -> Vec<PathBuf> {
+pub(super) fn files_under(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
@@ -249,7 +249,7 @@ fn files_under(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// A module as the kernel takes it; the packages compress them with xz, older ones not at all.
-fn decompress(from: &Path, to: &Path) -> Result<()> {
+pub(super) fn decompress(from: &Path, to: &Path) -> Result<()> {
     if from.extension().is_none_or(|extension| extension != "xz") {
         fs::copy(from, to)?;
         return Ok(());

@@ -1,0 +1,195 @@
+//! A guest below a VMM, and the talk with its agent.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use pvmsi_linux_lab::plan::Boot;
+use pvmsi_linux_lab::report::Vmm;
+use serde_json::Value;
+
+use crate::agent::MARK;
+
+/// Bound of a guest's boot, emulated twice.
+const BOOT: Duration = Duration::from_secs(900);
+
+/// A guest that runs.
+pub(super) struct Guest {
+    vmm: Child,
+    console: ChildStdin,
+    lines: Receiver<String>,
+    /// The last lines of the console, for failures.
+    tail: Vec<String>,
+    /// All output of the VMM beside the console.
+    log: PathBuf,
+}
+
+impl Guest {
+    /// Starts it, and waits for what its agent says first.
+    pub(super) fn start(boot: &Boot, index: usize) -> Result<(Self, Value)> {
+        let mut command = match boot.vmm {
+            Vmm::Qemu => qemu(boot),
+            Vmm::Pvmsi => pvmsi(boot),
+        };
+        let log = PathBuf::from(format!("/run/vmm-{index}.log"));
+        let mut vmm = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(File::create(&log)?)
+            .spawn()
+            .with_context(|| format!("cannot start {}", command.get_program().display()))?;
+        let console = vmm.stdin.take().context("no console")?;
+        let output = vmm.stdout.take().context("no console")?;
+        let (sender, lines) = channel();
+        thread::spawn(move || {
+            let mut reader = BufReader::new(output);
+            let mut line = Vec::new();
+            while reader.read_until(b'\n', &mut line).is_ok_and(|length| length > 0) {
+                let text = String::from_utf8_lossy(&line).trim().to_owned();
+                line.clear();
+                if !text.is_empty() && !text.contains(MARK) {
+                    eprintln!("guest: {text}");
+                }
+                if sender.send(text).is_err() {
+                    break;
+                }
+            }
+        });
+        let mut guest = Self { vmm, console, lines, tail: Vec::new(), log };
+        let hello = guest.answer(BOOT).context("the guest does not come up")?;
+        Ok((guest, hello))
+    }
+
+    /// Asks the agent for something and waits for its answer.
+    pub(super) fn ask(&mut self, request: &str, limit: Duration) -> Result<Value> {
+        self.send(request)?;
+        self.answer(limit).with_context(|| format!("the guest, asked for \"{request}\""))
+    }
+
+    /// Types a line.
+    pub(super) fn send(&mut self, line: &str) -> Result<()> {
+        writeln!(self.console, "{line}").context("the console is closed")?;
+        self.console.flush()?;
+        Ok(())
+    }
+
+    /// Waits for the agent's next answer.
+    pub(super) fn answer(&mut self, limit: Duration) -> Result<Value> {
+        let begin = Instant::now();
+        loop {
+            let left = limit.saturating_sub(begin.elapsed());
+            let line = match self.lines.recv_timeout(left) {
+                Ok(line) => line,
+                Err(RecvTimeoutError::Timeout) => {
+                    bail!("no answer after {} s{}", limit.as_secs(), self.told())
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    bail!("the VMM has ended: {:?}{}", self.vmm.wait(), self.told())
+                }
+            };
+            let Some((_, text)) = line.split_once(MARK) else {
+                if !line.is_empty() {
+                    self.tail.push(line);
+                }
+                continue;
+            };
+            let Ok(answer) = serde_json::from_str::<Value>(text.trim()) else {
+                bail!("the console is garbled: {line}");
+            };
+            if answer.get("ok") == Some(&Value::Bool(true)) {
+                return Ok(answer);
+            }
+            bail!("{}", answer.get("error").and_then(Value::as_str).unwrap_or("it failed"));
+        }
+    }
+
+    /// What the VMM and the guest's kernel have said.
+    fn told(&self) -> String {
+        let log = std::fs::read(&self.log).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
+        let console = self.tail.iter().map(String::as_str);
+        let lines: Vec<&str> = console.chain(log.lines()).collect();
+        let last = lines.get(lines.len().saturating_sub(25)..).unwrap_or_default();
+        if last.is_empty() { String::new() } else { format!("; it said:\n  {}", last.join("\n  ")) }
+    }
+
+    /// Lets it power off.
+    pub(super) fn finish(mut self) -> Result<()> {
+        self.send("power_off")?;
+        let begin = Instant::now();
+        while begin.elapsed() < Duration::from_secs(60) {
+            if self.vmm.try_wait()?.is_some() {
+                return Ok(());
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+        bail!("the guest does not power off{}", self.told())
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        // It has ended already unless something went wrong.
+        let _ = self.vmm.kill();
+        let _ = self.vmm.wait();
+    }
+}
+
+/// Kernel command line of every guest. `iomem=relaxed` lets the agent write to the vector table.
+pub(super) fn command_line() -> String {
+    format!("{CONSOLE} earlyprintk=serial,ttyS0 nokaslr mitigations=off cryptomgr.notests rcupdate.rcu_expedited=1 panic=-1 iomem=relaxed no_console_suspend")
+}
+
+#[cfg(target_arch = "x86_64")]
+const CONSOLE: &str = "console=ttyS0 no_timer_check tsc=reliable";
+#[cfg(target_arch = "aarch64")]
+const CONSOLE: &str = "";
+
+#[cfg(target_arch = "x86_64")]
+const QEMU_MACHINE: [&str; 2] = ["/qemu/qemu-system-x86_64", "q35"];
+#[cfg(target_arch = "aarch64")]
+const QEMU_MACHINE: [&str; 2] = ["/qemu/qemu-system-aarch64", "virt,gic-version=3,its=on"];
+
+/// Virtual processors of a guest: an I/O queue of NVMe for each.
+const PROCESSORS: &str = "2";
+
+/// RAM of a guest.
+const MEMORY: &str = "768M";
+
+/// Debian's QEMU with its own libraries.
+fn qemu(boot: &Boot) -> Command {
+    let [program, machine] = QEMU_MACHINE;
+    let mut command = Command::new("/qemu/loader");
+    command.args(["--library-path", "/qemu/libraries", program]);
+    command.args(["-L", "/qemu/firmware", "-nodefaults", "-no-user-config", "-display", "none"]);
+    command.args(["-machine", machine, "-accel", "kvm", "-cpu", "host"]);
+    command.args(["-smp", PROCESSORS, "-m", MEMORY, "-serial", "stdio", "-no-reboot"]);
+    command.args(["-kernel", &format!("{}/vmlinuz", boot.kernel)]);
+    command.args(["-initrd", &format!("{}/initrd", boot.kernel)]);
+    command.args(["-append", &command_line()]);
+    for function in &boot.functions {
+        command.args(["-device", &format!("vfio-pci,host={function}")]);
+    }
+    command
+}
+
+/// This project's VMM.
+fn pvmsi(boot: &Boot) -> Command {
+    let mut command = Command::new("pvmsi");
+    command.args(["run", "--cpus", PROCESSORS, "--memory", MEMORY, "--report", "none"]);
+    command.args(["--kernel", &format!("{}/vmlinuz", boot.kernel)]);
+    command.args(["--initrd", &format!("{}/initrd", boot.kernel)]);
+    command.args(["--append", &command_line()]);
+    if let Some(policy) = boot.policy {
+        command.args(["--pv-msi", policy.name()]);
+    }
+    for function in &boot.functions {
+        command.args(["--function", &format!("vfio:{function}")]);
+    }
+    command
+}
