@@ -10,6 +10,7 @@
 //! | what failed | until it works |
 //! |---|---|
 //! | attach, route, set-up | the event waits: in its eventfd, or in the function |
+//! | MSI-X Enable of the function | the guest reads its own; the function is as before, and a guest that starts it now may find it without interrupts |
 //! | detach | the function's own mask bit holds the events of a vector that must not fire; nothing can while decoding is off |
 //! | taking an event or a route out for good | its GSI is not given to anyone |
 //! | clearing a mask bit of the function, writing the table | the event waits in the function |
@@ -39,11 +40,14 @@ impl FunctionState {
             let _ = self.show(&self.view());
         }
         let count = self.vectors.len();
+        // Where MSI-X is off, clearing Enable takes down what is left.
         if (self.set_up != count || self.leftover)
+            && (count > 0 || self.control.enable)
             && let Err(error) = self.set_up_interrupts(count)
         {
             self.complain("interrupts could not be set up", &error);
         }
+        self.follow_enable();
         if self.stale {
             self.follow_messages();
             self.rewrite_table();

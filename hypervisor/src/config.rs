@@ -119,6 +119,8 @@ impl FunctionState {
             self.follow_messages();
             self.rewrite_table();
         }
+        // A kernel refuses to enable what sleeps.
+        self.follow_enable();
         self.read_table_messages();
         self.hold_back();
         let _ = self.show(&self.view());
@@ -179,6 +181,7 @@ impl FunctionState {
             return;
         }
         self.set_up_legacy();
+        self.follow_enable();
         self.converge_or_log();
         self.evaluate();
     }
@@ -239,8 +242,8 @@ impl FunctionState {
     /// Machine reset: everything to the state at power-on, decoding off.
     pub(crate) fn reset_machine(&mut self) {
         self.catch_up();
-        self.become_default();
         self.control = MsixControl::default();
+        self.become_default();
         if self.hide_all() {
             self.power_on_config();
             if let Err(error) = self.function.reset() {

@@ -13,8 +13,10 @@ pub struct Counters {
     pub configures: u64,
     /// Updates of the VM's routing table on behalf of this function.
     pub routing_updates: u64,
-    /// Requests to set the function's interrupts up or take them down (`VFIO_DEVICE_SET_IRQS`).
+    /// Requests to set the function's interrupts up, or to take them down with MSI-X still enabled (`VFIO_DEVICE_SET_IRQS`).
     pub interrupt_setups: u64,
+    /// Requests that set or clear the function's own MSI-X Enable and set nothing up (`VFIO_DEVICE_SET_IRQS` as well): when the guest enables, and when it disables, resets or leaves the function.
+    pub enable_changes: u64,
     /// Events attached to a GSI.
     pub attaches: u64,
     /// Events detached from a GSI.
@@ -58,6 +60,7 @@ impl Counters {
             configures: self.configures.saturating_sub(earlier.configures),
             routing_updates: self.routing_updates.saturating_sub(earlier.routing_updates),
             interrupt_setups: self.interrupt_setups.saturating_sub(earlier.interrupt_setups),
+            enable_changes: self.enable_changes.saturating_sub(earlier.enable_changes),
             attaches: self.attaches.saturating_sub(earlier.attaches),
             detaches: self.detaches.saturating_sub(earlier.detaches),
             table_reads: self.table_reads.saturating_sub(earlier.table_reads),

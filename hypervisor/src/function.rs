@@ -83,7 +83,13 @@ pub trait PciFunction: Send {
         wanted
     }
 
-    /// Makes vector `i` signal `events[i]`, for all of them with *one* request, unmasked in the function's table. An empty slice takes the interrupts down. Events of vectors that stay set up are not lost.
+    /// Sets or clears MSI-X Enable of the function itself: set, with every vector masked and no event; cleared, with all interrupts down. Nothing changes where it is so already. Some functions look at it when they are started, before any vector is unmasked.
+    ///
+    /// # Errors
+    /// When the function or the kernel refuses; Enable is then as before.
+    fn set_enabled(&mut self, enabled: bool) -> io::Result<()>;
+
+    /// Makes vector `i` signal `events[i]`, for all of them with *one* request, unmasked in the function's table, and sets the function's own MSI-X Enable where it is clear. An empty slice takes the interrupts down and leaves Enable as it is. Events of vectors that stay set up are not lost.
     ///
     /// # Errors
     /// When the function or the kernel refuses; the set-up is then as before. [`TooFewInterrupts`], as the error's inner one, where fewer can be had.

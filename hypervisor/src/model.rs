@@ -36,6 +36,7 @@ pub struct Snapshot {
     owner: Owner,
     vectors: Vec<VectorSnapshot>,
     set_up: usize,
+    enabled: bool,
     mode: TableMode,
     preparation: Option<PreparationSnapshot>,
     revoked: bool,
@@ -127,6 +128,7 @@ impl FunctionState {
             owner,
             vectors,
             set_up,
+            enabled,
             mode,
             preparation,
             attempt: _,
@@ -154,6 +156,7 @@ impl FunctionState {
             owner: owner.clone(),
             vectors: vectors.iter().map(VectorSnapshot::of).collect(),
             set_up: *set_up,
+            enabled: *enabled,
             mode: *mode,
             preparation: preparation.as_ref().map(PreparationSnapshot::of),
             revoked: *revoked,
@@ -180,6 +183,7 @@ impl FunctionState {
             owner,
             vectors,
             set_up,
+            enabled,
             mode,
             preparation,
             revoked,
@@ -215,6 +219,7 @@ impl FunctionState {
         spare.truncate(SPARES);
         SPARE.set(spare);
         self.set_up = *set_up;
+        self.enabled = *enabled;
         self.mode = *mode;
         self.preparation = preparation.as_ref().map(PreparationSnapshot::make).transpose()?;
         self.revoked = *revoked;

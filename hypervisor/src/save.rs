@@ -394,12 +394,13 @@ impl FunctionState {
             self.set_up_what_there_is(usize::from(needed), &mut Vec::new())
                 .map_err(|source| RestoreError::SetUp { function, source })?;
         }
-        Ok(())
+        let enabled = self.control.enable || !self.vectors.is_empty();
+        self.set_enabled(enabled).map_err(|source| RestoreError::SetUp { function, source })
     }
 
     fn undo_restore(&mut self, before: Unused) {
-        self.become_default();
         self.control = before.control;
+        self.become_default();
         self.paused = before.paused;
         self.generation = before.generation;
     }

@@ -114,6 +114,10 @@ impl PciFunction for SoftwareFunction {
         Delivery::Host
     }
 
+    fn set_enabled(&mut self, enabled: bool) -> io::Result<()> {
+        self.device.set_enabled(enabled)
+    }
+
     fn set_up_interrupts(&mut self, events: &[&EventFd]) -> io::Result<()> {
         self.device.set_up_interrupts(events)
     }

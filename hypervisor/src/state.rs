@@ -116,7 +116,7 @@ impl Vector {
 /// What the log says where there are fewer vectors than were asked for.
 pub(crate) const SHORT_OF_INTERRUPTS: &str = "vectors of the function stay without interrupts";
 
-/// The guest's view of MSI-X Message Control. It never reaches the function.
+/// The guest's view of MSI-X Message Control. Writes of it never reach the function; its own Enable follows this one ([`FunctionState::follow_enable`]).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct MsixControl {
     pub(crate) enable: bool,
@@ -150,6 +150,8 @@ pub(crate) struct FunctionState {
     pub(crate) vectors: Vec<Vector>,
     /// How many vectors the function was last told to set up.
     pub(crate) set_up: usize,
+    /// The function's own MSI-X Enable, as it was last told.
+    pub(crate) enabled: bool,
     pub(crate) mode: TableMode,
     pub(crate) preparation: Option<Preparation>,
     /// A call is under way that can still fail.
@@ -214,6 +216,7 @@ impl FunctionState {
             },
             vectors: Vec::new(),
             set_up: 0,
+            enabled: false,
             mode: TableMode::Trapped,
             preparation: None,
             attempt: false,
@@ -324,6 +327,26 @@ impl FunctionState {
         held || self.accessible() && self.function.pending(vector).unwrap_or(false)
     }
 
+    /// Makes the function's own MSI-X Enable follow the guest's, whatever is masked: some functions look at it when they are started, before the first vector is unmasked, and guests may unmask last. Vectors that are set up have set it, and need it.
+    pub(crate) fn follow_enable(&mut self) {
+        let wanted = self.control.enable || !self.vectors.is_empty();
+        if let Err(error) = self.set_enabled(wanted) {
+            self.complain("MSI-X Enable of the function does not follow the guest's", &error);
+        }
+    }
+
+    /// One request where the function's own MSI-X Enable is another; none otherwise. Clearing it takes all interrupts down.
+    pub(crate) fn set_enabled(&mut self, enabled: bool) -> io::Result<()> {
+        if self.enabled == enabled && (enabled || !self.leftover) {
+            return Ok(());
+        }
+        self.counters.enable_changes = self.counters.enable_changes.saturating_add(1);
+        self.function.set_enabled(enabled)?;
+        self.enabled = enabled;
+        self.leftover &= enabled;
+        Ok(())
+    }
+
     /// One interrupt set-up for the first `count` vectors.
     pub(crate) fn set_up_interrupts(&mut self, count: usize) -> io::Result<()> {
         let events: Vec<_> = self.vectors.iter().take(count).map(|vector| &vector.event).collect();
@@ -332,6 +355,7 @@ impl FunctionState {
         // Vectors that stay set up keep their messages, even where the table has lost them.
         let kept = self.set_up.min(count);
         self.set_up = count;
+        self.enabled |= count > 0;
         self.leftover = false;
         for vector in self.vectors.iter_mut().skip(kept) {
             vector.table_message = None;
@@ -454,12 +478,17 @@ impl FunctionState {
         written.is_ok()
     }
 
-    /// Takes all interrupts down: no route, no event, no GSI, no set-up. Goes on where a step fails.
+    /// Takes all interrupts down: no route, no event, no GSI, no set-up; and the function's own MSI-X Enable, where the guest's is clear. One request does both. Goes on where a step fails.
     pub(crate) fn tear_down(&mut self) {
         self.unroute(0);
-        if (self.set_up > 0 || self.leftover)
-            && let Err(error) = self.set_up_interrupts(0)
-        {
+        let down = if !self.control.enable {
+            self.set_enabled(false)
+        } else if self.set_up > 0 || self.leftover {
+            self.set_up_interrupts(0)
+        } else {
+            Ok(())
+        };
+        if let Err(error) = down {
             self.complain("interrupts could not be taken down", &error);
             self.leftover = true;
             // Events wait in the function, as if nothing were set up.
@@ -516,6 +545,7 @@ impl Drop for FunctionState {
     fn drop(&mut self) {
         self.take_out(&View::NOTHING);
         self.mode = TableMode::Trapped;
+        self.control = MsixControl::default();
         self.tear_down();
         // What is stuck even now keeps its GSI for good.
         self.release_stuck();

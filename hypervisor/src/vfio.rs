@@ -167,7 +167,7 @@ pub struct VfioFunction {
     isolation: Isolation,
     grows: bool,
     threaded_handlers: bool,
-    /// Descriptors of the events that are set up, in vector order.
+    /// Vectors that the kernel has allocated, from 0 on, each with the descriptor of its event or what [`irqs`] has in place of one. Empty where MSI-X is off.
     set_up: Vec<i32>,
 }
 
@@ -271,20 +271,43 @@ impl PciFunction for VfioFunction {
         irqs::set_up_count(self.grows, now, wanted, self.layout.vectors())
     }
 
+    fn set_enabled(&mut self, enabled: bool) -> io::Result<()> {
+        match (enabled, self.set_up.is_empty()) {
+            (true, true) => {
+                // Where vectors cannot be added later without clearing Enable, all are there from the start.
+                let count = if self.grows { 1 } else { usize::from(self.layout.vectors()) };
+                let allocated = irqs::enable(&self.device, count)?;
+                self.set_up = vec![irqs::NONE; allocated];
+            }
+            (false, false) => {
+                if let Err(error) = irqs::disable(&self.device) {
+                    self.set_up.fill(irqs::UNKNOWN);
+                    return Err(error);
+                }
+                self.set_up.clear();
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
     fn set_up_interrupts(&mut self, events: &[&EventFd]) -> io::Result<()> {
         let wanted = irqs::descriptors(events);
         if !self.grows && !self.set_up.is_empty() && wanted.len() > self.set_up.len() {
             let available = u16::try_from(self.set_up.len()).unwrap_or(u16::MAX);
             return Err(TooFewInterrupts { available }.into());
         }
-        if let Err(error) = irqs::set_up(&self.device, &self.set_up, &wanted) {
-            // What was to change is down, or not known: its descriptors do not count as kept next time.
-            let kept = irqs::kept(&self.set_up, &wanted);
-            self.set_up.iter_mut().skip(kept).for_each(|fd| *fd = -1);
-            return Err(error);
+        let Some((start, fds)) = irqs::change(&self.set_up, &wanted) else { return Ok(()) };
+        let done = irqs::set_up(&self.device, start, &fds);
+        let known = self.set_up.len().saturating_sub(start);
+        for (now, &fd) in self.set_up.iter_mut().skip(start).zip(&fds) {
+            // The kernel takes down what it was asked to change, but not all of it.
+            *now = if done.is_ok() { fd } else { irqs::UNKNOWN };
         }
-        self.set_up = wanted;
-        Ok(())
+        if done.is_ok() {
+            self.set_up.extend(fds.iter().skip(known));
+        }
+        done
     }
 
     fn table_message(&mut self, vector: VectorIndex) -> io::Result<TableMessage> {

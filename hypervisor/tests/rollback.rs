@@ -254,6 +254,24 @@ const OPERATIONS: &[Operation] = &[
         waiting: &[],
     },
     Operation {
+        name: "MSI-X disabled, nothing set up",
+        prepare: |_, _| {},
+        act: |guest, _| {
+            guest.control(0);
+            Ok(())
+        },
+        waiting: &[],
+    },
+    Operation {
+        name: "MSI-X enabled, all vectors masked",
+        prepare: |guest, _| guest.control(0),
+        act: |guest, _| {
+            guest.control(ENABLE);
+            Ok(())
+        },
+        waiting: &[],
+    },
+    Operation {
         name: "MSI-X enabled, assigned",
         prepare: |guest, setting| {
             guest.control(0);
@@ -446,7 +464,7 @@ fn arrived(guest: &Guest) -> Vec<u32> {
 
 /// All that a call which fails must leave alone.
 fn everything(guest: &Guest) -> impl PartialEq + std::fmt::Debug + use<> {
-    let control = guest.config_read(0x90);
+    let control = (guest.config_read(0x90), guest.device.enabled());
     (guest.snapshot(), guest.routes.left.load(Ordering::SeqCst), guest.window.now(), control)
 }
 
@@ -469,7 +487,7 @@ fn outcome(guest: &Guest) -> impl PartialEq + std::fmt::Debug + use<> {
     let left = guest.routes.left.load(Ordering::SeqCst);
     let config =
         [guest.config_read(0x04) & 0xffff, guest.config_read(0x10), guest.config_read(0x90)];
-    let power = guest.config_read(POWER);
+    let power = (guest.config_read(POWER), guest.device.enabled());
     (assigned, mode, attached, routed, states, left, guest.window.now(), config, power)
 }
 
@@ -518,11 +536,13 @@ fn finish(guest: &Guest, operation: &Operation, early: Vec<u32>) -> [Vec<u32>; 2
 fn assert_recovers(guest: &Guest, setting: Setting, context: &str) {
     guest.control(0);
     assert_eq!(guest.routes.left.load(Ordering::SeqCst), ROUTES, "{context}: a route is missing");
+    assert!(!guest.device.enabled(), "{context}: the function stays enabled");
     guest.config_write(POWER, &[0, 0]);
     guest.config_write(0x10, &0xc000_0000_u32.to_le_bytes());
     guest.config_write(0x04, &[6, 0]);
     guest.service.allow(FUNCTION);
     guest.control(ENABLE);
+    assert!(guest.device.enabled(), "{context}: the function is not enabled");
     arrived(guest);
     assign(guest, setting);
     let direct = matches!(setting, Setting::Direct | Setting::Arm64);

@@ -51,6 +51,8 @@ pub struct SoftwareDevice {
 /// What the device keeps to itself. Its lock is the order in which messages leave.
 #[derive(Debug, Default)]
 pub(super) struct Core {
+    /// The function's own MSI-X Enable.
+    enabled: bool,
     /// Where a message with data `i` arrives: the function's own interrupts, as the interrupt remapping unit knows them.
     events: Vec<EventFd>,
     /// Total of DOORBELL that has been served.
@@ -101,12 +103,33 @@ impl SoftwareDevice {
         self.blocked.load(Ordering::Relaxed)
     }
 
+    /// MSI-X Enable as the function itself has it, whatever the guest reads: what a device may look at when it is started.
+    pub fn enabled(&self) -> bool {
+        self.lock().enabled
+    }
+
     pub(super) fn memory(&self) -> Arc<MmapRegion> {
         Arc::clone(&self.memory)
     }
 
+    pub(super) fn set_enabled(&self, enabled: bool) -> io::Result<()> {
+        let mut core = self.lock();
+        if core.enabled == enabled {
+            return Ok(());
+        }
+        core.enabled = enabled;
+        self.connect(&mut core, &[])
+    }
+
     pub(super) fn set_up_interrupts(&self, events: &[&EventFd]) -> io::Result<()> {
         let mut core = self.lock();
+        self.connect(&mut core, events)?;
+        core.enabled |= !events.is_empty();
+        Ok(())
+    }
+
+    /// Gives the first vectors these events, unmasked, and masks the others.
+    fn connect(&self, core: &mut Core, events: &[&EventFd]) -> io::Result<()> {
         let clones: io::Result<Vec<_>> = events.iter().map(|event| event.try_clone()).collect();
         core.events = clones?;
         for number in 0..self.vectors {
@@ -277,8 +300,7 @@ impl SoftwareDevice {
         let sending = SENDING.saturating_add(u64::from(vector.0).saturating_mul(4));
         self.store(sending, 1);
         let unmasked = self.masked(vector).is_ok_and(|masked| !masked);
-        let has_interrupts = !core.events.is_empty();
-        if unmasked && has_interrupts {
+        if unmasked && core.enabled {
             let pending = self.word(offset, |word| word.fetch_and(!bit, Ordering::SeqCst));
             if pending.unwrap_or(0) & bit != 0 {
                 self.count(SENT, vector);

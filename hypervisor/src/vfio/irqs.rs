@@ -2,7 +2,18 @@
 //!
 //! vfio-ioctls sets vectors up from 0 only, cannot leave one out, and drops the
 //! kernel's error number, so the request is built here.
-//! Source: Linux `include/uapi/linux/vfio.h`, `struct vfio_irq_set`.
+//!
+//! The function's own MSI-X Enable is set with the first request that names a vector, even
+//! without an event for it (descriptor -1), and stays set while vectors come and go, until all
+//! are taken down at once. So a function is enabled with one request that names vector 0 and
+//! no event: the kernel then has one interrupt allocated, not requested, so no vector of a processor
+//! is used on x86. Where vectors cannot be added later (`NORESIZE`: Linux before 6.5, and on
+//! arm64 before 7.x), the request names all of them. Setting vector 0 up and taking
+//! it down again does the same with one request more; enabling with one vector there,
+//! and disabling to add others, clears Enable under a function that has been started.
+//!
+//! Source: Linux `include/uapi/linux/vfio.h`, `struct vfio_irq_set`, and
+//! `drivers/vfio/pci/vfio_pci_intrs.c`.
 
 use std::ffi::c_int;
 use std::fs;
@@ -29,43 +40,49 @@ const WITHOUT_ANSWER: Duration = Duration::from_millis(20);
 /// 32-bit words of `struct vfio_irq_set` before its data: argsz, flags, index, start, count.
 const HEADER_WORDS: usize = 5;
 
-/// Goes from the vectors with the descriptors `now` to `wanted`, with one request. Vectors that stay are not touched, so nothing of theirs is lost.
-pub(super) fn set_up(device: &impl AsRawFd, now: &[RawFd], wanted: &[RawFd]) -> io::Result<()> {
-    if wanted.is_empty() {
-        if now.is_empty() {
-            // The kernel refuses to take down what is not set up.
-            return Ok(());
+/// In place of a descriptor: the vector has no event. The kernel's own value.
+pub(super) const NONE: RawFd = -1;
+/// The same, where a request has failed and the vector may have one or not. Never asked for.
+pub(super) const UNKNOWN: RawFd = -2;
+
+/// Sets MSI-X Enable, with no event for any vector, and allocates `count` vectors or, where the host has fewer, those; how many there are.
+pub(super) fn enable(device: &impl AsRawFd, mut count: usize) -> io::Result<usize> {
+    loop {
+        let Err(error) = set_up(device, 0, &vec![NONE; count]) else { return Ok(count) };
+        // Ends: each time it is fewer.
+        match TooFewInterrupts::of(&error).map(|few| usize::from(few.available)) {
+            Some(fewer) if (1..count).contains(&fewer) => count = fewer,
+            _ => return Err(error),
         }
-        // No data and a count of 0: all vectors are taken down.
-        return request(device, VFIO_IRQ_SET_DATA_NONE, 0, &[]);
     }
-    let kept = kept(now, wanted);
-    // A descriptor of -1 takes a single vector down.
-    let end = now.len().max(wanted.len());
-    let changed: Vec<_> =
-        (kept..end).map(|index| wanted.get(index).copied().unwrap_or(-1)).collect();
-    if changed.is_empty() {
-        return Ok(());
-    }
-    request(device, VFIO_IRQ_SET_DATA_EVENTFD, kept, &changed)
+}
+
+/// Clears MSI-X Enable, with all vectors.
+pub(super) fn disable(device: &impl AsRawFd) -> io::Result<()> {
+    request(device, VFIO_IRQ_SET_DATA_NONE, 0, &[])
+}
+
+/// Gives vectors from `start` on these events, with one request.
+pub(super) fn set_up(device: &impl AsRawFd, start: usize, fds: &[RawFd]) -> io::Result<()> {
+    request(device, VFIO_IRQ_SET_DATA_EVENTFD, start, fds)
+}
+
+/// What leads from vectors with the descriptors `now` to `wanted`, and to no event for others: the first vector to change, and the descriptors from there on. Vectors before and after are not touched, so nothing of theirs is lost. `None` where nothing changes.
+pub(super) fn change(now: &[RawFd], wanted: &[RawFd]) -> Option<(usize, Vec<RawFd>)> {
+    let at = |fds: &[RawFd], index: usize| fds.get(index).copied().unwrap_or(NONE);
+    let changes = |&index: &usize| at(now, index) != at(wanted, index);
+    let all = 0..now.len().max(wanted.len());
+    let (first, last) = (all.clone().find(changes)?, all.rev().find(changes)?);
+    Some((first, (first..=last).map(|index| at(wanted, index)).collect()))
 }
 
 pub(super) fn descriptors(events: &[&EventFd]) -> Vec<RawFd> {
     events.iter().map(|event| event.as_raw_fd()).collect()
 }
 
-/// How many vectors from the first on stay as they are, even when the request fails: the kernel then takes down what it was asked to change (Linux `drivers/vfio/pci/vfio_pci_intrs.c`, `vfio_msi_set_block`).
-pub(super) fn kept(now: &[RawFd], wanted: &[RawFd]) -> usize {
-    now.iter().zip(wanted).take_while(|(now, wanted)| now == wanted).count()
-}
-
-/// How many vectors to set up where `wanted` are: all of them where vectors cannot be added to `now`, but the host had fewer already.
+/// How many vectors to set up where `wanted` are: all of them where none can be added later to those that are allocated `now`. With these the host may have had fewer already.
 pub(super) fn set_up_count(grows: bool, now: u16, wanted: u16, all: u16) -> u16 {
-    match (grows, now) {
-        (true, _) => wanted,
-        (false, 1..) if now >= wanted => now,
-        (false, _) => all,
-    }
+    if grows || now >= wanted { wanted } else { all }
 }
 
 fn request(device: &impl AsRawFd, data: u32, start: usize, fds: &[RawFd]) -> io::Result<()> {
@@ -157,21 +174,35 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_asked_where_nothing_changes() {
-        // Any request would fail: this is no VFIO device.
-        let device = fs::File::open("/dev/null").unwrap();
-        set_up(&device, &[], &[]).unwrap();
-        set_up(&device, &[5], &[5]).unwrap();
-        set_up(&device, &[5], &[5, 6]).unwrap_err();
+    fn only_what_changes_is_asked_for() {
+        assert_eq!(change(&[], &[]), None);
+        assert_eq!(change(&[], &[5, 6]), Some((0, vec![5, 6])));
+        assert_eq!(change(&[NONE], &[]), None, "enabled, and no vector is wanted");
+        assert_eq!(change(&[NONE; 4], &[5, 6]), Some((0, vec![5, 6])), "four are allocated");
+        assert_eq!(change(&[5, 6, NONE], &[5, 6]), None);
+        assert_eq!(change(&[5, 6], &[5, 6, 7]), Some((2, vec![7])));
+        assert_eq!(change(&[5, 6, 7], &[5]), Some((1, vec![NONE; 2])));
+        assert_eq!(change(&[5, 6], &[]), Some((0, vec![NONE; 2])), "Enable stays");
+        assert_eq!(change(&[5, UNKNOWN, 7], &[5]), Some((1, vec![NONE; 2])));
+        assert_eq!(change(&[5, UNKNOWN], &[5]), Some((1, vec![NONE])), "it may be there");
     }
 
     #[test]
     fn where_vectors_cannot_be_added_all_are_set_up_at_once() {
         assert_eq!(set_up_count(true, 2, 3, 8), 3);
         assert_eq!(set_up_count(false, 0, 3, 8), 8);
-        assert_eq!(set_up_count(false, 8, 3, 8), 8);
-        assert_eq!(set_up_count(false, 5, 3, 8), 5, "the host had five");
+        assert_eq!(set_up_count(false, 8, 3, 8), 3, "eight are allocated, and five can come");
+        assert_eq!(set_up_count(false, 5, 3, 8), 3, "the host had five");
         assert_eq!(set_up_count(false, 5, 6, 8), 8, "which fails");
+    }
+
+    #[test]
+    fn the_kernel_is_asked() {
+        // Any request fails: this is no VFIO device.
+        let device = fs::File::open("/dev/null").unwrap();
+        enable(&device, 4).unwrap_err();
+        disable(&device).unwrap_err();
+        set_up(&device, 1, &[6]).unwrap_err();
     }
 
     #[test]

@@ -50,6 +50,21 @@ fn the_emulated_table_of_a_guest_that_never_calls() {
     assert_eq!(target.interrupts(), [1], "the event that was held, once");
 }
 
+/// The guest has started the function already, and unmasks on the new host.
+#[test]
+fn msix_enable_of_the_function_before_the_first_vector_is_unmasked() {
+    let source = Guest::with_vectors(4);
+    source.control(ENABLE);
+    source.raise(1);
+    let target = moved(&source, 4);
+    assert!(target.device.enabled());
+    assert!(target.pending(1));
+    target.program(1, message(1));
+    assert_eq!(target.interrupts(), [1]);
+    target.control(0);
+    assert!(!target.device.enabled());
+}
+
 #[test]
 fn an_event_of_an_emulated_table_that_is_all_masked() {
     let source = Guest::with_vectors(4);

@@ -10,7 +10,8 @@
 //! | `InterruptController` | created before the vCPUs, finished after them, reset with the machine |
 //! | `VcpuModel`, `PowerOnState` | what makes a vCPU, and what a reset brings it back to |
 //! | `describe` | the registers that tell where a vCPU stands |
-//! | `write_boot_data` | what lies in RAM when the guest starts |
+//! | `load_bare_metal`, `load_linux` | put a program into RAM, with what it is told of its machine |
+//! | `Start` | how vCPUs start it |
 //! | `PciConfig` | how the guest reaches configuration space |
 //! | `device_read`, `device_write` | devices in memory |
 //! | `run` | enters the guest and serves what comes out |

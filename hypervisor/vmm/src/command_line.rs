@@ -101,6 +101,12 @@ pub(crate) struct RunArguments {
     /// End the run, as failed, after this many seconds
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) timeout: Option<u64>,
+    /// Boot this Linux kernel; standard input goes to its serial console
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["guest", "elf"])]
+    pub(crate) kernel: Option<PathBuf>,
+    /// The first file system of the Linux kernel
+    #[arg(long, value_name = "PATH", requires = "kernel")]
+    pub(crate) initrd: Option<PathBuf>,
     /// Command line for the guest
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub(crate) append: String,
@@ -259,6 +265,9 @@ mod tests {
         assert_eq!(arguments.guest(), Some(PathBuf::from("guest.elf")));
         assert_eq!(run(&["--guest", "g"]).unwrap().guest(), Some(PathBuf::from("g")));
         assert_eq!(run(&[]).unwrap().guest(), None);
+        let linux = run(&["--kernel", "vmlinuz", "--initrd", "initrd.img"]).unwrap();
+        assert_eq!(linux.kernel, Some(PathBuf::from("vmlinuz")));
+        assert_eq!(linux.initrd, Some(PathBuf::from("initrd.img")));
     }
 
     #[test]
@@ -272,6 +281,9 @@ mod tests {
             (&["--report", "xml"], "possible values: text, json, none"),
             (&["--doorbell", "bell"], "mmio"),
             (&["--guest", "a", "b"], "cannot be used with"),
+            (&["--kernel", "a", "b"], "cannot be used with"),
+            (&["--kernel", "a", "--guest", "b"], "cannot be used with"),
+            (&["--initrd", "a"], "--kernel"),
         ] {
             let error = run(arguments).unwrap_err();
             assert!(error.contains(part), "{arguments:?}: {error}");

@@ -12,10 +12,24 @@ use crate::arch;
 /// The most vCPUs of a machine: 254 on x86_64, 16 on arm64.
 pub const CPUS_MAX: u8 = arch::CPUS_MAX;
 
-/// What a machine is built from. Start from [`MachineConfig::new`] and change what differs.
+/// What runs in a machine. Both start as MACHINE.md says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Program {
+    /// An ELF64 program, linked to physical addresses in RAM behind what the machine keeps there.
+    BareMetal(Vec<u8>),
+    /// A Linux kernel, which finds its machine described as firmware would do it.
+    Linux {
+        /// The kernel, as distributions install it: on x86_64 a bzImage, or an ELF file with an entry for PVH; on arm64 an Image, also compressed.
+        kernel: Vec<u8>,
+        /// The first file system, as the kernel takes it.
+        initrd: Option<Vec<u8>>,
+    },
+}
+
+/// What a machine is built from. Start from [`MachineConfig::new`] or [`MachineConfig::linux`] and change what differs.
 pub struct MachineConfig {
-    /// The guest: an ELF64 program, linked to physical addresses in RAM behind what the machine keeps there (MACHINE.md).
-    pub guest: Vec<u8>,
+    /// What runs.
+    pub program: Program,
     /// The guest's command line.
     pub command_line: String,
     /// RAM in bytes, a multiple of the host's page size, at most 3 GiB.
@@ -37,10 +51,19 @@ pub struct MachineConfig {
 }
 
 impl MachineConfig {
-    /// A machine with one vCPU, 256 MiB and no functions; policy direct, the usual doorbell of the architecture.
+    /// A machine for this ELF64 program, with one vCPU, 256 MiB and no functions; policy direct, the usual doorbell of the architecture.
     pub fn new(guest: Vec<u8>) -> Self {
+        Self::with(Program::BareMetal(guest))
+    }
+
+    /// The same for a Linux kernel.
+    pub fn linux(kernel: Vec<u8>, initrd: Option<Vec<u8>>) -> Self {
+        Self::with(Program::Linux { kernel, initrd })
+    }
+
+    fn with(program: Program) -> Self {
         Self {
-            guest,
+            program,
             command_line: String::new(),
             memory_bytes: 256 << 20,
             cpus: 1,

@@ -23,9 +23,11 @@
 
 mod arch;
 mod bars;
+mod boot;
 mod bus;
 pub mod command_line;
 mod config;
+mod console;
 mod control;
 mod device_threads;
 mod error;
@@ -49,7 +51,7 @@ mod test_guest;
 mod test_machine;
 mod vcpu;
 
-pub use config::{Backend, CPUS_MAX, Doorbell, FunctionConfig, MachineConfig};
+pub use config::{Backend, CPUS_MAX, Doorbell, FunctionConfig, MachineConfig, Program};
 pub use control::End;
 pub use error::MachineError;
 pub use exits::ExitCounts;

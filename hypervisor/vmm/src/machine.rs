@@ -20,8 +20,9 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::arch::{self, CPUS_MAX, InterruptController, PciConfig, SERIAL_GSI};
 use crate::bars::Placement;
+use crate::boot::Boot;
 use crate::bus::Bus;
-use crate::config::{Backend, MachineConfig};
+use crate::config::{Backend, MachineConfig, Program};
 use crate::control::{Control, End, Next};
 use crate::device_threads::DeviceThreads;
 use crate::error::MachineError;
@@ -78,7 +79,7 @@ struct Parts {
 
 /// What a reset needs of the configuration.
 struct Guest {
-    elf: Vec<u8>,
+    program: Program,
     command_line: String,
     memory_bytes: u64,
     cpus: u8,
@@ -155,7 +156,7 @@ impl Machine {
             placement,
             interrupts,
             guest: Guest {
-                elf: config.guest,
+                program: config.program,
                 command_line: config.command_line,
                 memory_bytes: config.memory_bytes,
                 cpus: config.cpus,
@@ -252,6 +253,11 @@ impl Machine {
         self.parts.bus.serial.output()
     }
 
+    /// Sends bytes to the serial port; returns how many of the first ones it has taken. It keeps 64 until the guest reads them.
+    pub fn serial_input(&self, bytes: &[u8]) -> usize {
+        self.parts.bus.serial.receive(bytes)
+    }
+
     /// What the user should know about this host, such as a limit that is too low.
     pub fn notes(&self) -> &[String] {
         &self.parts.notes
@@ -301,13 +307,24 @@ impl Machine {
 impl Parts {
     /// Brings everything to the state at power-on. All vCPUs are at rest.
     fn power_on(&self) -> Result<(), MachineError> {
-        let entry = memory::load(&self.memory, &self.guest.elf)?;
-        let Guest { command_line, memory_bytes, cpus, .. } = &self.guest;
-        arch::write_boot_data(&self.memory, *memory_bytes, command_line, *cpus, self.bus.doorbell)?;
+        let Guest { program, command_line, memory_bytes, cpus } = &self.guest;
+        let boot = Boot {
+            memory: &self.memory,
+            memory_bytes: *memory_bytes,
+            command_line,
+            cpus: *cpus,
+            doorbell: self.bus.doorbell,
+        };
+        let start = match program {
+            Program::BareMetal(elf) => arch::load_bare_metal(&boot, elf)?,
+            Program::Linux { kernel, initrd } => {
+                arch::load_linux(&boot, kernel, initrd.as_deref())?
+            }
+        };
         self.bus.pci.reset();
         self.bus.serial.reset().map_err(eventfd)?;
         self.placement.write(&function_access(&self.functions, &self.bus.service));
-        self.vcpus.iter().try_for_each(|vcpu| vcpu.reset(entry))
+        self.vcpus.iter().try_for_each(|vcpu| vcpu.reset(&start))
     }
 
     fn reset(&self) -> Result<(), MachineError> {

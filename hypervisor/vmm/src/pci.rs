@@ -1,5 +1,7 @@
 //! The PCI bus: which functions there are, the host bridge, and configuration space as every way of access reaches it.
 
+mod hidden;
+
 use std::sync::Arc;
 
 use pvmsi_hypervisor::Service;
@@ -38,6 +40,12 @@ impl ConfigSpace {
             }
         } else if !self.service.config_read(function, offset, data) {
             return;
+        } else {
+            hidden::hide(offset, data, |at| {
+                let mut header = [0xff; 4];
+                self.service.config_read(function, at, &mut header);
+                u32::from_le_bytes(header)
+            });
         }
         for (at, byte) in (offset..).zip(data.iter_mut()) {
             if at == HEADER_TYPE {

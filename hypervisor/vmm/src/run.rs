@@ -10,7 +10,8 @@ use tracing_subscriber::EnvFilter;
 use vmm_sys_util::signal::register_signal_handler;
 
 use crate::command_line::{ReportFormat, RunArguments, Status};
-use crate::config::MachineConfig;
+use crate::config::{MachineConfig, Program};
+use crate::console::{self, RawTerminal};
 use crate::control::End;
 use crate::machine::Machine;
 use crate::report_text;
@@ -20,7 +21,7 @@ const DEMO_GUEST: &str = "pvmsi-demo-guest";
 /// How often the main thread looks for signals.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Set by SIGINT and SIGTERM.
+/// Set by signals that end the run.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// Runs a guest to its end.
@@ -36,15 +37,14 @@ pub(crate) fn command(arguments: &RunArguments) -> Status {
 
 fn run(arguments: &RunArguments) -> Result<Status, (Status, String)> {
     log(&arguments.log).map_err(|error| (Status::Usage, error))?;
-    let path = guest(arguments.guest()).map_err(|error| (Status::Usage, error))?;
-    let elf = std::fs::read(&path).map_err(|error| {
-        (Status::Usage, format!("the guest {} cannot be read: {error}", path.display()))
-    })?;
+    let program = program(arguments).map_err(|error| (Status::Usage, error))?;
+    let linux = matches!(program, Program::Linux { .. });
     let console: Box<dyn Write + Send> = match arguments.report {
         ReportFormat::Json => Box::new(io::stderr()),
         ReportFormat::Text | ReportFormat::None => Box::new(io::stdout()),
     };
     let config = MachineConfig {
+        program,
         command_line: arguments.append.clone(),
         memory_bytes: arguments.memory,
         cpus: arguments.cpus,
@@ -52,7 +52,7 @@ fn run(arguments: &RunArguments) -> Result<Status, (Status, String)> {
         doorbell: arguments.doorbell,
         functions: arguments.functions.clone(),
         console: Some(console),
-        ..MachineConfig::new(elf)
+        ..MachineConfig::new(Vec::new())
     };
     let machine = Machine::new(config).map_err(|error| {
         let status = if error.is_usage() { Status::Usage } else { Status::Host };
@@ -62,14 +62,21 @@ fn run(arguments: &RunArguments) -> Result<Status, (Status, String)> {
         eprintln!("warning: {note}");
     }
     end_on_signals();
-    machine.resume();
-    wait(&machine, arguments.timeout.map(Duration::from_secs));
+    let limit = arguments.timeout.map(Duration::from_secs);
+    if linux {
+        run_with_console(&machine, limit).map_err(|error| (Status::Host, error.to_string()))?;
+    } else {
+        machine.resume();
+        wait(&machine, limit);
+    }
 
     let report = machine.report();
     let printed = match arguments.report {
         ReportFormat::Json => serde_json::to_string_pretty(&report)
             .map_err(io::Error::other)
             .and_then(|text| writeln!(io::stdout(), "{text}")),
+        // Linux measures nothing by itself.
+        ReportFormat::Text if linux => Ok(()),
         ReportFormat::Text => {
             let text = report_text::table(&report, io::stdout().is_terminal());
             write!(io::stdout(), "{text}")
@@ -77,12 +84,36 @@ fn run(arguments: &RunArguments) -> Result<Status, (Status, String)> {
         ReportFormat::None => Ok(()),
     };
     printed.map_err(|error| (Status::Host, format!("the report cannot be printed: {error}")))?;
-    if arguments.report != ReportFormat::Text {
+    if arguments.report != ReportFormat::Text || linux {
         for failure in &report.failures {
             eprintln!("error: {failure}");
         }
     }
     Ok(if report.passed() { Status::Success } else { Status::Failed })
+}
+
+/// Runs a guest whose serial port takes standard input.
+///
+/// # Errors
+/// When the terminal cannot be set up.
+fn run_with_console(machine: &Machine, limit: Option<Duration>) -> io::Result<()> {
+    let terminal = io::stdin().is_terminal();
+    let _raw = terminal.then(RawTerminal::enter).transpose()?;
+    let (stop, stopper) = io::pipe()?;
+    std::thread::scope(|scope| {
+        let reader = std::thread::Builder::new().name("pvmsi-console".into());
+        reader.spawn_scoped(scope, || {
+            match console::carry(terminal, &stop, |bytes| machine.serial_input(bytes)) {
+                Ok(true) => machine.stop(),
+                Ok(false) => {}
+                Err(error) => tracing::warn!(%error, "standard input cannot be read"),
+            }
+        })?;
+        machine.resume();
+        wait(machine, limit);
+        drop(stopper);
+        Ok(())
+    })
 }
 
 /// Waits for the guest, a signal or the time limit.
@@ -113,7 +144,20 @@ fn wait(machine: &Machine, limit: Option<Duration>) {
     }
 }
 
-/// The guest to run.
+/// What to run.
+fn program(arguments: &RunArguments) -> Result<Program, String> {
+    let read = |what: &str, path: &Path| {
+        std::fs::read(path)
+            .map_err(|error| format!("the {what} {} cannot be read: {error}", path.display()))
+    };
+    let Some(kernel) = &arguments.kernel else {
+        return read("guest", &guest(arguments.guest())?).map(Program::BareMetal);
+    };
+    let initrd = arguments.initrd.as_deref().map(|path| read("initrd", path)).transpose()?;
+    Ok(Program::Linux { kernel: read("kernel", kernel)?, initrd })
+}
+
+/// The bare-metal guest to run.
 fn guest(named: Option<PathBuf>) -> Result<PathBuf, String> {
     if let Some(path) = named {
         return Ok(path);
@@ -140,12 +184,12 @@ fn log(filter: &str) -> Result<(), String> {
         .map_err(|error| error.to_string())
 }
 
-/// SIGINT and SIGTERM end the run as if the host had stopped it.
+/// These signals end the run as if the host had stopped it, and the terminal is as before.
 fn end_on_signals() {
     extern "C" fn interrupted(_: c_int, _: *mut libc::siginfo_t, _: *mut c_void) {
         INTERRUPTED.store(true, Ordering::Relaxed);
     }
-    for signal in [libc::SIGINT, libc::SIGTERM] {
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT] {
         if let Err(error) = register_signal_handler(signal, interrupted) {
             tracing::warn!(%error, signal, "the signal will end the program at once");
         }

@@ -65,6 +65,12 @@ impl SerialPort {
         }
     }
 
+    /// Puts bytes into the receive buffer; returns how many of the first ones it has taken.
+    pub(crate) fn receive(&self, bytes: &[u8]) -> usize {
+        // A full buffer takes none.
+        self.uart().as_mut().and_then(|uart| uart.enqueue_raw_bytes(bytes).ok()).unwrap_or(0)
+    }
+
     /// What the guest has written so far, at most the first MiB.
     pub(crate) fn output(&self) -> Vec<u8> {
         self.output.kept().bytes.clone()
@@ -121,6 +127,21 @@ impl Write for Output {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn input_is_taken_as_far_as_there_is_room() {
+        let interrupt = EventFd::new(0).unwrap();
+        let port = SerialPort::new(interrupt.try_clone().unwrap(), None).unwrap();
+        // Received data interrupts.
+        port.write(1, 1);
+        assert_eq!(port.receive(&[b'a'; 100]), 64);
+        assert_eq!(port.receive(b"b"), 0, "full");
+        assert_eq!(interrupt.read().unwrap(), 1);
+        assert_eq!((port.read(5) & 1, port.read(0)), (1, b'a'));
+        assert_eq!(port.receive(b"bc"), 1);
+        port.reset().unwrap();
+        assert_eq!(port.read(5) & 1, 0, "a reset drops what was not read");
+    }
 
     #[test]
     fn output_is_kept_and_bounded() {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd};
 use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
 
-use crate::arch::{self, PowerOnState, SavedVcpu};
+use crate::arch::{self, PowerOnState, SavedVcpu, Start};
 use crate::bus::{Action, Bus};
 use crate::control::{Control, End};
 use crate::error::MachineError;
@@ -38,14 +38,14 @@ impl Vcpu {
         Self { index, fd: Mutex::new(fd), immediate_exit, thread: Mutex::new(None), power_on }
     }
 
-    /// Brings a vCPU that is at rest to power-on, and the boot processor to the entry point.
+    /// Brings a vCPU that is at rest to power-on, and to where the program wants it to start.
     ///
     /// # Errors
-    /// KVM's.
-    pub(crate) fn reset(&self, entry: u64) -> Result<(), MachineError> {
-        self.power_on
-            .restore(&self.fd(), entry)
-            .map_err(MachineError::kvm("setting a vCPU's registers"))
+    /// When the program cannot run on this processor, and KVM's.
+    pub(crate) fn reset(&self, start: &Start) -> Result<(), MachineError> {
+        let vcpu = self.fd();
+        start.check(&vcpu)?;
+        self.power_on.restore(&vcpu, start).map_err(MachineError::kvm("setting a vCPU's registers"))
     }
 
     /// Reads all registers of a vCPU that is at rest.

@@ -257,7 +257,7 @@ impl Operation {
         }
     }
 
-    /// The most routing updates and interrupt set-ups that it may take.
+    /// The most routing updates, and interrupt set-ups with requests for Enable alone, that it may take.
     pub fn cost(self, rules: &Rules) -> (u32, u32) {
         match self {
             // The trapped table of the default state: the first vector that is unmasked sets all up.

@@ -33,6 +33,8 @@ pub enum Bug {
     MaskMisread,
     /// `update` fails, but has acted.
     UpdateLies,
+    /// Enabling a function without vectors does nothing.
+    EnableForgotten,
     /// The function says that it is in D0 while it sleeps.
     SleepDenied,
 }

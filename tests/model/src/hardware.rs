@@ -41,8 +41,10 @@ pub struct Hardware {
     pub pending: [bool; VECTORS],
     /// Messages that have left and have not arrived, and whether its vector was unmasked at some time since it left.
     pub in_flight: [Option<bool>; VECTORS],
-    /// How many vectors the host has set up; MSI-X is enabled in the function when it is not 0.
+    /// How many vectors the host has set up.
     pub set_up: u8,
+    /// The function's own MSI-X Enable.
+    pub enabled: bool,
     /// Memory Space Enable.
     pub decoding: bool,
     /// D0, not D3hot.
@@ -87,6 +89,7 @@ impl Hardware {
         pending: [false; VECTORS],
         in_flight: [None; VECTORS],
         set_up: 0,
+        enabled: false,
         decoding: false,
         full_power: true,
         bar: 0,
@@ -104,7 +107,7 @@ impl Hardware {
 
     /// Whether an event of the vector would leave as a message now.
     pub fn would_emit(&self, vector: usize) -> bool {
-        self.set_up > 0 && self.full_power && !self.entries[vector].masked
+        self.enabled && self.full_power && !self.entries[vector].masked
     }
 
     /// Function level reset, power-on, or a register of the function: all but the interrupt set-up.

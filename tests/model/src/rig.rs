@@ -489,6 +489,9 @@ impl Rig {
         if !right || loose {
             violations |= Violations::ROUTES;
         }
+        if hardware.enabled != (rules.enable || rules.assigned > 0) {
+            violations |= Violations::ENABLE;
+        }
         violations
     }
 
@@ -504,6 +507,9 @@ impl Rig {
         }
         if *kernel != state.world.kernel || hardware.set_up > 0 {
             state.violations |= Violations::ROUTES;
+        }
+        if hardware.enabled {
+            state.violations |= Violations::ENABLE;
         }
         live.world = World { hardware: crate::hardware::Hardware::POWER_ON, ..live.world.clone() };
         drop(live);

@@ -32,6 +32,8 @@ bitflags! {
         const READS = 1 << 11;
         /// A call failed that must succeed, succeeded that must fail, or failed and changed something.
         const CALLS = 1 << 12;
+        /// The function's own MSI-X Enable is clear while the guest's is set, if only for a moment, or set while nobody wants it.
+        const ENABLE = 1 << 13;
     }
 }
 
@@ -108,5 +110,10 @@ pub const PROPERTIES: &[Property] = &[
         name: "calls are answered as they must be",
         violations: Violations::CALLS,
         rule: "H-440, H-450, H-460, H-470",
+    },
+    Property {
+        name: "the function is enabled while the guest has it enabled",
+        violations: Violations::ENABLE,
+        rule: "H-505",
     },
 ];

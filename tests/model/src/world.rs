@@ -83,7 +83,7 @@ pub struct Live {
     pub written: [Option<bool>; VECTORS],
     /// Routing updates.
     pub updates: u32,
-    /// Interrupt set-ups.
+    /// Interrupt set-ups, and requests that set or clear the function's own MSI-X Enable.
     pub set_ups: u32,
     /// Events that hold a signal, by their file descriptors as all events here.
     pub signalled: Vec<RawFd>,
@@ -383,9 +383,26 @@ impl Live {
         }
     }
 
+    fn set_enabled(&mut self, enabled: bool) {
+        if enabled == self.world.hardware.enabled {
+            self.access(Kind::SetUp, None);
+            self.set_ups += 1;
+            return;
+        }
+        if !enabled && self.before.enable && self.after.enable {
+            // The function notices even a moment without.
+            self.violations |= Violations::ENABLE;
+        }
+        self.set_up(&[]);
+        if self.bug != Some(Bug::EnableForgotten) {
+            self.world.hardware.enabled = enabled;
+        }
+    }
+
     fn set_up(&mut self, events: &[&EventFd]) {
         self.access(Kind::SetUp, None);
         self.set_ups += 1;
+        self.world.hardware.enabled |= !events.is_empty();
         for vector in 0..VECTORS {
             self.arrive(vector);
         }

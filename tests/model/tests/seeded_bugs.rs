@@ -86,6 +86,11 @@ fn calls_are_answered_as_they_must_be_can_fail() {
 }
 
 #[test]
+fn the_function_is_enabled_while_the_guest_has_it_enabled_can_fail() {
+    breaks(Bug::EnableForgotten, Bounds::SMALL, Violations::ENABLE);
+}
+
+#[test]
 fn messages_under_way_matter() {
     let bounds = Bounds { late: true, ..Bounds::SMALL };
     breaks(Bug::SettleForgotten, bounds, Violations::MASKED);

@@ -6,6 +6,7 @@ mod ecam;
 mod exits;
 mod gic;
 mod gic_registers;
+mod linux;
 #[cfg(test)]
 pub(crate) mod programs;
 mod registers;
@@ -20,16 +21,18 @@ use kvm_ioctls::{Cap, Kvm, VmFd};
 use pvmsi_hypervisor::{Platform, Service, SmcccFilter};
 use pvmsi_protocol::ServiceBlock;
 
+use crate::boot::Boot;
 use crate::config::Doorbell;
 use crate::error::MachineError;
+use crate::memory;
 use crate::probe::{Check, RemappingSigns};
 
-pub(crate) use device_tree::write as write_boot_data;
 pub(crate) use devices::{device_read, device_write};
 pub(crate) use ecam::Ecam as PciConfig;
 pub(crate) use exits::run;
 pub(crate) use gic::{InterruptController, base_routes};
-pub(crate) use registers::{PowerOnState, VcpuModel, describe};
+pub(crate) use linux::load as load_linux;
+pub(crate) use registers::{PowerOnState, Start, VcpuModel, describe};
 pub(crate) use saved::{SavedInterrupts, SavedVcpu};
 
 /// The most vCPUs: affinity level 0 of GICv3 counts to 16.
@@ -124,6 +127,16 @@ pub(crate) fn kvm_checks(kvm: &Kvm) -> Vec<Check> {
         Check::good("SMCCC filter", format!("none: {FILTER_REMEDY}"))
     };
     vec![its, filter]
+}
+
+/// Loads a bare-metal program, and the device tree at the start of RAM.
+///
+/// # Errors
+/// When it does not fit, or is no such program.
+pub(crate) fn load_bare_metal(boot: &Boot<'_>, elf: &[u8]) -> Result<Start, MachineError> {
+    let entry = memory::load(boot.memory, elf)?;
+    device_tree::write(boot, None)?;
+    Ok(Start { entry, device_tree: RAM_START, granule: None })
 }
 
 /// Makes the service findable: lets KVM hand its SMCCC calls out. The device tree says the rest.

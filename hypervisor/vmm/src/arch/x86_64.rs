@@ -4,6 +4,7 @@ mod boot;
 mod cpuid;
 mod exits;
 mod irqchip;
+mod linux;
 mod pci;
 mod ports;
 #[cfg(test)]
@@ -19,17 +20,19 @@ use kvm_ioctls::{Cap, Kvm, VmFd};
 use pvmsi_hypervisor::{Platform, Service};
 use pvmsi_protocol::ServiceBlock;
 
+use crate::boot::Boot;
 use crate::bus::{Action, Bus};
 use crate::config::Doorbell;
 use crate::error::MachineError;
+use crate::memory;
 use crate::probe::{Check, RemappingSigns};
 
-pub(crate) use boot::write as write_boot_data;
 pub(crate) use cpuid::VcpuModel;
 pub(crate) use exits::run;
 pub(crate) use irqchip::{InterruptController, PINS as FIRST_MESSAGE_GSI, base_routes};
+pub(crate) use linux::load as load_linux;
 pub(crate) use pci::ConfigMechanism as PciConfig;
-pub(crate) use registers::{PowerOnState, describe};
+pub(crate) use registers::{PowerOnState, Start, describe};
 pub(crate) use saved::{SavedInterrupts, SavedVcpu};
 
 /// The most vCPUs: APIC ids are 8 bits wide and 255 means all of them.
@@ -79,6 +82,16 @@ pub(crate) const REMAPPING: RemappingSigns = RemappingSigns {
 /// What else `pvmsi probe` asks of KVM.
 pub(crate) fn kvm_checks(_kvm: &Kvm) -> Vec<Check> {
     Vec::new()
+}
+
+/// Loads a bare-metal program, and what it needs in the first MiB.
+///
+/// # Errors
+/// When it does not fit, or is no such program.
+pub(crate) fn load_bare_metal(boot: &Boot<'_>, elf: &[u8]) -> Result<Start, MachineError> {
+    let entry = memory::load(boot.memory, elf)?;
+    boot::write(boot.memory, boot.memory_bytes, boot.command_line)?;
+    Ok(Start::BareMetal { entry })
 }
 
 /// Makes the service findable: what the guest's CPUID will show.

@@ -107,6 +107,13 @@ impl PciFunction for Function {
         Ok(Vec::new())
     }
 
+    fn set_enabled(&mut self, enabled: bool) -> io::Result<()> {
+        if let Some(mut live) = self.live() {
+            live.set_enabled(enabled);
+        }
+        Ok(())
+    }
+
     fn set_up_interrupts(&mut self, events: &[&EventFd]) -> io::Result<()> {
         if let Some(mut live) = self.live() {
             live.set_up(events);

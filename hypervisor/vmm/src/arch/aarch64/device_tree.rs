@@ -2,13 +2,16 @@
 //!
 //! Sources: Devicetree Specification 0.4, and the bindings of Linux for what `compatible` names.
 
+use std::ops::Range;
+
 use vm_fdt::{Error, FdtWriter};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
 
 use super::{
     BAR_WINDOW, DISTRIBUTOR, DOORBELL_REGISTER, ECAM, ITS, RAM_START, REDISTRIBUTOR_BYTES,
     REDISTRIBUTORS, SERIAL, SERIAL_GSI,
 };
+use crate::boot::Boot;
 use crate::config::Doorbell;
 use crate::error::MachineError;
 
@@ -30,18 +33,12 @@ const PCI_MEMORY_32: u32 = 0x0200_0000;
 /// The UART's clock: what a divisor of 1 divides to 115200 bits a second.
 const SERIAL_CLOCK: u32 = 1_843_200;
 
-/// Writes it.
+/// Writes it. `initrd` is where the initial RAM file system of a Linux kernel lies.
 ///
 /// # Errors
 /// When the command line is too long, or the RAM does not reach that far.
-pub(crate) fn write(
-    memory: &GuestMemoryMmap,
-    memory_bytes: u64,
-    command_line: &str,
-    cpus: u8,
-    doorbell: Option<Doorbell>,
-) -> Result<(), MachineError> {
-    let tree = tree(memory_bytes, command_line, cpus, doorbell)
+pub(super) fn write(boot: &Boot<'_>, initrd: Option<Range<u64>>) -> Result<(), MachineError> {
+    let tree = tree(boot, initrd)
         .map_err(|error| MachineError::Config(format!("the device tree: {error}")))?;
     if tree.len() > BYTES_MAX {
         return Err(MachineError::Config(format!(
@@ -49,17 +46,13 @@ pub(crate) fn write(
             tree.len()
         )));
     }
-    memory
+    boot.memory
         .write_slice(&tree, GuestAddress(RAM_START))
         .map_err(|error| MachineError::Memory(format!("{RAM_START:#x} is not RAM: {error}")))
 }
 
-fn tree(
-    memory_bytes: u64,
-    command_line: &str,
-    cpus: u8,
-    doorbell: Option<Doorbell>,
-) -> Result<Vec<u8>, Error> {
+fn tree(boot: &Boot<'_>, initrd: Option<Range<u64>>) -> Result<Vec<u8>, Error> {
+    let &Boot { memory_bytes, command_line, cpus, doorbell, .. } = boot;
     let mut fdt = FdtWriter::new()?;
     let root = fdt.begin_node("")?;
     fdt.property_string("compatible", "pv-msi,reference-machine")?;
@@ -70,6 +63,12 @@ fn tree(
     let chosen = fdt.begin_node("chosen")?;
     fdt.property_string("bootargs", command_line)?;
     fdt.property_string("stdout-path", &format!("/{}", serial_name()))?;
+    // The BARs have their places: no two of them share a page of the host.
+    fdt.property_u32("linux,pci-probe-only", 1)?;
+    if let Some(Range { start, end }) = initrd {
+        fdt.property_u64("linux,initrd-start", start)?;
+        fdt.property_u64("linux,initrd-end", end)?;
+    }
     fdt.end_node(chosen)?;
     let memory = fdt.begin_node(&format!("memory@{RAM_START:x}"))?;
     fdt.property_string("device_type", "memory")?;
@@ -192,39 +191,72 @@ fn halves(value: u64) -> (u32, u32) {
 
 #[cfg(test)]
 mod tests {
+    use vm_memory::GuestMemoryMmap;
+
     use super::*;
+    use crate::memory;
+
+    const RAM: u64 = 4 << 20;
+
+    fn boot<'a>(memory: &'a GuestMemoryMmap, doorbell: Option<Doorbell>) -> Boot<'a> {
+        Boot { memory, memory_bytes: RAM, command_line: "pairs=7", cpus: 3, doorbell }
+    }
+
+    fn tree_of(doorbell: Option<Doorbell>, initrd: Option<Range<u64>>) -> Vec<u8> {
+        tree(&boot(&memory::create(RAM).unwrap(), doorbell), initrd).unwrap()
+    }
 
     fn holds(tree: &[u8], text: &str) -> bool {
         tree.windows(text.len()).any(|window| window == text.as_bytes())
     }
 
+    fn holds_words(tree: &[u8], words: [u64; 2]) -> bool {
+        let bytes = words.map(u64::to_be_bytes).concat();
+        tree.windows(16).any(|window| window == bytes)
+    }
+
     #[test]
     fn the_service_is_announced_as_it_can_be_reached() {
-        let hvc = tree(64 << 20, "", 1, Some(Doorbell::Hvc)).unwrap();
+        let hvc = tree_of(Some(Doorbell::Hvc), None);
         assert!(holds(&hvc, "pv-msi,pv-msi-1\0"));
-        let mmio = tree(64 << 20, "", 1, Some(Doorbell::Mmio)).unwrap();
+        let mmio = tree_of(Some(Doorbell::Mmio), None);
         assert!(holds(&mmio, "pv-msi,pv-msi-1\0"));
-        let register = [DOORBELL_REGISTER.start, 0x1_0000].map(u64::to_be_bytes).concat();
-        assert!(mmio.windows(16).any(|window| window == register));
-        assert!(!hvc.windows(16).any(|window| window == register));
-        assert!(!holds(&tree(64 << 20, "", 1, None).unwrap(), "pv-msi,pv-msi-1"), "policy off");
+        let register = [DOORBELL_REGISTER.start, 0x1_0000];
+        assert!(holds_words(&mmio, register));
+        assert!(!holds_words(&hvc, register));
+        assert!(!holds(&tree_of(None, None), "pv-msi,pv-msi-1"), "policy off");
     }
 
     #[test]
     fn memory_processors_and_command_line_are_those_of_the_machine() {
-        let tree = tree(64 << 20, "pairs=7", 3, None).unwrap();
+        let tree = tree_of(None, None);
         assert_eq!(tree.get(..4), Some(&0xd00d_feed_u32.to_be_bytes()[..]));
         assert!(holds(&tree, "pairs=7\0"));
         assert!(holds(&tree, "cpu@2\0") && !holds(&tree, "cpu@3\0"));
-        let memory = [RAM_START, 64 << 20].map(u64::to_be_bytes).concat();
-        assert!(tree.windows(16).any(|window| window == memory));
+        assert!(holds_words(&tree, [RAM_START, RAM]));
+        assert!(!holds(&tree, "linux,initrd"));
+    }
+
+    #[test]
+    fn linux_finds_its_first_file_system() {
+        let (start, end) = (RAM_START + (2 << 20), RAM_START + (3 << 20));
+        let tree = tree_of(None, Some(start..end));
+        let property = |value: u64| value.to_be_bytes();
+        assert!(holds(&tree, "linux,initrd-start\0linux,initrd-end\0"));
+        for value in [start, end] {
+            assert!(tree.windows(8).any(|window| window == property(value)));
+        }
     }
 
     #[test]
     fn a_command_line_that_does_not_fit_is_refused() {
-        let memory = crate::memory::create(4 << 20).unwrap();
-        assert!(write(&memory, 4 << 20, &"x".repeat(BYTES_MAX), 1, None).is_err());
-        assert!(write(&memory, 4 << 20, "a\0b", 1, None).is_err());
-        write(&memory, 4 << 20, &"x".repeat(60_000), 16, Some(Doorbell::Hvc)).unwrap();
+        let memory = memory::create(RAM).unwrap();
+        let write = |command_line: &str| {
+            let boot = boot(&memory, Some(Doorbell::Hvc));
+            write(&Boot { command_line, cpus: 16, ..boot }, None)
+        };
+        assert!(write(&"x".repeat(BYTES_MAX)).is_err());
+        assert!(write("a\0b").is_err());
+        write(&"x".repeat(60_000)).unwrap();
     }
 }

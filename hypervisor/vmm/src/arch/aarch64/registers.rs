@@ -11,7 +11,6 @@ use kvm_bindings::{
 use kvm_ioctls::{Error, Kvm, VcpuFd, VmFd};
 use pvmsi_protocol::ServiceBlock;
 
-use super::RAM_START;
 use crate::error::MachineError;
 
 /// EL1 with its own stack pointer, debug exceptions, SError, IRQ and FIQ masked.
@@ -23,6 +22,7 @@ const PSTATE_REGISTER: u64 = core_register(offset_of!(user_pt_regs, pstate));
 const ELR_EL1: u64 = core_register(offset_of!(kvm_regs, elr_el1));
 const ESR_EL1: u64 = system_register(3, 0, 5, 2, 0);
 const FAR_EL1: u64 = system_register(3, 0, 6, 0, 0);
+const ID_AA64MMFR0_EL1: u64 = system_register(3, 0, 0, 7, 0);
 
 /// The id of a register in `struct kvm_regs`, which starts with `user_pt_regs`: its offset in 32-bit words.
 const fn core_register(offset: usize) -> u64 {
@@ -72,6 +72,60 @@ impl VcpuModel {
     }
 }
 
+/// How the boot processor starts a program; the others wait for PSCI.
+pub(crate) struct Start {
+    /// The first instruction.
+    pub(crate) entry: u64,
+    /// Where the device tree lies: X0.
+    pub(crate) device_tree: u64,
+    /// The page size that the program cannot do without.
+    pub(crate) granule: Option<Granule>,
+}
+
+/// A page size of the processor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Granule {
+    K4,
+    K16,
+    K64,
+}
+
+impl Start {
+    /// Whether this processor can run the program.
+    ///
+    /// # Errors
+    /// When it lacks the page size, and KVM's.
+    pub(crate) fn check(&self, vcpu: &VcpuFd) -> Result<(), MachineError> {
+        let Some(granule) = self.granule else { return Ok(()) };
+        let mut features = [0; 8];
+        vcpu.get_one_reg(ID_AA64MMFR0_EL1, &mut features)
+            .map_err(MachineError::kvm("reading ID_AA64MMFR0_EL1"))?;
+        if granule.is_supported(u64::from_le_bytes(features)) {
+            return Ok(());
+        }
+        let kibibytes = match granule {
+            Granule::K4 => 4,
+            Granule::K16 => 16,
+            Granule::K64 => 64,
+        };
+        Err(MachineError::Guest(format!(
+            "the kernel is built for pages of {kibibytes}K, which this host's processors cannot do; take one for others"
+        )))
+    }
+}
+
+impl Granule {
+    /// Whether a processor with these memory model features has it (Arm Architecture Reference
+    /// Manual, `ID_AA64MMFR0_EL1`).
+    fn is_supported(self, features: u64) -> bool {
+        match self {
+            Self::K4 => features >> 28 & 0xf != 0xf,
+            Self::K16 => features >> 20 & 0xf != 0,
+            Self::K64 => features >> 24 & 0xf != 0xf,
+        }
+    }
+}
+
 /// What a machine reset brings a vCPU back to.
 pub(crate) struct PowerOnState {
     init: kvm_vcpu_init,
@@ -83,10 +137,12 @@ impl PowerOnState {
     ///
     /// # Errors
     /// KVM's.
-    pub(crate) fn restore(&self, vcpu: &VcpuFd, entry: u64) -> Result<(), Error> {
+    pub(crate) fn restore(&self, vcpu: &VcpuFd, start: &Start) -> Result<(), Error> {
         vcpu.vcpu_init(&self.init)?;
         if self.boots {
-            for (register, value) in [(PC, entry), (X0, RAM_START), (PSTATE_REGISTER, PSTATE)] {
+            for (register, value) in
+                [(PC, start.entry), (X0, start.device_tree), (PSTATE_REGISTER, PSTATE)]
+            {
                 vcpu.set_one_reg(register, &value.to_le_bytes())?;
             }
         }
@@ -125,5 +181,17 @@ mod tests {
         assert_eq!(PSTATE_REGISTER, 0x6030_0000_0010_0042);
         assert_eq!(ELR_EL1, 0x6030_0000_0010_0046);
         assert_eq!(ESR_EL1, 0x6030_0000_0013_c290);
+        assert_eq!(ID_AA64MMFR0_EL1, 0x6030_0000_0013_c038);
+    }
+
+    #[test]
+    fn page_sizes_are_those_of_the_processor() {
+        let sizes = |features: u64| {
+            [Granule::K4, Granule::K16, Granule::K64].map(|size| size.is_supported(features))
+        };
+        assert_eq!(sizes(0x1124), [true, false, true], "Cortex-A57");
+        assert_eq!(sizes(0x10_1125), [true, true, true], "Neoverse N1");
+        assert_eq!(sizes(0xff10_0000), [false, true, false]);
+        assert_eq!(sizes(0x1020_0000), [true, true, true], "of 52-bit addresses, too");
     }
 }

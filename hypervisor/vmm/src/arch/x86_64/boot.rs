@@ -15,7 +15,6 @@ use linux_loader::loader::elf::start_info::{
 };
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use crate::config::Doorbell;
 use crate::error::MachineError;
 
 pub(crate) const PML4: u64 = 0x1000;
@@ -47,8 +46,6 @@ pub(crate) fn write(
     memory: &GuestMemoryMmap,
     memory_bytes: u64,
     command_line: &str,
-    _cpus: u8,
-    _doorbell: Option<Doorbell>,
 ) -> Result<(), MachineError> {
     if command_line.len() >= COMMAND_LINE_BYTES || command_line.contains('\0') {
         return Err(MachineError::Config(format!(
@@ -132,7 +129,7 @@ mod tests {
         let memory =
             GuestMemoryMmap::from_ranges(&[(GuestAddress(0), usize::try_from(RAM).unwrap())])
                 .unwrap();
-        write(&memory, RAM, command_line, 1, None).unwrap();
+        write(&memory, RAM, command_line).unwrap();
         memory
     }
 
@@ -186,7 +183,7 @@ mod tests {
     #[test]
     fn a_shorter_command_line_after_a_reset_leaves_nothing_of_the_longer_one() {
         let memory = written("a long command line");
-        write(&memory, RAM, "short", 1, None).unwrap();
+        write(&memory, RAM, "short").unwrap();
         let mut text = [0; 6];
         memory.read_slice(&mut text, GuestAddress(COMMAND_LINE)).unwrap();
         assert_eq!(&text, b"short\0");
@@ -195,7 +192,7 @@ mod tests {
     #[test]
     fn a_command_line_that_does_not_fit_is_refused() {
         let memory = written("");
-        assert!(write(&memory, RAM, &"x".repeat(COMMAND_LINE_BYTES), 1, None).is_err());
-        assert!(write(&memory, RAM, "a\0b", 1, None).is_err());
+        assert!(write(&memory, RAM, &"x".repeat(COMMAND_LINE_BYTES)).is_err());
+        assert!(write(&memory, RAM, "a\0b").is_err());
     }
 }

@@ -7,6 +7,7 @@ use kvm_bindings::{
 use kvm_ioctls::VcpuFd;
 
 use super::boot::{GDT, GDT_ENTRIES, PML4, START_INFO};
+use crate::error::MachineError;
 
 const CR0_PROTECTION: u64 = 1;
 const CR0_EXTENSION_TYPE: u64 = 1 << 4;
@@ -17,6 +18,25 @@ const EFER_LONG_MODE_ENABLE: u64 = 1 << 8;
 const EFER_LONG_MODE_ACTIVE: u64 = 1 << 10;
 /// The bit of RFLAGS that is always set.
 const RFLAGS_RESERVED: u64 = 1 << 1;
+
+/// How vCPUs start a program.
+pub(crate) enum Start {
+    /// All of them in 64-bit mode at this address.
+    BareMetal {
+        /// The first instruction.
+        entry: u64,
+    },
+}
+
+impl Start {
+    /// Every processor can run a program that was loaded.
+    ///
+    /// # Errors
+    /// None.
+    pub(crate) fn check(&self, _vcpu: &VcpuFd) -> Result<(), MachineError> {
+        Ok(())
+    }
+}
 
 /// What a machine reset brings a vCPU back to.
 pub(crate) struct PowerOnState {
@@ -41,7 +61,8 @@ impl PowerOnState {
     ///
     /// # Errors
     /// KVM's.
-    pub(crate) fn restore(&self, vcpu: &VcpuFd, entry: u64) -> Result<(), kvm_ioctls::Error> {
+    pub(crate) fn restore(&self, vcpu: &VcpuFd, start: &Start) -> Result<(), kvm_ioctls::Error> {
+        let Start::BareMetal { entry } = *start;
         vcpu.set_sregs(&self.sregs)?;
         vcpu.set_lapic(&self.lapic)?;
         vcpu.set_vcpu_events(&self.events)?;
