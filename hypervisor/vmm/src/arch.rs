@@ -2,7 +2,7 @@
 //!
 //! | item | what it is |
 //! |---|---|
-//! | `CPUS_MAX`, `RAM_START`, `RAM_MIN`, `LOAD_MIN`, `BAR_WINDOW`, `DOORBELL_REGISTER` | the machine in numbers |
+//! | `CPUS_MAX`, `RAM`, `RAM_MIN`, `LOAD_MIN`, `BAR_WINDOW`, `DOORBELL_REGISTER` | the machine in numbers |
 //! | `ELF_MACHINE`, `GUEST_TARGET`, `PLATFORM` | which guests it runs |
 //! | `DOORBELLS`, `DOORBELL_HELP`, `doorbell_port` | how a guest can ring, the usual way first |
 //! | `REQUIRED`, `KVM_REMEDY`, `IOMMU_REMEDY`, `REMAPPING` | what it needs of the host, and what to do where that is missing |

@@ -30,6 +30,7 @@ mod config;
 mod console;
 mod control;
 mod device_threads;
+mod ecam;
 mod error;
 mod exits;
 mod file_limit;

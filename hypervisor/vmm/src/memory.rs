@@ -1,17 +1,16 @@
 //! The guest's RAM, and the program in it.
 
+use std::ops::Range;
+
 use elf::abi::PT_LOAD;
 use elf::endian::LittleEndian;
 use elf::file::Class;
 use elf::{ElfBytes, ParseError};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use crate::arch::{ELF_MACHINE, GUEST_TARGET, LOAD_MIN, RAM_MIN, RAM_START};
+use crate::arch::{ELF_MACHINE, GUEST_TARGET, LOAD_MIN, RAM, RAM_MIN};
 use crate::error::MachineError;
 use crate::host;
-
-/// The most RAM.
-pub(crate) const RAM_MAX: u64 = 3 << 30;
 
 /// RAM of a machine.
 ///
@@ -20,16 +19,31 @@ pub(crate) const RAM_MAX: u64 = 3 << 30;
 pub(crate) fn create(bytes: u64) -> Result<GuestMemoryMmap, MachineError> {
     // KVM maps whole pages of the host.
     let step = host::page_size();
-    if !(RAM_MIN..=RAM_MAX).contains(&bytes) || !bytes.is_multiple_of(step) {
+    let most = RAM.iter().map(length).fold(0, u64::saturating_add);
+    if !(RAM_MIN..=most).contains(&bytes) || !bytes.is_multiple_of(step) {
         return Err(MachineError::Config(format!(
-            "{bytes} bytes of guest memory are not possible; {}M to 3G in steps of {}K are",
+            "{bytes} bytes of guest memory are not possible; {}M to {}G in steps of {}K are",
             RAM_MIN >> 20,
+            most >> 30,
             step >> 10
         )));
     }
-    let size = usize::try_from(bytes).map_err(|error| MachineError::Memory(error.to_string()))?;
-    GuestMemoryMmap::from_ranges(&[(GuestAddress(RAM_START), size)])
-        .map_err(|error| MachineError::Memory(error.to_string()))
+    let mut left = bytes;
+    let mut ranges = Vec::new();
+    for range in RAM {
+        let here = left.min(length(&range));
+        left = left.saturating_sub(here);
+        if here > 0 {
+            let size =
+                usize::try_from(here).map_err(|error| MachineError::Memory(error.to_string()))?;
+            ranges.push((GuestAddress(range.start), size));
+        }
+    }
+    GuestMemoryMmap::from_ranges(&ranges).map_err(|error| MachineError::Memory(error.to_string()))
+}
+
+fn length(range: &Range<u64>) -> u64 {
+    range.end.saturating_sub(range.start)
 }
 
 /// Copies the segments of an ELF64 program to their physical addresses; returns the entry point.
@@ -65,6 +79,8 @@ pub(crate) fn load(memory: &GuestMemoryMmap, program: &[u8]) -> Result<u64, Mach
 
 #[cfg(test)]
 mod tests {
+    use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
+
     use super::*;
     use crate::test_guest;
 
@@ -86,7 +102,7 @@ mod tests {
         other_machine[18] = 8;
         let cut = good[..100].to_vec();
         let low = test_guest::elf(LOAD_MIN - 0x1000, &[0xf4]);
-        let outside = test_guest::elf(RAM_START + (1 << 30), &[0xf4]);
+        let outside = test_guest::elf(RAM[0].start + (1 << 30), &[0xf4]);
         for (elf, part) in [
             (b"#!/bin/sh\n".to_vec(), "no ELF"),
             (other_machine, GUEST_TARGET),
@@ -101,8 +117,23 @@ mod tests {
 
     #[test]
     fn sizes_that_make_no_machine_are_refused() {
-        for bytes in [0, 4096, (3 << 30) + 4096, (4 << 20) + 1] {
+        let most: u64 = RAM.iter().map(length).sum();
+        for bytes in [0, 4096, most + 65536, (4 << 20) + 1] {
             assert!(create(bytes).is_err(), "{bytes}");
+        }
+    }
+
+    #[test]
+    fn memory_fills_the_places_for_ram_in_their_order() {
+        let first = length(&RAM[0]);
+        for bytes in [4 << 20, first] {
+            assert_eq!(create(bytes).unwrap().num_regions(), 1, "{bytes:#x}");
+        }
+        if let Some(second) = RAM.get(1) {
+            let memory = create(first + (2 << 20)).unwrap();
+            let regions: Vec<_> =
+                memory.iter().map(|region| (region.start_addr().0, region.len())).collect();
+            assert_eq!(regions, [(RAM[0].start, first), (second.start, 2 << 20)]);
         }
     }
 }

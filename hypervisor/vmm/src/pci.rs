@@ -12,6 +12,9 @@ pub(crate) const FUNCTIONS_MAX: usize = 255;
 
 const HEADER_TYPE: u64 = 0x0e;
 const MULTI_FUNCTION: u8 = 1 << 7;
+/// Which interrupt line, and which pin: none, since nobody serves the pins of functions.
+const INTERRUPT_LINE: u64 = 0x3c;
+const INTERRUPT_PIN: u64 = 0x3d;
 
 /// The address of the n-th function, counted from 0: 00:01.0, 00:02.0 … 00:1f.0, 00:00.1 …; `None` when the bus is full.
 pub(crate) fn address(n: usize) -> Option<FunctionId> {
@@ -48,8 +51,10 @@ impl ConfigSpace {
             });
         }
         for (at, byte) in (offset..).zip(data.iter_mut()) {
-            if at == HEADER_TYPE {
-                *byte = *byte & !MULTI_FUNCTION | self.multi_function(function);
+            match at {
+                HEADER_TYPE => *byte = *byte & !MULTI_FUNCTION | self.multi_function(function),
+                INTERRUPT_LINE | INTERRUPT_PIN => *byte = 0,
+                _ => {}
             }
         }
     }

@@ -2,11 +2,11 @@
 
 mod device_tree;
 mod devices;
-mod ecam;
 mod exits;
 mod gic;
 mod gic_registers;
 mod linux;
+mod pci;
 #[cfg(test)]
 pub(crate) mod programs;
 mod registers;
@@ -28,10 +28,10 @@ use crate::memory;
 use crate::probe::{Check, RemappingSigns};
 
 pub(crate) use devices::{device_read, device_write};
-pub(crate) use ecam::Ecam as PciConfig;
 pub(crate) use exits::run;
 pub(crate) use gic::{InterruptController, base_routes};
 pub(crate) use linux::load as load_linux;
+pub(crate) use pci::PciConfig;
 pub(crate) use registers::{PowerOnState, Start, VcpuModel, describe};
 pub(crate) use saved::{SavedInterrupts, SavedVcpu};
 
@@ -59,8 +59,10 @@ const EXIT: u64 = 0x0a01_0004;
 pub(crate) const BAR_WINDOW: Range<u64> = 0x1000_0000..0x3eff_0000;
 /// Configuration space of bus 0.
 const ECAM: Range<u64> = 0x3f00_0000..0x3f10_0000;
-/// Where RAM starts, and the device tree lies. RAM ends at 4 GiB at most.
-pub(crate) const RAM_START: u64 = 0x4000_0000;
+/// Where RAM starts, and the device tree lies.
+const RAM_START: u64 = 0x4000_0000;
+/// Where RAM can be.
+pub(crate) const RAM: [Range<u64>; 1] = [Range { start: RAM_START, end: 0x1_0000_0000 }];
 /// The least RAM: the first 2 MiB are the machine's.
 pub(crate) const RAM_MIN: u64 = 4 << 20;
 /// Segments of the guest lie here or above.

@@ -1,5 +1,6 @@
 //! The x86_64 machine: PICs, I/O APIC and local APICs, ports, CPUID, configuration mechanism 1.
 
+mod acpi;
 mod boot;
 mod cpuid;
 mod exits;
@@ -24,6 +25,7 @@ use crate::boot::Boot;
 use crate::bus::{Action, Bus};
 use crate::config::Doorbell;
 use crate::error::MachineError;
+use crate::exits::ExitKind;
 use crate::memory;
 use crate::probe::{Check, RemappingSigns};
 
@@ -31,24 +33,28 @@ pub(crate) use cpuid::VcpuModel;
 pub(crate) use exits::run;
 pub(crate) use irqchip::{InterruptController, PINS as FIRST_MESSAGE_GSI, base_routes};
 pub(crate) use linux::load as load_linux;
-pub(crate) use pci::ConfigMechanism as PciConfig;
+pub(crate) use pci::PciConfig;
 pub(crate) use registers::{PowerOnState, Start, describe};
 pub(crate) use saved::{SavedInterrupts, SavedVcpu};
 
 /// The most vCPUs: APIC ids are 8 bits wide and 255 means all of them.
 pub(crate) const CPUS_MAX: u8 = 254;
-/// Where RAM starts. It ends at 3 GiB at most, where the BARs begin.
-pub(crate) const RAM_START: u64 = 0;
+/// Where RAM can be: below the BARs, and as far as every processor of this architecture can address.
+pub(crate) const RAM: [Range<u64>; 2] = [0..0xc000_0000, 0x1_0000_0000..0x10_0000_0000];
 /// The least RAM: the first MiB is the machine's.
 pub(crate) const RAM_MIN: u64 = 2 << 20;
 /// Segments of the guest lie here or above.
 pub(crate) const LOAD_MIN: u64 = 1 << 20;
 /// Where BARs are placed.
-pub(crate) const BAR_WINDOW: Range<u64> = 0xc000_0000..0xfebf_f000;
+pub(crate) const BAR_WINDOW: Range<u64> = 0xc000_0000..0xfea0_0000;
+/// Configuration space of bus 0 in memory.
+const ECAM: Range<u64> = 0xfea0_0000..0xfeb0_0000;
 /// The page of the MMIO doorbell.
 pub(crate) const DOORBELL_REGISTER: Range<u64> = 0xfebf_f000..0xfec0_0000;
 /// Where KVM keeps what it needs for old Intel processors: three pages and one, outside everything else.
 const KVM_TSS: usize = 0xfffb_d000;
+const IO_APIC: u32 = 0xfec0_0000;
+const LOCAL_APIC: u32 = 0xfee0_0000;
 /// The GSI of COM1.
 pub(crate) const SERIAL_GSI: u32 = 4;
 
@@ -90,7 +96,7 @@ pub(crate) fn kvm_checks(_kvm: &Kvm) -> Vec<Check> {
 /// When it does not fit, or is no such program.
 pub(crate) fn load_bare_metal(boot: &Boot<'_>, elf: &[u8]) -> Result<Start, MachineError> {
     let entry = memory::load(boot.memory, elf)?;
-    boot::write(boot.memory, boot.memory_bytes, boot.command_line)?;
+    boot::write(boot.memory, boot.command_line)?;
     Ok(Start::BareMetal { entry })
 }
 
@@ -110,12 +116,19 @@ pub(crate) fn open_doorbell(
     })
 }
 
-/// No device of this machine is reached by memory, but for the doorbell.
-pub(crate) fn device_read(_bus: &Bus, _address: u64, _data: &mut [u8]) -> bool {
-    false
+/// A load. `false` when no device is there.
+pub(crate) fn device_read(bus: &Bus, address: u64, data: &mut [u8]) -> bool {
+    let offset = address.checked_sub(ECAM.start).filter(|_| ECAM.contains(&address));
+    let Some(offset) = offset else { return false };
+    bus.pci.ecam().read(offset, data);
+    bus.exits.count(ExitKind::PciConfig);
+    true
 }
 
-/// As [`device_read`].
-pub(crate) fn device_write(_bus: &Bus, _address: u64, _data: &[u8]) -> Option<Action> {
-    None
+/// A store; `None` when no device is there.
+pub(crate) fn device_write(bus: &Bus, address: u64, data: &[u8]) -> Option<Action> {
+    let offset = address.checked_sub(ECAM.start).filter(|_| ECAM.contains(&address))?;
+    bus.exits.count(ExitKind::PciConfig);
+    bus.pci.ecam().write(offset, data);
+    Some(Action::Continue)
 }

@@ -12,7 +12,7 @@ use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::MachineFunction;
-use super::vm::RAM_SLOT;
+use super::vm::first_free_slot;
 use crate::bars::ConfigAccess;
 use crate::config::{Backend, FunctionConfig, MachineConfig};
 use crate::error::MachineError;
@@ -45,7 +45,7 @@ impl Functions {
         memory: &Arc<GuestMemoryMmap>,
         service: &Service,
     ) -> Result<Self, MachineError> {
-        let first = RAM_SLOT.saturating_add(1);
+        let first = first_free_slot(memory);
         let count = u32::try_from(kvm.get_nr_memslots()).unwrap_or(0);
         let slots = Arc::new(MemorySlots::new(Arc::clone(vm), first..count.max(first)));
         let mut functions = Self {

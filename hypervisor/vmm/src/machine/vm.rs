@@ -13,8 +13,8 @@ use crate::bus::Bus;
 use crate::error::MachineError;
 use crate::vcpu::Vcpu;
 
-/// The memory slot of the RAM; all others are for functions.
-pub(super) const RAM_SLOT: u32 = 0;
+/// The first memory slot of the RAM; those behind it are for functions.
+const RAM_SLOT: u32 = 0;
 
 /// A VM.
 ///
@@ -36,6 +36,11 @@ pub(super) fn create(kvm: &Kvm) -> Result<VmFd, MachineError> {
             other => return other.map_err(MachineError::kvm("KVM_CREATE_VM")),
         }
     }
+}
+
+/// The first memory slot that is not RAM's.
+pub(super) fn first_free_slot(memory: &GuestMemoryMmap) -> u32 {
+    u32::try_from(memory.num_regions()).unwrap_or(u32::MAX).saturating_add(RAM_SLOT)
 }
 
 /// Shows the RAM to the guest.

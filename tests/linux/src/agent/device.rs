@@ -187,7 +187,7 @@ impl Registers {
     /// Writes a 32-bit register.
     pub(super) fn write(&self, offset: usize, value: u32) -> Result<()> {
         let at = self.skip.saturating_add(offset);
-        if at % 4 != 0 || at.saturating_add(4) > self.length {
+        if !at.is_multiple_of(4) || at.saturating_add(4) > self.length {
             bail!("no register at {offset:#x}");
         }
         // SAFETY: within the mapping, as was checked.

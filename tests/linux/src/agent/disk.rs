@@ -90,7 +90,7 @@ fn wrong(offset: u64, error: &io::Error) -> anyhow::Error {
 /// Reads so many pieces.
 pub(super) fn read(count: u64, bytes: u64) -> Result<Answer> {
     let length = usize::try_from(bytes)?;
-    if length == 0 || length % BLOCK != 0 {
+    if length == 0 || !length.is_multiple_of(BLOCK) {
         bail!("a piece is a multiple of {BLOCK} bytes");
     }
     let mut disk = Disk::wait()?;

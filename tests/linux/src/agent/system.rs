@@ -9,8 +9,8 @@ use anyhow::{Context, Result, bail};
 use rustix::system::{RebootCommand, reboot};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
+use super::Answer;
 use super::driver::{seconds, works_on_all, write};
-use super::{Answer, driver};
 
 /// What `kexec` starts; the same kernel, with a file system that has no module of ours.
 const NEXT_KERNEL: &str = "/boot/vmlinuz";
@@ -110,5 +110,5 @@ pub(super) fn kexec(command_line: &str) -> Result<Answer> {
 /// Ends the machine.
 pub(super) fn power_off() -> Result<Answer> {
     reboot(RebootCommand::PowerOff).context("the machine does not end")?;
-    driver::seconds(Instant::now())
+    seconds(Instant::now())
 }

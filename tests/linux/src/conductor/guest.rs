@@ -11,12 +11,60 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use pvmsi_linux_lab::plan::Boot;
 use pvmsi_linux_lab::report::Vmm;
-use serde_json::Value;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use crate::agent::MARK;
 
 /// Bound of a guest's boot, emulated twice.
 const BOOT: Duration = Duration::from_secs(900);
+
+/// What an agent says first.
+#[derive(Debug, Deserialize)]
+pub(super) struct Hello {
+    /// Of its kernel.
+    pub release: String,
+    /// Its architecture.
+    pub machine: String,
+    /// Seconds since its kernel began.
+    pub uptime: f64,
+    /// Its functions.
+    pub functions: Vec<GuestFunction>,
+}
+
+/// A function, as the guest sees it.
+#[derive(Debug, Deserialize)]
+pub(super) struct GuestFunction {
+    /// Its driver.
+    pub driver: String,
+    /// Guest physical address of its vector table.
+    pub table: u64,
+    /// Entries of the table.
+    pub entries: u64,
+}
+
+/// What an agent answers; what a request has nothing to say about is left out.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Answer {
+    /// How long it took.
+    pub seconds: f64,
+    /// How often it was done.
+    pub count: Option<u64>,
+    /// Interrupts that did not arrive.
+    pub lost: u64,
+    /// Lines of the kernel's log that say that something is wrong.
+    pub bad: Vec<String>,
+}
+
+/// What every answer says.
+#[derive(Deserialize)]
+struct Envelope<T> {
+    ok: bool,
+    error: Option<String>,
+    #[serde(flatten)]
+    answer: Option<T>,
+}
 
 /// A guest that runs.
 pub(super) struct Guest {
@@ -31,7 +79,7 @@ pub(super) struct Guest {
 
 impl Guest {
     /// Starts it, and waits for what its agent says first.
-    pub(super) fn start(boot: &Boot, index: usize) -> Result<(Self, Value)> {
+    pub(super) fn start(boot: &Boot, index: usize) -> Result<(Self, Hello)> {
         let mut command = match boot.vmm {
             Vmm::Qemu => qemu(boot),
             Vmm::Pvmsi => pvmsi(boot),
@@ -61,14 +109,14 @@ impl Guest {
             }
         });
         let mut guest = Self { vmm, console, lines, tail: Vec::new(), log };
-        let hello = guest.answer(BOOT).context("the guest does not come up")?;
+        let hello = guest.listen(BOOT).context("the guest does not come up")?;
         Ok((guest, hello))
     }
 
     /// Asks the agent for something and waits for its answer.
-    pub(super) fn ask(&mut self, request: &str, limit: Duration) -> Result<Value> {
+    pub(super) fn ask(&mut self, request: &str, limit: Duration) -> Result<Answer> {
         self.send(request)?;
-        self.answer(limit).with_context(|| format!("the guest, asked for \"{request}\""))
+        self.listen(limit).with_context(|| format!("the guest, asked for \"{request}\""))
     }
 
     /// Types a line.
@@ -79,7 +127,7 @@ impl Guest {
     }
 
     /// Waits for the agent's next answer.
-    pub(super) fn answer(&mut self, limit: Duration) -> Result<Value> {
+    pub(super) fn listen<T: DeserializeOwned>(&mut self, limit: Duration) -> Result<T> {
         let begin = Instant::now();
         loop {
             let left = limit.saturating_sub(begin.elapsed());
@@ -98,13 +146,12 @@ impl Guest {
                 }
                 continue;
             };
-            let Ok(answer) = serde_json::from_str::<Value>(text.trim()) else {
-                bail!("the console is garbled: {line}");
+            let envelope: Envelope<T> = serde_json::from_str(text.trim())
+                .with_context(|| format!("the console is garbled: {line}"))?;
+            return match envelope {
+                Envelope { ok: true, answer: Some(answer), .. } => Ok(answer),
+                envelope => bail!("{}", envelope.error.as_deref().unwrap_or("it failed")),
             };
-            if answer.get("ok") == Some(&Value::Bool(true)) {
-                return Ok(answer);
-            }
-            bail!("{}", answer.get("error").and_then(Value::as_str).unwrap_or("it failed"));
         }
     }
 
@@ -142,7 +189,9 @@ impl Drop for Guest {
 
 /// Kernel command line of every guest. `iomem=relaxed` lets the agent write to the vector table.
 pub(super) fn command_line() -> String {
-    format!("{CONSOLE} earlyprintk=serial,ttyS0 nokaslr mitigations=off cryptomgr.notests rcupdate.rcu_expedited=1 panic=-1 iomem=relaxed no_console_suspend")
+    format!(
+        "{CONSOLE} earlyprintk=serial,ttyS0 nokaslr mitigations=off cryptomgr.notests rcupdate.rcu_expedited=1 panic=-1 iomem=relaxed no_console_suspend"
+    )
 }
 
 #[cfg(target_arch = "x86_64")]

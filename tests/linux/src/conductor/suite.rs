@@ -5,10 +5,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use pvmsi_linux_lab::plan::{Boot, Outcome, Suite};
 use pvmsi_linux_lab::report::{Event, Function, LinuxEvent};
-use serde_json::Value;
 
 use super::counters::{Counters, Range};
-use super::guest::Guest;
+use super::guest::{Guest, Hello};
 use crate::agent::KernelLog;
 
 /// Bound of an event.
@@ -27,7 +26,7 @@ pub(super) fn run(boot: &Boot, index: usize, outcome: &mut Outcome) -> Result<()
     let mut log = KernelLog::open()?;
     log.bad_lines()?;
     let (guest, hello) = Guest::start(boot, index)?;
-    eprintln!("### guest {index}: up after {} s of its own", hello["uptime"]);
+    eprintln!("### guest {index}: up after {} s of its own", hello.uptime);
     let mut stage = Stage { boot, guest, hello, outcome, log };
     match boot.suite {
         Suite::Bind => {
@@ -54,7 +53,7 @@ fn peers(scene: &mut Scene<'_, '_>) -> Result<()> {
 struct Stage<'a> {
     boot: &'a Boot,
     guest: Guest,
-    hello: Value,
+    hello: Hello,
     outcome: &'a mut Outcome,
     log: KernelLog,
 }
@@ -79,17 +78,14 @@ impl<'a> Stage<'a> {
 
     /// The pages of the host that a function's vector table shares.
     fn table_pages(&self, function: Function) -> Result<Range> {
-        let functions = self.hello["functions"].as_array().context("the guest has no functions")?;
+        let mut functions = self.hello.functions.iter();
         let found = functions
-            .iter()
-            .find(|found| found["driver"] == function.name())
+            .find(|found| found.driver == function.name())
             .with_context(|| format!("the guest has no {}", function.name()))?;
-        let table = found["table"].as_u64().context("no address of the table")?;
-        let entries = found["entries"].as_u64().context("no size of the table")?;
         let page = page_size()?;
         let down = |address: u64| address & !page.saturating_sub(1);
-        let last = table.saturating_add(entries.saturating_mul(16)).saturating_sub(1);
-        Ok(Range { start: down(table), end: down(last).saturating_add(page) })
+        let last = found.table.saturating_add(found.entries.saturating_mul(16)).saturating_sub(1);
+        Ok(Range { start: down(found.table), end: down(last).saturating_add(page) })
     }
 }
 
@@ -105,18 +101,17 @@ impl Scene<'_, '_> {
         let counts = self.counters.read()?.since(&before);
         let log = self.stage.guest.ask("log", LIMIT)?;
         let boot = self.stage.boot;
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let item = LinuxEvent {
-            guest_kernel: text(&self.stage.hello["release"]),
+            guest_kernel: self.stage.hello.release.clone(),
             host_kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
-            architecture: text(&self.stage.hello["machine"]),
+            architecture: self.stage.hello.machine.clone(),
             page_size: page_size()?,
             vmm: boot.vmm,
             policy: boot.policy,
             module: boot.module,
             function: self.function,
             event,
-            count: answer["count"].as_u64().unwrap_or(count),
+            count: answer.count.unwrap_or(count),
             table_exits: counts.table,
             exits: counts.exits.saturating_sub(counts.console),
             set_irqs: counts.set_irqs,
@@ -124,18 +119,13 @@ impl Scene<'_, '_> {
             irqfds: counts.irqfds,
             configures: None,
             updates: None,
-            lost: Some(
-                answer["lost"]
-                    .as_u64()
-                    .unwrap_or(0)
-                    .saturating_add(log["lost"].as_u64().unwrap_or(0)),
-            ),
-            seconds: answer["seconds"].as_f64().unwrap_or(0.0),
+            lost: Some(answer.lost.saturating_add(log.lost)),
+            seconds: answer.seconds,
         };
         eprintln!("### {} {} {item:?}", self.function.name(), event.name());
         let what = format!("{}: {} {}", title(boot), self.function.name(), event.name());
-        for line in log["bad"].as_array().into_iter().flatten() {
-            self.stage.outcome.failures.push(format!("{what}: the guest's log: {}", text(line)));
+        for line in log.bad {
+            self.stage.outcome.failures.push(format!("{what}: the guest's log: {line}"));
         }
         for line in self.stage.log.bad_lines()? {
             self.stage.outcome.failures.push(format!("{what}: the host's log: {line}"));

@@ -16,7 +16,7 @@ pub(crate) fn device_read(bus: &Bus, address: u64, data: &mut [u8]) -> bool {
         }
         ExitKind::Serial
     } else if ECAM.contains(&address) {
-        bus.pci.read(address.saturating_sub(ECAM.start), data);
+        bus.pci.ecam().read(address.saturating_sub(ECAM.start), data);
         ExitKind::PciConfig
     } else {
         return false;
@@ -35,7 +35,7 @@ pub(crate) fn device_write(bus: &Bus, address: u64, data: &[u8]) -> Option<Actio
         }
     } else if ECAM.contains(&address) {
         bus.exits.count(ExitKind::PciConfig);
-        bus.pci.write(address.saturating_sub(ECAM.start), data);
+        bus.pci.ecam().write(address.saturating_sub(ECAM.start), data);
     } else if address == REPORT {
         return Some(bus.report(word(data), now));
     } else if address == EXIT {

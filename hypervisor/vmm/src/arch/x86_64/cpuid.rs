@@ -5,7 +5,7 @@ use std::io;
 use kvm_bindings::{
     CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2,
 };
-use kvm_ioctls::{Kvm, VcpuFd, VmFd};
+use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use pvmsi_protocol::{Leaf, ServiceBlock};
 
 use super::PowerOnState;
@@ -15,10 +15,15 @@ use crate::error::MachineError;
 const BLOCK_BASE: u32 = 0x4000_0100;
 
 const HYPERVISOR_PRESENT: u32 = 1 << 31;
+/// The local APIC's timer takes a deadline. KVM does not count it among what it supports.
+const DEADLINE_TIMER: u32 = 1 << 24;
+/// Bits of leaf 4 and 0x8000001d: how many logical processors share a cache, and cores of a package.
+const CACHE_SHARING: u32 = 0xffff_c000;
 
 /// What all vCPUs have in common.
 pub(crate) struct VcpuModel {
     supported: CpuId,
+    deadline_timer: bool,
     cpus: u8,
     offer: Option<ServiceBlock>,
 }
@@ -37,7 +42,8 @@ impl VcpuModel {
         let supported = kvm
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(MachineError::kvm("KVM_GET_SUPPORTED_CPUID"))?;
-        Ok(Self { supported, cpus, offer })
+        let deadline_timer = kvm.check_extension(Cap::TscDeadlineTimer);
+        Ok(Self { supported, deadline_timer, cpus, offer })
     }
 
     /// Gives a new vCPU its CPUID.
@@ -45,13 +51,18 @@ impl VcpuModel {
     /// # Errors
     /// KVM's.
     pub(crate) fn apply(&self, vcpu: &VcpuFd, index: u8) -> Result<PowerOnState, MachineError> {
-        let cpuid =
+        let mut cpuid =
             for_vcpu(&self.supported, index, self.cpus, self.offer.as_ref()).map_err(|error| {
                 MachineError::Kvm {
                     operation: "building CPUID",
                     source: io::Error::other(format!("{error:?}")),
                 }
             })?;
+        for entry in cpuid.as_mut_slice() {
+            if entry.function == 1 && self.deadline_timer {
+                entry.ecx |= DEADLINE_TIMER;
+            }
+        }
         vcpu.set_cpuid2(&cpuid).map_err(MachineError::kvm("KVM_SET_CPUID2"))?;
         PowerOnState::read(vcpu, index).map_err(MachineError::kvm("reading a vCPU's registers"))
     }
@@ -89,7 +100,15 @@ fn for_vcpu(
                 entry.edx = apic_id;
                 entry.flags |= KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
             }
-            0x8000_001e => entry.eax = apic_id,
+            // Caches are shared with nobody.
+            4 | 0x8000_001d => entry.eax &= !CACHE_SHARING,
+            // One core in a package, of one thread: its number is the APIC id.
+            0x8000_0008 => entry.ecx = 0,
+            0x8000_001e => {
+                entry.eax = apic_id;
+                entry.ebx = apic_id & 0xff;
+                entry.ecx = 0;
+            }
             _ => {}
         }
     }

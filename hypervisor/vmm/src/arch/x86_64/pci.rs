@@ -1,4 +1,4 @@
-//! PCI configuration mechanism 1: an address register at 0xCF8, a data window at 0xCFC (PCI Local Bus Specification 3.0, 3.2.2.3.2).
+//! The ways to configuration space: memory (ECAM), and PCI configuration mechanism 1: an address register at 0xCF8, a data window at 0xCFC (PCI Local Bus Specification 3.0, 3.2.2.3.2).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -6,23 +6,37 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use pvmsi_hypervisor::Service;
 use pvmsi_protocol::FunctionId;
 
+use crate::ecam::Ecam;
 use crate::pci::ConfigSpace;
 
 /// The address register.
 pub(super) const ADDRESS_PORT: u16 = 0xcf8;
+/// Ports of the mechanism, from the address register on.
+pub(super) const CONFIG_PORTS: u8 = 8;
 /// The data window.
 pub(super) const DATA_PORTS: std::ops::Range<u16> = 0xcfc..0xd00;
 
 const ENABLE: u32 = 1 << 31;
-/// The mechanism.
-pub(crate) struct ConfigMechanism {
+
+/// Both ways.
+pub(crate) struct PciConfig {
+    ecam: Ecam,
     space: ConfigSpace,
     address: AtomicU32,
 }
 
-impl ConfigMechanism {
+impl PciConfig {
     pub(crate) fn new(service: Arc<Service>) -> Self {
-        Self { space: ConfigSpace::new(service), address: AtomicU32::new(0) }
+        Self {
+            ecam: Ecam::new(Arc::clone(&service)),
+            space: ConfigSpace::new(service),
+            address: AtomicU32::new(0),
+        }
+    }
+
+    /// The way by memory.
+    pub(super) fn ecam(&self) -> &Ecam {
+        &self.ecam
     }
 
     /// As at power-on.
@@ -93,11 +107,11 @@ mod tests {
     use super::*;
     use crate::test_machine;
 
-    fn mechanism(functions: usize) -> ConfigMechanism {
-        ConfigMechanism::new(test_machine::service(functions))
+    fn mechanism(functions: usize) -> PciConfig {
+        PciConfig::new(test_machine::service(functions))
     }
 
-    fn select(mechanism: &ConfigMechanism, device: u8, function: u8, register: u8) {
+    fn select(mechanism: &PciConfig, device: u8, function: u8, register: u8) {
         let address = 1 << 31
             | u32::from(device) << 11
             | u32::from(function) << 8
@@ -106,7 +120,7 @@ mod tests {
     }
 
     fn read<const N: usize>(
-        mechanism: &ConfigMechanism,
+        mechanism: &PciConfig,
         device: u8,
         function: u8,
         register: u8,

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use pvmsi_guest_report::REPORT_PORT;
 
+use super::acpi::SLEEP_TYPE_OFF;
 use super::pci::{ADDRESS_PORT, DATA_PORTS};
 use crate::bus::{Action, Bus, word};
 use crate::config::Doorbell;
@@ -11,13 +12,19 @@ use crate::exits::ExitKind;
 
 /// The doorbell's port.
 pub(super) const DOORBELL: u16 = 0x5650;
-const RESET: u16 = 0xcf9;
+pub(super) const RESET: u16 = 0xcf9;
 /// System reset and CPU reset.
-const RESET_VALUE: u8 = 0x06;
+pub(super) const RESET_VALUE: u8 = 0x06;
 const EXIT: u16 = 0xf4;
-/// COM1: eight registers.
-const SERIAL: u16 = 0x3f8;
+/// COM1.
+pub(super) const SERIAL: u16 = 0x3f8;
+pub(super) const SERIAL_PORTS: u8 = 8;
 const SERIAL_END: u16 = 0x400;
+/// The sleep registers of a hardware-reduced ACPI platform (ACPI 6.5, 4.8.3.7).
+pub(super) const SLEEP_CONTROL: u16 = 0x5670;
+pub(super) const SLEEP_STATUS: u16 = 0x5671;
+const SLEEP_ENABLE: u8 = 1 << 5;
+const SLEEP_TYPE_SHIFT: u8 = 2;
 
 /// `in`.
 pub(super) fn read(bus: &Bus, port: u16, data: &mut [u8]) {
@@ -36,6 +43,11 @@ pub(super) fn read(bus: &Bus, port: u16, data: &mut [u8]) {
         _ if DATA_PORTS.contains(&port) => {
             bus.pci.read_data(port, data);
             ExitKind::PciConfig
+        }
+        // The machine is awake, and never wakes up.
+        SLEEP_CONTROL | SLEEP_STATUS => {
+            data.fill(0);
+            ExitKind::Other
         }
         _ => ExitKind::Other,
     };
@@ -65,6 +77,12 @@ pub(super) fn write(bus: &Bus, port: u16, data: &[u8]) -> Action {
             bus.exits.count(ExitKind::Other);
             if data == [RESET_VALUE] {
                 return Action::Reset;
+            }
+        }
+        SLEEP_CONTROL => {
+            bus.exits.count(ExitKind::Other);
+            if data == [SLEEP_ENABLE | SLEEP_TYPE_OFF << SLEEP_TYPE_SHIFT] {
+                return Action::Exit(0);
             }
         }
         EXIT => {

@@ -17,19 +17,8 @@ impl Ecam {
         Self { space: ConfigSpace::new(service) }
     }
 
-    /// As at power-on.
-    pub(crate) fn reset(&self) {}
-
-    /// There is no address register here.
-    pub(crate) fn address(&self) -> u32 {
-        0
-    }
-
-    /// As [`address`](Self::address).
-    pub(crate) fn set_address(&self, _address: u32) {}
-
     /// Reads at an offset from the start of the ECAM.
-    pub(super) fn read(&self, offset: u64, data: &mut [u8]) {
+    pub(crate) fn read(&self, offset: u64, data: &mut [u8]) {
         data.fill(0xff);
         if let Some((function, register)) = target(offset, data.len()) {
             self.space.read(function, register, data);
@@ -37,7 +26,7 @@ impl Ecam {
     }
 
     /// Writes at an offset from the start of the ECAM.
-    pub(super) fn write(&self, offset: u64, data: &[u8]) {
+    pub(crate) fn write(&self, offset: u64, data: &[u8]) {
         if let Some((function, register)) = target(offset, data.len()) {
             self.space.write(function, register, data);
         }
