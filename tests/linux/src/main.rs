@@ -2,6 +2,7 @@
 
 mod agent;
 mod conductor;
+mod packets;
 
 use std::process::ExitCode;
 

@@ -24,6 +24,10 @@ pub struct Boot {
     pub kernel: String,
     /// The functions, as the host addresses them.
     pub functions: Vec<String>,
+    /// Whether the host confines functions to their own interrupts.
+    pub isolation: bool,
+    /// Whether another kernel takes over at the end.
+    pub kexec: bool,
     /// What happens in it.
     pub suite: Suite,
 }

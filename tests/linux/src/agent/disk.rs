@@ -9,7 +9,6 @@ use anyhow::{Context, Result, bail};
 use rustix::fs::{Mode, OFlags};
 use serde_json::json;
 
-use super::device::Device;
 use super::{Answer, object};
 
 /// What each 64-bit word is XORed with; the word's byte offset is the other half.
@@ -45,12 +44,11 @@ impl Disk {
     }
 
     fn open() -> Result<Self> {
-        let device = Device::of("nvme")?;
-        let controller = device.entry("nvme", "nvme").context("no controller")?;
-        let number = controller.trim_start_matches("nvme");
-        let name = device
-            .entry(&format!("nvme/{controller}"), &format!("nvme{number}"))
-            .or_else(|| device.entry(&format!("nvme/{controller}"), "nvme"))
+        // A controller's own folder shows a path of the namespace, which cannot be read.
+        let name = std::fs::read_dir("/sys/block")?
+            .flatten()
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .find(|name| name.starts_with("nvme") && !name.contains('c'))
             .context("no namespace")?;
         let flags = OFlags::RDONLY | OFlags::DIRECT | OFlags::CLOEXEC;
         let file = File::from(rustix::fs::open(format!("/dev/{name}"), flags, Mode::empty())?);

@@ -8,7 +8,9 @@ mod device;
 mod disk;
 mod driver;
 mod interrupts;
+mod load;
 mod log;
+mod module;
 mod network;
 mod system;
 
@@ -19,6 +21,7 @@ use serde_json::{Map, Value, json};
 
 use self::device::Device;
 pub(crate) use self::log::KernelLog;
+use crate::packets::{self, Listener};
 
 /// What an answer starts with.
 pub(crate) const MARK: &str = "@pvmsi";
@@ -29,13 +32,14 @@ type Answer = Map<String, Value>;
 /// Answers requests until the guest ends.
 pub(crate) fn run() -> Result<bool> {
     let mut log = KernelLog::open()?;
+    let mut listener = None;
     answer(hello())?;
     for line in io::stdin().lock().lines() {
         let line = line.context("cannot read the console")?;
         let words: Vec<&str> = line.split_whitespace().collect();
         // What wakes a guest is an empty line.
         if !words.is_empty() {
-            answer(perform(&words, &mut log))?;
+            answer(perform(&words, &mut log, &mut listener))?;
         }
     }
     Ok(true)
@@ -60,7 +64,7 @@ fn answer(result: Result<Answer>) -> Result<()> {
     Ok(())
 }
 
-fn perform(words: &[&str], log: &mut KernelLog) -> Result<Answer> {
+fn perform(words: &[&str], log: &mut KernelLog, listener: &mut Option<Listener>) -> Result<Answer> {
     match words {
         ["prepare", driver] => driver::prepare(driver),
         ["load", driver] => driver::load(driver),
@@ -70,12 +74,34 @@ fn perform(words: &[&str], log: &mut KernelLog) -> Result<Answer> {
         ["gone", driver] => driver::gone(driver),
         ["read", count, bytes] => disk::read(number(count)?, number(bytes)?),
         ["affinity", driver, count] => interrupts::affinity(driver, number(count)?),
+        ["affinity_under_load", driver, count] => {
+            let load = load::Load::start()?;
+            let result = interrupts::affinity(driver, number(count)?);
+            load.stop()?;
+            result
+        }
         ["mask_unmask", driver, count] => interrupts::mask_unmask(driver, number(count)?),
         ["check", driver] => driver::check(driver),
         ["disable_enable", driver] => driver::disable_enable(driver),
         ["reset", driver] => driver::reset(driver),
         ["cpu_off_on", driver] => system::processor_off_on(driver),
         ["suspend", driver] => system::suspend(driver),
+        ["module_load", parameters @ ..] => module::load(&parameters.join(" ")),
+        ["module_unload"] => module::unload(),
+        ["module_state", driver] => module::state(driver),
+        ["module_reload", count] => module::reload(number(count)?),
+        ["listen"] => {
+            *listener = Some(Listener::start(&network::interface()?)?);
+            object(json!({}))
+        }
+        ["heard"] => {
+            let heard = listener.take().context("nobody listens")?.stop()?;
+            object(json!({ "count": heard.frames, "doubled": heard.doubled }))
+        }
+        ["send", count] => {
+            packets::send(&network::interface()?, number(count)?)?;
+            object(json!({}))
+        }
         ["log"] => log.answer(),
         ["kexec", command_line @ ..] => system::kexec(&command_line.join(" ")),
         ["power_off"] => system::power_off(),

@@ -36,6 +36,11 @@ pub(super) fn wait(device: &Device) -> Result<()> {
     }
 }
 
+/// The interface of the guest's network function.
+pub(super) fn interface() -> Result<String> {
+    Device::of("igb")?.entry("net", "").context("no interface")
+}
+
 /// Switches the interface on or off.
 pub(super) fn switch(device: &Device, on: bool) -> Result<()> {
     let name = device.entry("net", "").context("no interface")?;

@@ -1,5 +1,7 @@
 //! A guest below a VMM, and the talk with its agent.
 
+use std::error::Error;
+use std::fmt;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
@@ -51,11 +53,38 @@ pub(super) struct Answer {
     pub seconds: f64,
     /// How often it was done.
     pub count: Option<u64>,
+    /// Of `heard`: frames that came twice.
+    pub doubled: u64,
     /// Interrupts that did not arrive.
     pub lost: u64,
     /// Lines of the kernel's log that say that something is wrong.
     pub bad: Vec<String>,
+    /// Of `affinity`: vectors that were moved.
+    pub vectors: u64,
+    /// Of `module_state`: the table's mode.
+    pub mode: String,
+    /// The same: why it is not direct.
+    pub reasons: String,
+    /// The same: calls so far.
+    pub configures: Option<u64>,
+    /// The same.
+    pub updates: Option<u64>,
 }
+
+/// No answer in time.
+#[derive(Debug)]
+struct Silence {
+    seconds: u64,
+    told: String,
+}
+
+impl fmt::Display for Silence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no answer after {} s{}", self.seconds, self.told)
+    }
+}
+
+impl Error for Silence {}
 
 /// What every answer says.
 #[derive(Deserialize)]
@@ -119,6 +148,27 @@ impl Guest {
         self.listen(limit).with_context(|| format!("the guest, asked for \"{request}\""))
     }
 
+    /// Asks a guest for something that it is woken from by input.
+    pub(super) fn ask_and_wake(&mut self, request: &str, limit: Duration) -> Result<Answer> {
+        self.send(request)?;
+        let begin = Instant::now();
+        loop {
+            // It must have time to fall asleep; one that was not asleep yet is woken again.
+            let answer = self.listen(Duration::from_secs(10));
+            match answer {
+                Err(error) if error.is::<Silence>() && begin.elapsed() < limit => self.send("")?,
+                answer => {
+                    return answer.with_context(|| format!("the guest, asked for \"{request}\""));
+                }
+            }
+        }
+    }
+
+    /// Waits for what the agent of another kernel says first.
+    pub(super) fn hello(&mut self) -> Result<Hello> {
+        self.listen(BOOT).context("the next kernel does not come up")
+    }
+
     /// Types a line.
     pub(super) fn send(&mut self, line: &str) -> Result<()> {
         writeln!(self.console, "{line}").context("the console is closed")?;
@@ -134,7 +184,8 @@ impl Guest {
             let line = match self.lines.recv_timeout(left) {
                 Ok(line) => line,
                 Err(RecvTimeoutError::Timeout) => {
-                    bail!("no answer after {} s{}", limit.as_secs(), self.told())
+                    let told = self.told();
+                    return Err(Silence { seconds: limit.as_secs(), told }.into());
                 }
                 Err(RecvTimeoutError::Disconnected) => {
                     bail!("the VMM has ended: {:?}{}", self.vmm.wait(), self.told())
@@ -146,12 +197,9 @@ impl Guest {
                 }
                 continue;
             };
-            let envelope: Envelope<T> = serde_json::from_str(text.trim())
+            let envelope = serde_json::from_str(text.trim())
                 .with_context(|| format!("the console is garbled: {line}"))?;
-            return match envelope {
-                Envelope { ok: true, answer: Some(answer), .. } => Ok(answer),
-                envelope => bail!("{}", envelope.error.as_deref().unwrap_or("it failed")),
-            };
+            return open(envelope);
         }
     }
 
@@ -179,6 +227,16 @@ impl Guest {
     }
 }
 
+/// What an answer says, or why there is none.
+fn open<T>(envelope: Envelope<T>) -> Result<T> {
+    match envelope {
+        Envelope { ok: true, answer: Some(answer), .. } => Ok(answer),
+        Envelope { error, .. } => {
+            bail!("{}", error.as_deref().unwrap_or("the answer is no answer"))
+        }
+    }
+}
+
 impl Drop for Guest {
     fn drop(&mut self) {
         // It has ended already unless something went wrong.
@@ -190,7 +248,7 @@ impl Drop for Guest {
 /// Kernel command line of every guest. `iomem=relaxed` lets the agent write to the vector table.
 pub(super) fn command_line() -> String {
     format!(
-        "{CONSOLE} earlyprintk=serial,ttyS0 nokaslr mitigations=off cryptomgr.notests rcupdate.rcu_expedited=1 panic=-1 iomem=relaxed no_console_suspend"
+        "{CONSOLE} quiet loglevel=3 nokaslr mitigations=off cryptomgr.notests rcupdate.rcu_expedited=1 panic=-1 iomem=relaxed no_console_suspend"
     )
 }
 
@@ -241,4 +299,30 @@ fn pvmsi(boot: &Boot) -> Command {
         command.args(["--function", &format!("vfio:{function}")]);
     }
     command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read<T: DeserializeOwned>(text: &str) -> Result<T> {
+        open(serde_json::from_str(text)?)
+    }
+
+    #[test]
+    fn answers_are_read() {
+        assert_eq!(read::<Answer>(r#"{"ok":true}"#).unwrap().count, None);
+        let answer: Answer =
+            read(r#"{"ok":true,"seconds":0.5,"count":10,"lost":1,"bad":["WARNING: x"]}"#).unwrap();
+        assert_eq!((answer.count, answer.lost, answer.bad.len()), (Some(10), 1, 1));
+        let refused = read::<Answer>(r#"{"ok":false,"error":"no driver"}"#).unwrap_err();
+        assert_eq!(refused.to_string(), "no driver");
+        let hello: Hello = read(
+            r#"{"ok":true,"release":"6.12","machine":"x86_64","uptime":1.5,
+                "functions":[{"address":"0000:00:01.0","driver":"nvme","table":8192,"entries":65}]}"#,
+        )
+        .unwrap();
+        assert_eq!(hello.functions.first().unwrap().entries, 65);
+        assert!(read::<Hello>(r#"{"ok":true}"#).is_err());
+    }
 }

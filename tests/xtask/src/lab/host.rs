@@ -61,11 +61,8 @@ impl Host {
                 Tool::program("gzip", "gzip"),
             ],
         )?;
-        let kernels: Vec<PageSize> = pages
-            .iter()
-            .copied()
-            .filter(|&pages| !host.kernel(pages).is_file() || !host.order(pages).is_file())
-            .collect();
+        let kernels: Vec<PageSize> =
+            pages.iter().copied().filter(|&pages| !host.has_kernel(pages)).collect();
         if !host.busybox().is_file() || !kernels.is_empty() {
             let packages = host.folder.join("packages");
             let apt = process::step("fetching the package lists of the host's Debian", || {
@@ -109,6 +106,23 @@ impl Host {
     /// Where a scenario keeps its files.
     pub(crate) fn scratch(&self, scenario: &str) -> PathBuf {
         self.folder.join(scenario)
+    }
+
+    /// Whether a kernel is there with the modules that are wanted today.
+    fn has_kernel(&self, pages: PageSize) -> bool {
+        self.kernel(pages).is_file()
+            && self.order(pages).is_file()
+            && fs::read_to_string(self.wanted(pages)).is_ok_and(|wanted| wanted == self.wish())
+    }
+
+    /// The modules that were wanted when a kernel was fetched.
+    fn wanted(&self, pages: PageSize) -> PathBuf {
+        self.folder.join(pages.name()).join("wanted")
+    }
+
+    fn wish(&self) -> String {
+        let modules = self.architecture.description().modules.iter();
+        modules.map(|module| format!("{}\n", module.name)).collect()
     }
 
     fn order(&self, pages: PageSize) -> PathBuf {
@@ -168,7 +182,10 @@ impl Host {
                 "*/kernel/arch/*/kvm/*",
                 "*/kernel/drivers/crypto/ccp/*",
                 "*/kernel/drivers/iommu/*",
+                "*/kernel/drivers/net/net_failover.ko*",
+                "*/kernel/drivers/net/virtio_net.ko*",
                 "*/kernel/drivers/vfio/*",
+                "*/kernel/net/core/failover.ko*",
                 "*/kernel/virt/*",
             ],
         )?;
@@ -194,8 +211,9 @@ impl Host {
             })
             .with_context(|| format!("the package {name} holds no kernel image"))?;
         fs::rename(image, self.kernel(pages))?;
-        // Last: this file is the mark of a complete set.
         fs::write(self.order(pages), order)?;
+        // Last: this file is the mark of a complete set.
+        fs::write(self.wanted(pages), self.wish())?;
         fs::remove_dir_all(unpacked)?;
         fs::remove_file(package)?;
         Ok(())

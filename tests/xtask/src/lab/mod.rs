@@ -18,7 +18,7 @@ use clap::{Args, ValueEnum};
 
 use self::description::PageSize;
 use self::host::Host;
-use self::linux::LinuxScenario;
+pub(crate) use self::linux::{Extent, LinuxLab, LinuxScenario};
 use self::machine::{Hardware, Step};
 pub(crate) use self::scenario::Scenario;
 use crate::architecture::Architecture;
@@ -93,6 +93,7 @@ impl ValueEnum for Choice {
             Self::One(Scenario::Unisolated),
             Self::One(Scenario::Direct16k),
             Self::One(Scenario::Hostile),
+            Self::Linux(LinuxScenario::Events),
             Self::Linux(LinuxScenario::Peers),
         ]
     }
@@ -179,7 +180,7 @@ impl Lab {
         let archive = folder.join("initramfs.gz");
         let limit = Duration::from_secs(plan.limit().saturating_add(30));
         let steps = [Step { name: "soak", limit, command: plan.shell_command() }];
-        let hardware = Hardware { isolation: true, pages: PageSize::K4 };
+        let hardware = Hardware { isolation: true, pages: PageSize::K4, linux: false };
         initramfs::pack(
             &self.host,
             hardware.pages,

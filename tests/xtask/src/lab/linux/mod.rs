@@ -1,6 +1,7 @@
 //! Linux guests in the emulated host: their drivers, unmodified, below this project's VMM and below
 //! QEMU.
 
+mod judge;
 mod parts;
 
 use std::fs;
@@ -10,17 +11,21 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 use pvmsi_linux_lab::plan::{Boot, Outcome, Plan, Suite};
-use pvmsi_linux_lab::report::{Policy, Vmm};
+use pvmsi_linux_lab::report::{LinuxEvent, Policy, Vmm};
+use serde_json::{Value, json};
+use std::slice;
 
-use self::parts::{Kernel, Parts, Series};
+use self::parts::{Kernel, Parts, Qemu, Series};
+use super::BOOT_LIMIT;
 use super::Options;
 use super::description::PageSize;
 use super::host::Host;
 use super::initramfs::{self, Addition};
-use super::machine::{self, Hardware, NVME, Step};
+use super::machine::{self, Hardware, NETWORK, NVME, Step};
 use crate::architecture::Architecture;
 use crate::check::{self, Check};
 use crate::process;
+use crate::report::SCHEMA;
 use crate::target::Target;
 use crate::workspace::{Profile, Workspace};
 
@@ -30,12 +35,18 @@ const PROGRAM: &str = "pvmsi-linux-lab";
 /// Init of a guest.
 const GUEST_INIT: &str = include_str!("../../../../lab/guest-init");
 
-/// Bound of a run.
-const LIMIT: Duration = Duration::from_secs(3600);
+/// Bound of a guest's events, its boot included.
+const GUEST_LIMIT: Duration = Duration::from_secs(1500);
+
+/// Runs of each kind of which the median counts.
+const ROUNDS: usize = 5;
 
 /// What is run with Linux guests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LinuxScenario {
+    /// Linux below `pvmsi run`: all that it does with a function, under every policy.
+    #[value(name = "linux")]
+    Events,
     /// The same events below QEMU and below `pvmsi run`.
     #[value(name = "linux-peers")]
     Peers,
@@ -45,17 +56,53 @@ impl LinuxScenario {
     /// Its name on the command line and of its folder.
     pub(crate) fn name(self) -> &'static str {
         match self {
+            Self::Events => "linux",
             Self::Peers => "linux-peers",
         }
     }
 }
 
+/// Which part of a scenario's guests run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// All.
+    Full,
+    /// The most telling ones, in a few minutes.
+    Short,
+}
+
 /// What a run has shown.
 pub(crate) struct Run {
     /// What was counted.
-    pub outcome: Outcome,
+    pub events: Vec<LinuxEvent>,
     /// What must hold.
     pub checks: Vec<Check>,
+    /// For people: the events, and what is compared.
+    pub text: String,
+}
+
+impl Run {
+    /// The report: one object of schema `pvmsi.report/1`.
+    fn report(&self) -> Value {
+        let first = self.events.first();
+        let wrong: Vec<String> = self
+            .checks
+            .iter()
+            .filter_map(|check| {
+                check.result.as_ref().err().map(|why| format!("{}: {why}", check.name))
+            })
+            .collect();
+        json!({
+            "schema": SCHEMA,
+            "host": {
+                "kernel": first.map(|event| event.host_kernel.as_str()),
+                "page_size": first.map(|event| event.page_size),
+            },
+            "functions": [],
+            "linux": self.events,
+            "failures": wrong,
+        })
+    }
 }
 
 /// `cargo xtask lab … --scenario linux…`; true when every check holds.
@@ -67,70 +114,250 @@ pub(crate) fn command(
     options: &Options,
     scenario: LinuxScenario,
 ) -> Result<bool> {
-    let run = run(workspace, options.architecture, scenario, PageSize::K4)?;
-    process::print(&serde_json::to_string(&run.outcome)?);
-    Ok(check::print(scenario.name(), &run.checks))
+    let lab = LinuxLab::prepare(workspace, options.architecture, scenario, Extent::Full)?;
+    let run = lab.run(scenario, Extent::Full)?;
+    let good = check::print(scenario.name(), &run.checks);
+    if options.json {
+        process::print(&run.report().to_string());
+    } else {
+        process::print(&run.text);
+    }
+    Ok(good)
 }
 
-/// Runs a scenario on a host with pages of a size.
-///
-/// # Errors
-/// When something cannot be prepared, or the host does not come to its end.
-pub(crate) fn run(
-    workspace: &Workspace,
+/// Parts of the scenarios, ready.
+pub(crate) struct LinuxLab {
     architecture: Architecture,
-    scenario: LinuxScenario,
-    pages: PageSize,
-) -> Result<Run> {
-    let pvmsi = workspace.build_pvmsi(architecture)?;
-    let program = build_program(workspace, architecture)?;
-    let host = Host::prepare(workspace, architecture, &[pages])?;
-    let mut parts = Parts::new(workspace, architecture);
-    let kernel = parts.kernel(Series::Stable)?;
-    let qemu = parts.qemu()?;
-    let folder = host.scratch(scenario.name());
-    fs::create_dir_all(&folder)?;
-    let native = architecture == Architecture::native()?;
-    let guest = Guest { host: &host, program: &program, native };
-    let initrd = guest.initrd(&kernel, &folder.join("guest"))?;
-    let inside = format!("/guests/{}", kernel.release);
-    let plan = Plan {
-        boots: vec![Boot {
-            vmm: Vmm::Qemu,
-            policy: None,
-            module: false,
-            kernel: inside.clone(),
+    host: Host,
+    pvmsi: PathBuf,
+    program: PathBuf,
+    kernels: Vec<Kernel>,
+    qemu: Option<Qemu>,
+}
+
+/// The host of some guests.
+struct HostBoot {
+    name: &'static str,
+    hardware: Hardware,
+    boots: Vec<Boot>,
+}
+
+impl LinuxLab {
+    /// Completes the parts under the build folder.
+    ///
+    /// # Errors
+    /// When they cannot be had.
+    pub(crate) fn prepare(
+        workspace: &Workspace,
+        architecture: Architecture,
+        scenario: LinuxScenario,
+        extent: Extent,
+    ) -> Result<Self> {
+        let pvmsi = workspace.build_pvmsi(architecture)?;
+        let program = build_program(workspace, architecture)?;
+        let kernels = architecture.description().kernels.iter().map(|(pages, _)| *pages);
+        let pages: Vec<PageSize> = match scenario {
+            LinuxScenario::Peers => kernels.collect(),
+            LinuxScenario::Events => vec![PageSize::K4],
+        };
+        let host = Host::prepare(workspace, architecture, &pages)?;
+        let mut parts = Parts::new(workspace, architecture);
+        let mut kernels = vec![parts.kernel(Series::Stable)?];
+        if (scenario, extent) == (LinuxScenario::Events, Extent::Full) {
+            kernels.push(parts.kernel(Series::Newest)?);
+        }
+        let qemu = match scenario {
+            LinuxScenario::Peers => Some(parts.qemu()?),
+            LinuxScenario::Events => None,
+        };
+        Ok(Self { architecture, host, pvmsi, program, kernels, qemu })
+    }
+
+    /// Boots the hosts of a scenario, and judges what was counted.
+    ///
+    /// # Errors
+    /// When a host does not boot or does not come to its end.
+    pub(crate) fn run(&self, scenario: LinuxScenario, extent: Extent) -> Result<Run> {
+        let mut run = Run { events: Vec::new(), checks: Vec::new(), text: String::new() };
+        for host in self.plan(scenario, extent)? {
+            let outcome = self.boot(scenario, &host)?;
+            let mut checks = judge::checks(&outcome, host.hardware.isolation);
+            match (scenario, host.hardware.pages) {
+                (LinuxScenario::Peers, PageSize::K16) => {
+                    checks.extend(judge::large_page_checks(&outcome));
+                }
+                (LinuxScenario::Peers, PageSize::K4) => {
+                    checks.extend(judge::peer_checks(&outcome));
+                    run.text.push_str(&judge::first_blocks(&outcome.events));
+                }
+                (LinuxScenario::Events, _) => {}
+            }
+            for mut check in checks {
+                check.name = format!("{}: {}", host.name, check.name);
+                run.checks.push(check);
+            }
+            run.text.insert_str(0, &judge::table(self.architecture, &outcome.events));
+            run.events.extend(outcome.events);
+        }
+        if let Some(qemu) = &self.qemu {
+            run.text.push_str(&format!("QEMU {} of Debian\n", qemu.version));
+        }
+        Ok(run)
+    }
+
+    /// Which guests run on which hosts.
+    fn plan(&self, scenario: LinuxScenario, extent: Extent) -> Result<Vec<HostBoot>> {
+        let stable = self.kernels.first().context("no guest kernel")?;
+        let large =
+            self.architecture.description().kernels.iter().any(|(p, _)| *p == PageSize::K16);
+        let host = |name, isolation, pages, boots| HostBoot {
+            name,
+            hardware: Hardware { isolation, pages, linux: true },
+            boots,
+        };
+        let mut hosts = Vec::new();
+        match scenario {
+            LinuxScenario::Peers => {
+                let mut boots = Vec::new();
+                let rounds = if extent == Extent::Full { ROUNDS } else { 1 };
+                for round in 0..rounds {
+                    let suite = if round == 0 { Suite::Peers } else { Suite::Bind };
+                    boots.extend(self.peers(stable, suite));
+                }
+                hosts.push(host("pages of 4K", true, PageSize::K4, boots));
+                if large {
+                    let boots = self.peers(stable, Suite::Peers);
+                    hosts.push(host("pages of 16K", true, PageSize::K16, boots));
+                }
+            }
+            LinuxScenario::Events => {
+                let kernels =
+                    if extent == Extent::Full { &*self.kernels } else { slice::from_ref(stable) };
+                let mut boots = Vec::new();
+                for kernel in kernels {
+                    let policies: &[Policy] = match extent {
+                        Extent::Full => &[Policy::Direct, Policy::Trapped, Policy::Off],
+                        Extent::Short => &[Policy::Direct],
+                    };
+                    if kernel.module.is_some() {
+                        for &policy in policies {
+                            boots.push(self.events(kernel, policy, true, Suite::Events));
+                        }
+                    }
+                    if extent == Extent::Full || kernel.module.is_none() {
+                        boots.push(self.events(kernel, Policy::Direct, false, Suite::Events));
+                    }
+                    if extent == Extent::Full && kernel.module.is_some() {
+                        boots.push(self.events(kernel, Policy::Direct, true, Suite::Reload));
+                    }
+                }
+                hosts.push(host("isolated", true, PageSize::K4, boots));
+                if extent == Extent::Full {
+                    let module = stable.module.is_some();
+                    let mut boot = self.events(stable, Policy::Direct, module, Suite::Events);
+                    boot.isolation = false;
+                    hosts.push(host("not isolated", false, PageSize::K4, vec![boot]));
+                }
+            }
+        }
+        Ok(hosts)
+    }
+
+    /// A guest below each VMM.
+    fn peers(&self, kernel: &Kernel, suite: Suite) -> Vec<Boot> {
+        let boot = |vmm, policy, module| Boot {
+            vmm,
+            policy,
+            module,
+            kernel: inside(kernel),
             functions: vec![NVME.to_owned()],
-            suite: Suite::Peers,
-        }],
-    };
-    let plan_file = folder.join("plan.json");
-    fs::write(&plan_file, serde_json::to_string(&plan)?)?;
-    let additions = [
-        Addition::program(&program, format!("bin/{PROGRAM}")),
-        Addition::file(&plan_file, "plan.json".to_owned()),
-        Addition::file(&kernel.image, format!("{}/vmlinuz", inside.trim_start_matches('/'))),
-        Addition::file(&initrd, format!("{}/initrd", inside.trim_start_matches('/'))),
-        Addition::file(&qemu.folder, "qemu".to_owned()),
-    ];
-    let steps = [Step {
-        name: "linux",
-        limit: LIMIT,
-        command: format!(
-            "mount -t tracefs trace /sys/kernel/tracing && {PROGRAM} conduct /plan.json"
-        ),
-    }];
-    let archive = folder.join("initramfs.gz");
-    initramfs::pack(&host, pages, &pvmsi, &steps, &additions, &folder.join("root"), &archive)?;
-    let hardware = Hardware { isolation: true, pages };
-    let title = format!("lab {}, scenario \"{}\"", architecture.name(), scenario.name());
-    let results = process::step(&title, || {
-        machine::boot(&host, &archive, &hardware, &folder, LIMIT.saturating_add(LIMIT))
-    })?;
-    let result = results.outcome("linux")?;
-    let outcome: Outcome = serde_json::from_str(&result.output)
-        .with_context(|| format!("exit status {}, no outcome", result.status))?;
-    Ok(Run { checks: Vec::new(), outcome })
+            isolation: true,
+            kexec: false,
+            suite,
+        };
+        let mut boots =
+            vec![boot(Vmm::Qemu, None, false), boot(Vmm::Pvmsi, Some(Policy::Off), false)];
+        if kernel.module.is_some() {
+            boots.push(boot(Vmm::Pvmsi, Some(Policy::Direct), true));
+        }
+        boots
+    }
+
+    /// A guest with both functions.
+    fn events(&self, kernel: &Kernel, policy: Policy, module: bool, suite: Suite) -> Boot {
+        Boot {
+            vmm: Vmm::Pvmsi,
+            policy: Some(policy),
+            module,
+            kernel: inside(kernel),
+            functions: vec![NVME.to_owned(), NETWORK.to_owned()],
+            isolation: true,
+            kexec: suite == Suite::Events,
+            suite,
+        }
+    }
+
+    /// Boots a host, and lets it run its guests.
+    fn boot(&self, scenario: LinuxScenario, host: &HostBoot) -> Result<Outcome> {
+        let folder = self.host.scratch(scenario.name()).join(host.name.replace(' ', "-"));
+        fs::create_dir_all(&folder)?;
+        let native = self.architecture == Architecture::native()?;
+        let guest = Guest { host: &self.host, program: &self.program, native };
+        let plan_file = folder.join("plan.json");
+        fs::write(&plan_file, serde_json::to_string(&Plan { boots: host.boots.clone() })?)?;
+        let mut additions = vec![
+            Addition::program(&self.program, format!("bin/{PROGRAM}")),
+            Addition::file(&plan_file, "plan.json".to_owned()),
+        ];
+        if let Some(qemu) = &self.qemu {
+            additions.push(Addition::file(&qemu.folder, "qemu".to_owned()));
+        }
+        for kernel in &self.kernels {
+            let of_kernel = host.boots.iter().filter(|boot| boot.kernel == inside(kernel));
+            let (count, kexec) = of_kernel.fold((0_u32, false), |(count, kexec), boot| {
+                (count.saturating_add(1), kexec || boot.kexec)
+            });
+            if count == 0 {
+                continue;
+            }
+            let initrd = guest.initrd(kernel, kexec, &folder.join("guest"))?;
+            let to = inside(kernel);
+            let to = to.trim_start_matches('/');
+            additions.push(Addition::file(&kernel.image, format!("{to}/vmlinuz")));
+            additions.push(Addition::file(&initrd, format!("{to}/initrd")));
+        }
+        let boots = u32::try_from(host.boots.len())?;
+        let limit = GUEST_LIMIT.saturating_mul(boots);
+        let steps = [Step {
+            name: "linux",
+            limit,
+            command: format!(
+                "mount -t tracefs trace /sys/kernel/tracing && {PROGRAM} conduct /plan.json"
+            ),
+        }];
+        let archive = folder.join("initramfs.gz");
+        let pages = host.hardware.pages;
+        let root = folder.join("root");
+        initramfs::pack(&self.host, pages, &self.pvmsi, &steps, &additions, &root, &archive)?;
+        let title = format!(
+            "lab {}, scenario \"{}\", {}: {boots} guests",
+            self.architecture.name(),
+            scenario.name(),
+            host.name
+        );
+        let results = process::step(&title, || {
+            let limit = limit.saturating_add(BOOT_LIMIT);
+            machine::boot(&self.host, &archive, &host.hardware, &folder, limit)
+        })?;
+        let result = results.outcome("linux")?;
+        serde_json::from_str(&result.output)
+            .with_context(|| format!("exit status {}, no outcome", result.status))
+    }
+}
+
+/// Folder of a guest's kernel in the host.
+fn inside(kernel: &Kernel) -> String {
+    format!("/guests/{}", kernel.release)
 }
 
 /// Builds the program that drives the guests.
@@ -153,7 +380,7 @@ struct Guest<'a> {
 
 impl Guest<'_> {
     /// The initial file system of guests with a kernel; `folder` is scratch space.
-    fn initrd(&self, kernel: &Kernel, folder: &Path) -> Result<PathBuf> {
+    fn initrd(&self, kernel: &Kernel, kexec: bool, folder: &Path) -> Result<PathBuf> {
         let root = folder.join(&kernel.release);
         if root.exists() {
             fs::remove_dir_all(&root)?;
@@ -170,6 +397,17 @@ impl Guest<'_> {
         )?;
         initramfs::add(&Addition::file(&kernel.modules, "modules".to_owned()), &root, self.native)?;
         let archive = folder.join(format!("{}.cpio", kernel.release));
+        if kexec {
+            // The next kernel's: no module of ours, and no other kernel.
+            let next = folder.join(format!("{}-next.cpio", kernel.release));
+            parts::plain_archive(&root, &next)?;
+            fs::create_dir_all(root.join("boot"))?;
+            initramfs::copy(&next, &root.join("boot/initrd"))?;
+            initramfs::copy(&kernel.image, &root.join("boot/vmlinuz"))?;
+        }
+        if let Some(module) = &kernel.module {
+            initramfs::copy(module, &root.join("modules/pvmsi.ko"))?;
+        }
         parts::plain_archive(&root, &archive)?;
         Ok(archive)
     }

@@ -70,6 +70,8 @@ pub(crate) struct Kernel {
     pub image: PathBuf,
     /// Folder of its modules, and for each driver a file `<driver>.order`.
     pub modules: PathBuf,
+    /// `pvmsi.ko`, where it was built for this kernel.
+    pub module: Option<PathBuf>,
 }
 
 /// QEMU for the emulated host.
@@ -102,13 +104,18 @@ impl<'a> Parts<'a> {
     pub(crate) fn kernel(&mut self, series: Series) -> Result<Kernel> {
         let folder = self.folder.join(series.name());
         let mark = folder.join("release");
-        let found = |release: String| Kernel {
-            release: release.trim().to_owned(),
-            image: folder.join("vmlinuz"),
-            modules: folder.join("modules"),
+        let built = self.workspace.target.join("module").join(self.architecture.name());
+        let found = |release: &str| {
+            let module = built.join(release).join("pvmsi.ko");
+            Kernel {
+                release: release.to_owned(),
+                image: folder.join("vmlinuz"),
+                modules: folder.join("modules"),
+                module: module.is_file().then_some(module),
+            }
         };
         if let Ok(release) = fs::read_to_string(&mark) {
-            return Ok(found(release));
+            return Ok(found(release.trim()));
         }
         let architecture = self.architecture.debian().architecture;
         let apt = self.apt()?;
@@ -125,7 +132,7 @@ impl<'a> Parts<'a> {
         })?;
         // Last: this file is the mark of a complete set.
         fs::write(&mark, release)?;
-        Ok(found(release.to_owned()))
+        Ok(found(release))
     }
 
     /// QEMU, fetched unless it is there.
@@ -158,12 +165,6 @@ impl<'a> Parts<'a> {
             self.apt = Some(apt);
         }
         self.apt.as_ref().context("no package lists")
-    }
-
-    /// `pvmsi.ko` for a kernel, where it was built.
-    pub(crate) fn module(&self, kernel: &Kernel) -> PathBuf {
-        let folder = self.workspace.target.join("module").join(self.architecture.name());
-        folder.join(&kernel.release).join("pvmsi.ko")
     }
 }
 
