@@ -193,7 +193,7 @@ enum pvmsi_status
      */
     PVMSI_STATUS_ENABLED = -8,
     /**
-     * 0 vectors, or more than the vector table has. Ask for fewer.
+     * 0 vectors, or more than the vector table has; or more setups than vectors. Ask for fewer.
      */
     PVMSI_STATUS_COUNT = -9,
     /**
@@ -475,8 +475,8 @@ struct pvmsi_client {
 };
 
 /**
- * Memory for calls. 4096 bytes serve every call except pvmsi_msix_enable and pvmsi_update of
- * some hundred vectors, see pvmsi_call_buffer_bytes.
+ * Memory for calls. 4096 bytes serve every call except pvmsi_msix_enable, pvmsi_configure and
+ * pvmsi_update of some hundred vectors, see pvmsi_call_buffer_bytes.
  */
 struct pvmsi_call_buffer {
     /**
@@ -496,8 +496,8 @@ struct pvmsi_call_buffer {
 };
 
 /**
- * How the kernel waits. Only pvmsi_msix_enable and pvmsi_msix_enable_with use it, when the host
- * is busy; 5 seconds in total at most.
+ * How the kernel waits. Only pvmsi_msix_enable, pvmsi_msix_enable_with and pvmsi_configure use
+ * it, when the host is busy; 5 seconds in total at most.
  */
 struct pvmsi_delay {
     /**
@@ -627,6 +627,63 @@ struct pvmsi_vector_state {
      * The vector's pending bit.
      */
     bool pending;
+};
+
+/**
+ * How a vector shall start, in pvmsi_configure.
+ */
+struct pvmsi_vector_setup {
+    /**
+     * Message Address: where the guest wants the interrupt. 0: not known yet, pvmsi_update says
+     * it later; events wait until then.
+     */
+    uint64_t address;
+    /**
+     * Message Data.
+     */
+    uint32_t data;
+    /**
+     * The vector's mask bit from now on.
+     */
+    bool masked;
+};
+
+/**
+ * What pvmsi_configure answers for each granted vector.
+ */
+struct pvmsi_vector_answer {
+    /**
+     * What stands in the vector's entry of the table; address 0 while the host cannot know it.
+     */
+    struct pvmsi_message table_message;
+    /**
+     * An event happened before the call: the kernel raises its interrupt when it unmasks the
+     * vector.
+     */
+    bool pending;
+};
+
+/**
+ * What pvmsi_configure has granted.
+ */
+struct pvmsi_grant {
+    /**
+     * Vectors 0 to `granted` - 1 are assigned, the others are not: at least 1, and perhaps fewer
+     * than were asked for.
+     */
+    uint16_t granted;
+    /**
+     * Who answers the table from now on.
+     */
+    pvmsi_table_mode mode;
+    /**
+     * Why the table is not direct, PVMSI_REASON_...; 0 exactly when it is.
+     */
+    uint32_t reasons;
+    /**
+     * The number of the state after the call.
+     */
+    uint32_t generation;
 };
 
 /**
@@ -814,7 +871,7 @@ pvmsi_status pvmsi_discover(struct pvmsi_offer *offer);
 
 /**
  * Bytes of call buffer that `vectors` vectors need at most, in pvmsi_msix_enable,
- * pvmsi_msix_set_many and pvmsi_update. 2048 vectors need less than 40 KiB.
+ * pvmsi_msix_set_many, pvmsi_configure and pvmsi_update. 2048 vectors need less than 40 KiB.
  */
 uint32_t pvmsi_call_buffer_bytes(uint16_t vectors);
 
@@ -912,8 +969,50 @@ pvmsi_status pvmsi_query_vectors(struct pvmsi_client *client,
                                  uint32_t *generation);
 
 /**
- * Gives assigned vectors new messages, in one go: an affinity change below pvmsi_msix_set. Never
- * busy.
+ * Sets the MSI-X interrupts of a function up and asks for its table, for kernels that have an
+ * MSI-X layer of their own, below pvmsi_msix_enable: MSI-X Enable, Function Mask and the vector
+ * table are left alone.
+ *
+ * The kernel sets MSI-X Enable and Function Mask before; memory decoding is on, and the function
+ * is in D0. `vectors` of them are asked for. Those of `setups` start as it says, the others
+ * masked and without a message. After the call the kernel
+ * 1. writes no message into the table, but the table message back after a reset (or calls
+ *    pvmsi_restore), and gives messages, the first ones and others, by pvmsi_update;
+ * 2. raises the interrupt of a vector that `answers` has as pending itself, when it unmasks it
+ *    (now, if it is not masked): that event comes no other way;
+ * 3. clears Function Mask. From here on it masks and unmasks by vector control.
+ *
+ * Clearing MSI-X Enable ends it, and so does pvmsi_release.
+ *
+ * While the host is busy it waits, and may be called again later: PVMSI_STATUS_BUSY says that it
+ * has given up and nothing is assigned.
+ *
+ * Returns what the host answers (PVMSI_STATUS_NOT_SUPPORTED, PVMSI_STATUS_NO_SUCH_FUNCTION,
+ * PVMSI_STATUS_DENIED, PVMSI_STATUS_NO_RESOURCES: nothing has changed, and the standard table is
+ * there; PVMSI_STATUS_HARDWARE: the function is in its default state),
+ * PVMSI_STATUS_PARAMETER also when the call buffer is too short, PVMSI_STATUS_COUNT for no
+ * vector, or more setups than vectors, PVMSI_STATUS_NOT_INITIALISED,
+ * PVMSI_STATUS_CLIENT_IN_USE, PVMSI_STATUS_POINTER.
+ *
+ * # Safety
+ * - `client`: initialised; not NULL, else PVMSI_STATUS_POINTER.
+ * - `setups`: an array of `count` elements, for vector 0 and the next ones; NULL only with
+ *   `count` 0, else PVMSI_STATUS_POINTER.
+ * - `answers`: an array of `vectors` elements, of which those of the granted vectors are
+ *   written; after an error some of it may have been. Not NULL, else PVMSI_STATUS_POINTER.
+ * - `grant`: where the answer shall be written; not NULL, else PVMSI_STATUS_POINTER.
+ */
+pvmsi_status pvmsi_configure(struct pvmsi_client *client,
+                             uint32_t function,
+                             uint16_t vectors,
+                             const struct pvmsi_vector_setup *setups,
+                             uint16_t count,
+                             struct pvmsi_vector_answer *answers,
+                             struct pvmsi_grant *grant);
+
+/**
+ * Gives assigned vectors new messages, in one go: the first ones and affinity changes, below
+ * pvmsi_msix_set or after pvmsi_configure. Never busy.
  *
  * Returns what the host answers, PVMSI_STATUS_PARAMETER also when the call buffer is too short,
  * PVMSI_STATUS_NOT_INITIALISED, PVMSI_STATUS_CLIENT_IN_USE, PVMSI_STATUS_POINTER.
@@ -933,8 +1032,9 @@ pvmsi_status pvmsi_update(struct pvmsi_client *client,
  * Puts a function back to its default: no vectors assigned, table trapped. Never busy; succeeds
  * for every function of this machine.
  *
- * pvmsi_msix_disable does it without a call; this is for functions that another kernel has left
- * behind.
+ * pvmsi_msix_disable does it without a call, and so does clearing MSI-X Enable; this is for
+ * kernels that keep MSI-X enabled after pvmsi_configure, and for functions that another kernel
+ * has left behind.
  *
  * Returns what the host answers, PVMSI_STATUS_NOT_INITIALISED, PVMSI_STATUS_CLIENT_IN_USE,
  * PVMSI_STATUS_POINTER.

@@ -1,7 +1,8 @@
 //! What the host answers, as C sees it.
 
 use pvmsi_guest::{
-    Delivery, Generation, NegotiateAnswer, QueryFunctionAnswer, Reasons, TableMode, VectorState,
+    Delivery, Generation, Grant, NegotiateAnswer, QueryFunctionAnswer, Reasons, TableMessage,
+    TableMode, VectorAnswer, VectorState,
 };
 
 /// No vectors are assigned.
@@ -111,6 +112,32 @@ pub struct pvmsi_vector_state {
     pub pending: bool,
 }
 
+/// What pvmsi_configure has granted.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct pvmsi_grant {
+    /// Vectors 0 to `granted` - 1 are assigned, the others are not: at least 1, and perhaps fewer
+    /// than were asked for.
+    pub granted: u16,
+    /// Who answers the table from now on.
+    pub mode: pvmsi_table_mode,
+    /// Why the table is not direct, PVMSI_REASON_...; 0 exactly when it is.
+    pub reasons: u32,
+    /// The number of the state after the call.
+    pub generation: u32,
+}
+
+/// What pvmsi_configure answers for each granted vector.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct pvmsi_vector_answer {
+    /// What stands in the vector's entry of the table; address 0 while the host cannot know it.
+    pub table_message: pvmsi_message,
+    /// An event happened before the call: the kernel raises its interrupt when it unmasks the
+    /// vector.
+    pub pending: bool,
+}
+
 /// How a function's table stands.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,18 +206,39 @@ impl From<QueryFunctionAnswer> for pvmsi_function_state {
     }
 }
 
+impl From<Option<TableMessage>> for pvmsi_message {
+    fn from(message: Option<TableMessage>) -> Self {
+        message.map_or(Self::NONE, |TableMessage { address, data }| Self { address, data })
+    }
+}
+
 impl From<VectorState> for pvmsi_vector_state {
     fn from(state: VectorState) -> Self {
         let VectorState { assigned, guest_message, table_message, masked, pending } = state;
-        let message = |address, data| pvmsi_message { address, data };
         Self {
-            guest_message: guest_message
-                .map_or(pvmsi_message::NONE, |m| message(m.address, m.data)),
-            table_message: table_message
-                .map_or(pvmsi_message::NONE, |m| message(m.address, m.data)),
+            guest_message: guest_message.map_or(pvmsi_message::NONE, |message| pvmsi_message {
+                address: message.address,
+                data: message.data,
+            }),
+            table_message: table_message.into(),
             assigned,
             masked,
             pending,
         }
+    }
+}
+
+impl From<Grant> for pvmsi_grant {
+    fn from(grant: Grant) -> Self {
+        let Grant { granted, mode, reasons, generation } = grant;
+        let (reasons, generation) = (reasons.bits(), generation.0);
+        Self { granted, mode: mode.into(), reasons, generation }
+    }
+}
+
+impl From<VectorAnswer> for pvmsi_vector_answer {
+    fn from(answer: VectorAnswer) -> Self {
+        let VectorAnswer { table_message, pending } = answer;
+        Self { table_message: table_message.into(), pending }
     }
 }

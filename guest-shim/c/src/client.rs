@@ -7,10 +7,14 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use pvmsi_guest::{
-    CallBuffer, CallError, Client, Delay, FunctionId, GuestMessage, VectorIndex, VectorUpdate,
+    CallBuffer, CallError, Client, Delay, FunctionId, GuestMessage, Kind, VectorIndex, VectorSetup,
+    VectorUpdate,
 };
 
-use crate::answer::{pvmsi_agreement, pvmsi_function_state, pvmsi_table_state, pvmsi_vector_state};
+use crate::answer::{
+    pvmsi_agreement, pvmsi_function_state, pvmsi_grant, pvmsi_table_state, pvmsi_vector_answer,
+    pvmsi_vector_state,
+};
 use crate::doorbell::{Bell, pvmsi_doorbell};
 use crate::pointer::{array, optional_output, output, output_array, shared};
 use crate::status::{pvmsi_detail, pvmsi_status};
@@ -25,8 +29,8 @@ pub struct pvmsi_client {
     opaque: [u64; 16],
 }
 
-/// Memory for calls. 4096 bytes serve every call except pvmsi_msix_enable and pvmsi_update of
-/// some hundred vectors, see pvmsi_call_buffer_bytes.
+/// Memory for calls. 4096 bytes serve every call except pvmsi_msix_enable, pvmsi_configure and
+/// pvmsi_update of some hundred vectors, see pvmsi_call_buffer_bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct pvmsi_call_buffer {
@@ -40,8 +44,8 @@ pub struct pvmsi_call_buffer {
     pub length: u32,
 }
 
-/// How the kernel waits. Only pvmsi_msix_enable and pvmsi_msix_enable_with use it, when the host
-/// is busy; 5 seconds in total at most.
+/// How the kernel waits. Only pvmsi_msix_enable, pvmsi_msix_enable_with and pvmsi_configure use
+/// it, when the host is busy; 5 seconds in total at most.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct pvmsi_delay {
@@ -64,8 +68,21 @@ pub struct pvmsi_vector_update {
     pub vector: u16,
 }
 
+/// How a vector shall start, in pvmsi_configure.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct pvmsi_vector_setup {
+    /// Message Address: where the guest wants the interrupt. 0: not known yet, pvmsi_update says
+    /// it later; events wait until then.
+    pub address: u64,
+    /// Message Data.
+    pub data: u32,
+    /// The vector's mask bit from now on.
+    pub masked: bool,
+}
+
 /// Bytes of call buffer that `vectors` vectors need at most, in pvmsi_msix_enable,
-/// pvmsi_msix_set_many and pvmsi_update. 2048 vectors need less than 40 KiB.
+/// pvmsi_msix_set_many, pvmsi_configure and pvmsi_update. 2048 vectors need less than 40 KiB.
 #[unsafe(no_mangle)]
 pub extern "C" fn pvmsi_call_buffer_bytes(vectors: u16) -> u32 {
     u32::try_from(CallBuffer::bytes_for(vectors)).unwrap_or(u32::MAX)
@@ -240,8 +257,80 @@ pub unsafe extern "C" fn pvmsi_query_vectors(
     unsafe { call_for(client, generation, query) }
 }
 
-/// Gives assigned vectors new messages, in one go: an affinity change below pvmsi_msix_set. Never
-/// busy.
+/// Sets the MSI-X interrupts of a function up and asks for its table, for kernels that have an
+/// MSI-X layer of their own, below pvmsi_msix_enable: MSI-X Enable, Function Mask and the vector
+/// table are left alone.
+///
+/// The kernel sets MSI-X Enable and Function Mask before; memory decoding is on, and the function
+/// is in D0. `vectors` of them are asked for. Those of `setups` start as it says, the others
+/// masked and without a message. After the call the kernel
+/// 1. writes no message into the table, but the table message back after a reset (or calls
+///    pvmsi_restore), and gives messages, the first ones and others, by pvmsi_update;
+/// 2. raises the interrupt of a vector that `answers` has as pending itself, when it unmasks it
+///    (now, if it is not masked): that event comes no other way;
+/// 3. clears Function Mask. From here on it masks and unmasks by vector control.
+///
+/// Clearing MSI-X Enable ends it, and so does pvmsi_release.
+///
+/// While the host is busy it waits, and may be called again later: PVMSI_STATUS_BUSY says that it
+/// has given up and nothing is assigned.
+///
+/// Returns what the host answers (PVMSI_STATUS_NOT_SUPPORTED, PVMSI_STATUS_NO_SUCH_FUNCTION,
+/// PVMSI_STATUS_DENIED, PVMSI_STATUS_NO_RESOURCES: nothing has changed, and the standard table is
+/// there; PVMSI_STATUS_HARDWARE: the function is in its default state),
+/// PVMSI_STATUS_PARAMETER also when the call buffer is too short, PVMSI_STATUS_COUNT for no
+/// vector, or more setups than vectors, PVMSI_STATUS_NOT_INITIALISED,
+/// PVMSI_STATUS_CLIENT_IN_USE, PVMSI_STATUS_POINTER.
+///
+/// # Safety
+/// - `client`: initialised; not NULL, else PVMSI_STATUS_POINTER.
+/// - `setups`: an array of `count` elements, for vector 0 and the next ones; NULL only with
+///   `count` 0, else PVMSI_STATUS_POINTER.
+/// - `answers`: an array of `vectors` elements, of which those of the granted vectors are
+///   written; after an error some of it may have been. Not NULL, else PVMSI_STATUS_POINTER.
+/// - `grant`: where the answer shall be written; not NULL, else PVMSI_STATUS_POINTER.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pvmsi_configure(
+    client: *mut pvmsi_client,
+    function: u32,
+    vectors: u16,
+    setups: *const pvmsi_vector_setup,
+    count: u16,
+    answers: *mut pvmsi_vector_answer,
+    grant: *mut pvmsi_grant,
+) -> pvmsi_status {
+    let arrays = || {
+        // SAFETY: condition 1 of the crate.
+        let setups = unsafe { array(setups, count) }?;
+        // SAFETY: as above.
+        let answers = unsafe { output_array(answers, vectors) }?;
+        // SAFETY: as above; `call_for` writes there.
+        unsafe { output(grant) }?;
+        if vectors == 0 || count > vectors {
+            return Err(pvmsi_status::Count);
+        }
+        Ok((setups, answers))
+    };
+    let (setups, answers) = match arrays() {
+        Ok(arrays) => arrays,
+        Err(status) => return status,
+    };
+    let configure = |client: &mut KernelClient| {
+        let setups = setups.iter().map(VectorSetup::from);
+        let function = FunctionId(function);
+        let granted = client.configure(function, Kind::MsiX, vectors, setups, |vector, answer| {
+            if let Some(place) = answers.get_mut(vector.as_usize()) {
+                place.write(answer.into());
+            }
+        });
+        granted.map(Into::into)
+    };
+    // SAFETY: the caller's conditions.
+    unsafe { call_for(client, grant, configure) }
+}
+
+/// Gives assigned vectors new messages, in one go: the first ones and affinity changes, below
+/// pvmsi_msix_set or after pvmsi_configure. Never busy.
 ///
 /// Returns what the host answers, PVMSI_STATUS_PARAMETER also when the call buffer is too short,
 /// PVMSI_STATUS_NOT_INITIALISED, PVMSI_STATUS_CLIENT_IN_USE, PVMSI_STATUS_POINTER.
@@ -274,8 +363,9 @@ pub unsafe extern "C" fn pvmsi_update(
 /// Puts a function back to its default: no vectors assigned, table trapped. Never busy; succeeds
 /// for every function of this machine.
 ///
-/// pvmsi_msix_disable does it without a call; this is for functions that another kernel has left
-/// behind.
+/// pvmsi_msix_disable does it without a call, and so does clearing MSI-X Enable; this is for
+/// kernels that keep MSI-X enabled after pvmsi_configure, and for functions that another kernel
+/// has left behind.
 ///
 /// Returns what the host answers, PVMSI_STATUS_NOT_INITIALISED, PVMSI_STATUS_CLIENT_IN_USE,
 /// PVMSI_STATUS_POINTER.
@@ -317,6 +407,13 @@ pub unsafe extern "C" fn pvmsi_restore(
     };
     // SAFETY: the caller's conditions.
     unsafe { call_for(client, state, restore) }
+}
+
+impl From<&pvmsi_vector_setup> for VectorSetup {
+    fn from(setup: &pvmsi_vector_setup) -> Self {
+        let pvmsi_vector_setup { address, data, masked } = *setup;
+        Self { message: (address != 0).then_some(GuestMessage { address, data }), masked }
+    }
 }
 
 impl From<&pvmsi_vector_update> for VectorUpdate {

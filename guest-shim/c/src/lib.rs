@@ -35,8 +35,9 @@ pub use answer::*;
 pub use arch::pvmsi_discover;
 pub use client::{
     pvmsi_call_buffer, pvmsi_call_buffer_bytes, pvmsi_client, pvmsi_client_detail,
-    pvmsi_client_init, pvmsi_delay, pvmsi_function_id, pvmsi_negotiate, pvmsi_query_function,
-    pvmsi_query_vectors, pvmsi_release, pvmsi_restore, pvmsi_update, pvmsi_vector_update,
+    pvmsi_client_init, pvmsi_configure, pvmsi_delay, pvmsi_function_id, pvmsi_negotiate,
+    pvmsi_query_function, pvmsi_query_vectors, pvmsi_release, pvmsi_restore, pvmsi_update,
+    pvmsi_vector_setup, pvmsi_vector_update,
 };
 pub use doorbell::{
     PVMSI_CONDUIT_HVC, PVMSI_CONDUIT_SMC, PVMSI_DOORBELL_CALLBACK, PVMSI_DOORBELL_MMIO,

@@ -30,7 +30,7 @@ pub enum pvmsi_status {
     Hardware = -7,
     /// MSI-X is enabled already. Call pvmsi_msix_disable first.
     Enabled = -8,
-    /// 0 vectors, or more than the vector table has. Ask for fewer.
+    /// 0 vectors, or more than the vector table has; or more setups than vectors. Ask for fewer.
     Count = -9,
     /// A vector that was not granted. Use vectors below the number that pvmsi_msix_enable
     /// granted.

@@ -19,12 +19,18 @@ const DOORBELL: u64 = 0x08;
 const FIRST: u64 = 0x0c;
 const ROTATION: u64 = 0x10;
 const PACE: u64 = 0x14;
-const RESET: u64 = 0x18;
+const CONTROL: u64 = 0x18;
 const DONE: u64 = 0x1c;
 pub(super) const REGISTERS_END: u64 = 0x20;
 pub(super) const EVENTS: u64 = 0x1_0000;
 pub(super) const SENT: u64 = 0x1_2000;
 const SENDING: u64 = 0x1_4000;
+
+/// Stores to CONTROL, and what it reads afterwards.
+const RESET: u32 = 1;
+const START: u32 = 2;
+const STARTED: u32 = 3;
+const STARTED_WITHOUT_INTERRUPTS: u32 = 4;
 
 const ID_VALUE: u32 = 0x5650_0001;
 /// Address of the messages that the host gives to software functions: an address that no guest
@@ -83,12 +89,18 @@ impl SoftwareDevice {
         self.raise_locked(&core, vector)
     }
 
-    /// One round of the device's work: serves DOORBELL and RESET, and emits the messages of pending vectors that are unmasked by now. `false` when there was nothing to do, as when all pending vectors are masked or the next event is not due yet; the caller may then sleep a little.
+    /// One round of the device's work: serves DOORBELL and CONTROL, and emits the messages of pending vectors that are unmasked by now. `false` when there was nothing to do, as when all pending vectors are masked or the next event is not due yet; the caller may then sleep a little.
     pub fn run(&self) -> bool {
         let mut core = self.lock();
-        if self.load(RESET) == 1 {
-            self.reset_locked(&mut core);
-            return true;
+        match self.load(CONTROL) {
+            RESET => {
+                self.reset_locked(&mut core);
+                return true;
+            }
+            // As an NVMe controller when a queue is created.
+            START if core.enabled => self.store(CONTROL, STARTED),
+            START => self.store(CONTROL, STARTED_WITHOUT_INTERRUPTS),
+            _ => {}
         }
         self.serve_doorbell(&mut core) | self.serve_pending(&core)
     }
@@ -103,7 +115,7 @@ impl SoftwareDevice {
         self.blocked.load(Ordering::Relaxed)
     }
 
-    /// MSI-X Enable as the function itself has it, whatever the guest reads: what a device may look at when it is started.
+    /// MSI-X Enable as the function itself has it, whatever the guest reads. The device looks at it when it is started.
     pub fn enabled(&self) -> bool {
         self.lock().enabled
     }
@@ -285,6 +297,9 @@ impl SoftwareDevice {
         };
         self.raised.fetch_add(1, Ordering::Relaxed);
         self.count(EVENTS, vector);
+        if self.load(CONTROL) == STARTED_WITHOUT_INTERRUPTS {
+            return true;
+        }
         self.word(offset, |pending| pending.fetch_or(bit, Ordering::SeqCst));
         self.emit_if_unmasked(core, vector);
         true

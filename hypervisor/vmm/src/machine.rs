@@ -29,7 +29,7 @@ use crate::error::MachineError;
 use crate::exits::{ExitCounters, ExitCounts};
 use crate::recorder::Recorder;
 use crate::removal::RequestThread;
-use crate::report::{Host, REPORT_SCHEMA, Report};
+use crate::report::{FunctionService, Host, REPORT_SCHEMA, Report};
 use crate::serial::SerialPort;
 use crate::vcpu::{self, Vcpu};
 use crate::{host, memory, pci};
@@ -276,9 +276,15 @@ impl Machine {
     /// The report so far. A run that has not ended well is a failure in it.
     pub fn report(&self) -> Report {
         let recorder = self.parts.bus.recorder();
-        let (functions, mut failures) = recorder.results();
+        let (mut functions, mut failures) = recorder.results();
         let soak = recorder.soak_report();
         drop(recorder);
+        if matches!(self.parts.guest.program, Program::Linux { .. }) {
+            for (function, report) in self.parts.functions.iter().zip(&mut functions) {
+                let status = self.parts.bus.service.status(function.id);
+                report.service = status.as_ref().map(FunctionService::from);
+            }
+        }
         match self.ended() {
             Some(End::Finished | End::Exited(0)) => {}
             Some(End::Exited(status)) => {

@@ -389,6 +389,7 @@ mod tests {
             backend: "software",
             vectors: 64,
             phases: Vec::new(),
+            service: None,
         };
         let functions = vec![RecordedFunction { id, report, device: Some(Arc::clone(&device)) }];
         let recorder = Recorder::new(service, Arc::clone(&exits), functions);

@@ -3,7 +3,8 @@
 //! Fields are added in later minor versions, never renamed or removed. A
 //! section that a function does not have is absent from its phase.
 
-use pvmsi_hypervisor::Counters;
+use pvmsi_hypervisor::{Counters, FunctionStatus};
+use pvmsi_protocol::TableMode;
 use serde::Serialize;
 
 use crate::exits::ExitCounts;
@@ -55,6 +56,36 @@ pub struct FunctionReport {
     pub vectors: u16,
     /// In the order in which the guest went through them.
     pub phases: Vec<PhaseReport>,
+    /// What the service says at the end of the run, where the guest is a Linux kernel, which sends no phases.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<FunctionService>,
+}
+
+/// How the service sees a function.
+#[derive(Clone, Debug, Serialize)]
+pub struct FunctionService {
+    /// Who answers the vector table: `trapped` or `direct`.
+    pub mode: &'static str,
+    /// Why the table is not direct, as the specification spells it.
+    pub reasons: Vec<&'static str>,
+    /// Vectors that are assigned.
+    pub assigned: u16,
+    /// What happened since the start.
+    pub counters: Counters,
+}
+
+impl From<&FunctionStatus> for FunctionService {
+    fn from(status: &FunctionStatus) -> Self {
+        Self {
+            mode: match status.mode {
+                TableMode::Trapped => "trapped",
+                TableMode::Direct => "direct",
+            },
+            reasons: status.reasons.names().collect(),
+            assigned: status.assigned,
+            counters: status.counters,
+        }
+    }
 }
 
 /// The measurements of a function in one mode of its table.

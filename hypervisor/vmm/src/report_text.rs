@@ -278,6 +278,7 @@ mod tests {
                     phase(PhaseMode::Legacy, 200, 40_000.0),
                     phase(PhaseMode::Direct, 0, 4_000.0),
                 ],
+                service: None,
             }],
             soak: None,
             failures: Vec::new(),

@@ -3,6 +3,8 @@
  * A guest in C: takes MSI-X interrupts of the software function through the guest half of PV-MSI,
  * with the service where the host offers it and the standard way where not.
  *
+ * Then once more with calls only, as a kernel that has an MSI-X layer of its own.
+ *
  * Exit status 0 when each event came exactly once, at the right line, and never while masked;
  * else 1 and a line on the serial port.
  */
@@ -124,6 +126,90 @@ static void print_state(void)
     machine_print(state.mode == PVMSI_TABLE_MODE_DIRECT ? "direct\n" : "trapped\n");
 }
 
+/* A store to vector control that has arrived. */
+static void set_masked(uint64_t table, uint16_t vector, bool value)
+{
+    const uint64_t control = table + vector * 16u + 12;
+
+    register_write(control, value);
+    register_read(control);
+}
+
+/* MSI-X Enable, Function Mask and the table are this guest's own; the library makes the calls. */
+static void configure(struct pvmsi_client *client, uint32_t id, uint16_t capability,
+                      uint64_t table)
+{
+    const uint16_t control = capability + 2;
+    const uint16_t others = read_config_u16(&id, control) & 0x3fff;
+    struct pvmsi_vector_setup setups[VECTORS / 2];
+    struct pvmsi_vector_update updates[VECTORS / 2];
+    struct pvmsi_vector_answer answers[VECTORS];
+    struct pvmsi_grant grant;
+    struct taken before;
+
+    write_config_u16(&id, control, others | 0xc000);
+    for (uint16_t vector = 0; vector < VECTORS; vector++)
+        set_masked(table, vector, true);
+    raise_and_see_nothing(3, "an interrupt before the call");
+
+    /* The first half with messages, the other half without. */
+    for (uint16_t vector = 0; vector < VECTORS / 2; vector++) {
+        const struct pvmsi_message message = machine_message(id, vector);
+
+        setups[vector] = (struct pvmsi_vector_setup){
+            .address = message.address, .data = message.data, .masked = true,
+        };
+    }
+    succeed(pvmsi_configure(client, id, VECTORS, setups, VECTORS / 2, answers, &grant),
+            "configure");
+    require(grant.granted == VECTORS, "configure: fewer than 8 vectors granted");
+    require((grant.mode == PVMSI_TABLE_MODE_DIRECT) == (grant.reasons == 0), "mode and reasons");
+    for (uint16_t vector = 0; vector < VECTORS; vector++) {
+        const uint64_t entry = table + vector * 16u;
+        const uint64_t address = (uint64_t)register_read(entry + 4) << 32 | register_read(entry);
+
+        require(answers[vector].table_message.address == address
+                    && answers[vector].table_message.data == register_read(entry + 8),
+                "the table holds another message");
+        require(!answers[vector].pending || vector == 2 || vector == 3,
+                "a pending bit without an event");
+    }
+    for (uint16_t i = 0; i < VECTORS / 2; i++) {
+        const uint16_t vector = VECTORS / 2 + i;
+        const struct pvmsi_message message = machine_message(id, vector);
+
+        updates[i] = (struct pvmsi_vector_update){
+            .address = message.address, .data = message.data, .vector = vector,
+        };
+    }
+    succeed(pvmsi_update(client, id, updates, VECTORS / 2, NULL), "update");
+    write_config_u16(&id, control, others | 0x8000);
+
+    for (uint16_t vector = 0; vector < VECTORS; vector++) {
+        before = software_taken(vector);
+        set_masked(table, vector, false);
+        /* The host has taken the event, or it waits in the function and comes by itself. That of
+         * vector 2 came when MSI-X was off. */
+        if (answers[vector].pending)
+            machine_raise(id, vector);
+        if (vector == 2 || vector == 3)
+            expect_one(vector, before);
+    }
+    for (uint16_t vector = 0; vector < VECTORS; vector++)
+        raise_and_take(vector, vector);
+    before = software_taken(5);
+    set_masked(table, 5, true);
+    raise_and_see_nothing(5, "an interrupt while masked");
+    set_masked(table, 5, false);
+    expect_one(5, before);
+    query(client, id, VECTORS);
+
+    succeed(pvmsi_release(client, id, NULL), "release");
+    raise_and_see_nothing(2, "an interrupt although the function was released");
+    query(client, id, 0);
+    write_config_u16(&id, control, others);
+}
+
 _Noreturn void guest_main(const void *handoff)
 {
     struct pvmsi_msix_capability capability;
@@ -170,8 +256,10 @@ _Noreturn void guest_main(const void *handoff)
 
     succeed(pvmsi_msix_disable(&msix), "disable");
     raise_and_see_nothing(2, "an interrupt although MSI-X is off");
-    if (client != NULL)
+    if (client != NULL) {
         query(client, id, 0);
+        configure(client, id, capability.offset, bar + capability.table_offset);
+    }
     machine_print("c guest: all is well\n");
     machine_exit(0);
 }

@@ -114,6 +114,6 @@ pub const PROPERTIES: &[Property] = &[
     Property {
         name: "the function is enabled while the guest has it enabled",
         violations: Violations::ENABLE,
-        rule: "H-505",
+        rule: "H-506",
     },
 ];

@@ -1,6 +1,6 @@
 use core::ptr::null_mut;
 
-use pvmsi_protocol::{CallError, CallId, Parameter};
+use pvmsi_protocol::{CallError, CallId, GuestMessage, Parameter, VectorSetup};
 
 use super::host::{Host, blank};
 use crate::*;
@@ -86,4 +86,58 @@ fn a_client_that_is_in_use_says_so() {
     assert_eq!(host.intruded.get(), Some(pvmsi_status::ClientInUse));
     // SAFETY: as above.
     assert_eq!(unsafe { pvmsi_negotiate(pointer, null_mut()) }, pvmsi_status::Success);
+}
+
+const SETUPS: [pvmsi_vector_setup; 2] = [
+    pvmsi_vector_setup { address: 0xfee0_0000, data: 0x41, masked: false },
+    pvmsi_vector_setup { address: 0, data: 7, masked: true },
+];
+
+#[test]
+fn configure_hands_over_what_is_asked_for_and_what_is_granted() {
+    let host = Host::new();
+    host.left.set(3);
+    host.pending.set(Some(2));
+    let mut client = host.client();
+    let untouched =
+        pvmsi_vector_answer { table_message: pvmsi_message { address: 1, data: 2 }, pending: true };
+    let mut answers = [untouched; 5];
+    let mut grant: pvmsi_grant = blank();
+    // SAFETY: all pointers are valid.
+    let status = unsafe {
+        pvmsi_configure(&mut client, 8, 5, SETUPS.as_ptr(), 2, answers.as_mut_ptr(), &mut grant)
+    };
+    assert_eq!(status, pvmsi_status::Success);
+    assert_eq!(*host.calls.borrow(), [CallId::Configure]);
+    let message = Some(GuestMessage { address: 0xfee0_0000, data: 0x41 });
+    let asked =
+        [VectorSetup { message, masked: false }, VectorSetup { message: None, masked: true }];
+    assert_eq!(*host.setups.borrow(), (5, asked.to_vec()));
+    let expected =
+        pvmsi_grant { granted: 3, mode: pvmsi_table_mode::Direct, reasons: 0, generation: 5 };
+    assert_eq!(grant, expected);
+    let seen = answers.map(|it| (it.table_message.address, it.table_message.data, it.pending));
+    let table = 0x1_fee0_0000;
+    let expected = [(0, 0, false), (table, 1, false), (table, 2, true), (1, 2, true), (1, 2, true)];
+    assert_eq!(seen, expected, "those of vectors that were not granted are left alone");
+}
+
+#[test]
+fn a_configure_that_makes_no_sense_reaches_nobody() {
+    let host = Host::new();
+    let mut client = host.client();
+    let mut answers: [pvmsi_vector_answer; 2] = blank();
+    let mut grant: pvmsi_grant = blank();
+    let mut configure = |vectors, count| {
+        let (setups, answers) = (SETUPS.as_ptr(), answers.as_mut_ptr());
+        // SAFETY: all pointers are valid.
+        unsafe { pvmsi_configure(&mut client, 8, vectors, setups, count, answers, &mut grant) }
+    };
+    assert_eq!(configure(0, 0), pvmsi_status::Count);
+    assert_eq!(configure(1, 2), pvmsi_status::Count);
+    assert!(host.calls.borrow().is_empty());
+    host.failure.set(Some(CallError::NoResources));
+    assert_eq!(configure(2, 0), pvmsi_status::NoResources);
+    assert_eq!(configure(2, 0), pvmsi_status::Success, "setups are not needed");
+    assert!(host.setups.borrow().1.is_empty());
 }

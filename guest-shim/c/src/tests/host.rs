@@ -6,8 +6,8 @@ use std::cell::{Cell, RefCell};
 use pvmsi_protocol::{
     BUFFER_MAX, BufferPage, CallError, CallId, ConfigureAnswer, Delivery, Encode, Features,
     Generation, Header, Limits, NegotiateAnswer, QueryFunctionAnswer, QueryVectorsAnswer, Reasons,
-    ReleaseAnswer, Request, RestoreAnswer, Status, TableMode, UpdateAnswer, VectorAnswer,
-    VectorState, VectorUpdate, Version,
+    ReleaseAnswer, Request, RestoreAnswer, Status, TableMessage, TableMode, UpdateAnswer,
+    VectorAnswer, VectorSetup, VectorState, VectorUpdate, Version,
 };
 
 use crate::{
@@ -27,6 +27,9 @@ pub(super) struct Host {
     pub(super) failure: Cell<Option<CallError>>,
     pub(super) calls: RefCell<Vec<CallId>>,
     pub(super) updates: RefCell<Vec<VectorUpdate>>,
+    /// What the last `configure` asked for, and how many vectors it shall get at most.
+    pub(super) setups: RefCell<(u16, Vec<VectorSetup>)>,
+    pub(super) left: Cell<u16>,
     /// Microseconds that the client has waited.
     pub(super) waited: Cell<u64>,
     /// A vector with an event from before the switch.
@@ -43,6 +46,8 @@ impl Host {
             failure: Cell::new(None),
             calls: RefCell::default(),
             updates: RefCell::default(),
+            setups: RefCell::default(),
+            left: Cell::new(u16::MAX),
             waited: Cell::new(0),
             pending: Cell::new(None),
             intrusion: Cell::new(core::ptr::null_mut()),
@@ -115,8 +120,14 @@ impl Host {
                 QueryVectorsAnswer::encode(generation, states, body)
             }
             Request::Configure(request) => {
-                let vectors = (0..request.requested).map(|vector| VectorAnswer {
-                    table_message: None,
+                let setups = request.vectors.iter().map(Result::unwrap).collect();
+                *self.setups.borrow_mut() = (request.requested, setups);
+                let granted = request.requested.min(self.left.get());
+                let vectors = (0..granted).map(|vector| VectorAnswer {
+                    // As of a host that cannot read the table's first entry.
+                    table_message: vector
+                        .checked_sub(1)
+                        .map(|_| TableMessage { address: 0x1_fee0_0000, data: vector.into() }),
                     pending: self.pending.get() == Some(vector),
                 });
                 let mode = TableMode::Direct;

@@ -61,8 +61,8 @@ pub(crate) const BAR_WINDOW: Range<u64> = 0x1000_0000..0x3eff_0000;
 const ECAM: Range<u64> = 0x3f00_0000..0x3f10_0000;
 /// Where RAM starts, and the device tree lies.
 const RAM_START: u64 = 0x4000_0000;
-/// Where RAM can be.
-pub(crate) const RAM: [Range<u64>; 1] = [Range { start: RAM_START, end: 0x1_0000_0000 }];
+/// Where RAM can be: as far as on x86_64.
+pub(crate) const RAM: [Range<u64>; 1] = [Range { start: RAM_START, end: 0x10_0000_0000 }];
 /// The least RAM: the first 2 MiB are the machine's.
 pub(crate) const RAM_MIN: u64 = 4 << 20;
 /// Segments of the guest lie here or above.

@@ -92,6 +92,7 @@ impl Functions {
                     },
                     vectors,
                     phases: Vec::new(),
+                    service: None,
                 },
                 device: device.clone(),
             });

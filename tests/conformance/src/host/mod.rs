@@ -148,6 +148,8 @@ pub enum Ability {
     Mappings,
     /// [`counts`](HostUnderTest::counts).
     Counts,
+    /// [`start`](HostUnderTest::start).
+    Start,
 }
 
 impl Ability {
@@ -164,6 +166,7 @@ impl Ability {
             Self::ForeignMessages => "what the function's messages are cannot be seen",
             Self::Mappings => "mappings cannot be seen",
             Self::Counts => "nothing is counted",
+            Self::Start => "what the function finds when it is started cannot be seen",
         }
     }
 }
@@ -247,6 +250,9 @@ pub trait HostUnderTest: Send + Sync {
 
     /// An event of a vector of the function.
     fn raise(&self, vector: u16);
+
+    /// The guest starts the function by a register of its own, and the function looks at its own MSI-X Enable, as an NVMe controller does when a queue is created: whether it found it set. Where it did not, its events have no interrupts until it is started again or reset.
+    fn start(&self) -> bool;
 
     /// The function resets itself by a register of its own: its table is lost, and the host does not see it.
     fn reset_unseen(&self);

@@ -41,6 +41,8 @@ pub(super) struct Memory {
     pub(super) pending: BTreeSet<u16>,
     pub(super) released: Option<Generation>,
     calls: u32,
+    /// MSI-X has been enabled once.
+    enabled: bool,
     /// High byte of Message Control as the guest has written it.
     control: u8,
     written: BTreeMap<u64, Vec<u8>>,
@@ -111,6 +113,7 @@ impl MutantHost {
     /// A write of the high byte of Message Control, with the bug.
     fn write_control(&self, byte: u8) {
         self.memory().control = byte;
+        self.memory().enabled |= byte & ENABLE != 0;
         let passed = match self.bug {
             Bug::FunctionMaskIgnored => byte & !FUNCTION_MASK,
             Bug::ClearedEnableKeepsTheAssignment if self.assigned() > 0 => byte | ENABLE,
@@ -284,6 +287,22 @@ impl HostUnderTest for MutantHost {
         self.inner.raise(vector);
     }
 
+    fn start(&self) -> bool {
+        let masked = |vector| {
+            let mut control = [0; 4];
+            self.inner.mmio_read(self.entry_address(vector) + 12, &mut control);
+            control != [0; 4]
+        };
+        let found = self.inner.start();
+        match self.bug {
+            Bug::EnabledWhenTheFirstVectorIsUnmasked => {
+                found && !(0..self.options.vectors).all(masked)
+            }
+            Bug::FunctionStaysEnabled => found || self.memory().enabled,
+            _ => found,
+        }
+    }
+
     fn reset_unseen(&self) {
         self.inner.reset_unseen();
     }
@@ -340,6 +359,9 @@ impl HostUnderTest for MutantHost {
     fn interrupts(&self) -> Vec<GuestMessage> {
         let mut seen = self.inner.interrupts();
         let mut memory = self.memory();
+        if self.bug == Bug::GuestsThatNeverCallAreForgotten && memory.last_page == 0 {
+            seen.clear();
+        }
         seen.append(&mut memory.delivered);
         if let Some(late) = memory.late.take() {
             late.write(self.inner.ram(), memory.last_page);

@@ -59,6 +59,9 @@ pub(super) enum HostBug {
     ReleaseForgotten,
     RestoreForgotten,
     // Table and configuration space.
+    GuestsThatNeverCallAreForgotten,
+    EnabledWhenTheFirstVectorIsUnmasked,
+    FunctionStaysEnabled,
     MaskBitIgnored,
     MaskBitsOfConfigureIgnored,
     AddressWritesHonoured,

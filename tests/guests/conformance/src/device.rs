@@ -7,9 +7,14 @@ const DOORBELL: usize = 0x08;
 const FIRST: usize = 0x0c;
 const ROTATION: usize = 0x10;
 const PACE: usize = 0x14;
-const RESET: usize = 0x18;
+const CONTROL: usize = 0x18;
 const DONE: usize = 0x1c;
 const SENT: usize = 0x1_2000;
+
+/// Stores to CONTROL, and what it reads when the device was started with MSI-X enabled.
+const RESET: u32 = 1;
+const START: u32 = 2;
+const STARTED: u32 = 3;
 
 const COMMAND: u16 = 0x04;
 const COMMAND_MEMORY: u16 = 2;
@@ -53,9 +58,16 @@ impl Device {
 
     /// Loses table and pending bits, unseen by the host.
     pub(crate) fn reset(&self) -> bool {
-        let reset = self.register(RESET);
-        reset.write(1);
-        wait(|| reset.read() == 0)
+        let control = self.register(CONTROL);
+        control.write(RESET);
+        wait(|| control.read() == 0)
+    }
+
+    /// Starts the device; whether it found its own MSI-X Enable set. `None`: it does not say.
+    pub(crate) fn start(&self) -> Option<bool> {
+        let control = self.register(CONTROL);
+        control.write(START);
+        wait(|| control.read() != START).then(|| control.read() == STARTED)
     }
 
     /// Messages that it has sent.

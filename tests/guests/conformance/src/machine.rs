@@ -121,6 +121,7 @@ impl HostUnderTest for Machine {
             | Ability::ForeignMessages
             | Ability::Mappings
             | Ability::Counts => false,
+            Ability::Start => true,
         }
     }
 
@@ -252,6 +253,14 @@ impl HostUnderTest for Machine {
         if self.device().is_none_or(|device| !device.raise(vector)) {
             println!("# the device did not take an event of vector {vector}");
         }
+    }
+
+    fn start(&self) -> bool {
+        let started = self.device().and_then(|device| device.start());
+        if started.is_none() {
+            println!("# the device was not started");
+        }
+        started.unwrap_or(false)
     }
 
     fn reset_unseen(&self) {

@@ -1,4 +1,8 @@
 //! A small NVMe driver: reads a disk by interrupts only, with a queue pair for each vCPU (NVM Express Base Specification 1.4).
+//!
+//! MSI-X is enabled when it comes, and all vectors are masked. It creates each queue first and
+//! unmasks the queue's vector last, as Linux does: a controller looks at its MSI-X Enable
+//! when a queue is created, and a queue that finds it clear has no interrupts.
 
 mod buffer;
 mod controller;
@@ -7,6 +11,7 @@ mod queue;
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
+use pvmsi_guest::VectorIndex;
 use pvmsi_guest_report::{Event, Outcome, Section};
 use pvmsi_guest_runtime::{VCPUS_MAX, interrupts, println, report, timer, vcpu};
 
@@ -43,7 +48,7 @@ static BYTES_READ: AtomicU64 = AtomicU64::new(0);
 static BYTES_WRONG: AtomicU64 = AtomicU64::new(0);
 static FAILED: AtomicBool = AtomicBool::new(false);
 
-/// Brings the controller up and measures the section.
+/// Brings the controller up and measures the section. No vector has been unmasked before.
 pub(crate) fn run(device: &Device, granted: u16, options: &Options) {
     if device.bar0 == 0 {
         report::failure(format_args!("{device}: registers are not below 4 GiB"));
@@ -53,7 +58,7 @@ pub(crate) fn run(device: &Device, granted: u16, options: &Options) {
     timer::start_tick();
     match Controller::new(device.bar0) {
         Some(mut controller) => {
-            let result = prepare(&mut controller, granted, options);
+            let result = prepare(device, &mut controller, granted, options);
             if let Err(error) = result.and_then(|()| read_disk(options)) {
                 report::failure(format_args!("{device}: {error}"));
             }
@@ -70,11 +75,17 @@ pub(crate) fn run(device: &Device, granted: u16, options: &Options) {
 
 /// Brings the controller up, with one queue pair for each vCPU, each with its own vector, as far as queues and vectors go.
 fn prepare(
+    device: &Device,
     controller: &mut Controller,
     granted: u16,
     options: &Options,
 ) -> Result<(), &'static str> {
+    let unmask = |vector| {
+        let unmasked = device.msix.unmask(VectorIndex(vector));
+        unmasked.map_err(|_| "the vector of a queue cannot be unmasked")
+    };
     controller.start()?;
+    unmask(0)?;
     let Disk { read_bytes, reads, block_shift } = controller.identify()?;
     READ_SIZE.store(read_bytes, Ordering::Relaxed);
     READS_ON_DISK.store(reads, Ordering::Relaxed);
@@ -94,6 +105,7 @@ fn prepare(
         // Another controller may have had the one before.
         let queue = controller.queue_pair(number).ok_or("no RAM left for queues")?;
         controller.create(slot.insert(queue))?;
+        unmask(number)?;
         // SAFETY: as above.
         let buffers = unsafe { &mut *worker.buffers.get() };
         if buffers.is_none() {

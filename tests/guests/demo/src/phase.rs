@@ -26,10 +26,8 @@ pub(crate) fn run(
 }
 
 fn sections(device: &Device, client: Option<&mut ServiceClient>, options: &Options, granted: u16) {
-    for vector in (0..granted).map(VectorIndex) {
-        if let Err(error) = device.msix.unmask(vector) {
-            report::failure(format_args!("{device}: unmask of vector {vector}: {error}"));
-        }
+    if device.kind != Kind::Nvme {
+        unmask_all(device, granted);
     }
     if let Err(error) = device.msix.refresh(client) {
         report::failure(format_args!("{device}: query-function: {error}"));
@@ -43,13 +41,22 @@ fn sections(device: &Device, client: Option<&mut ServiceClient>, options: &Optio
         TableMode::Direct => println!("guest: {granted} vectors, the table is direct"),
         TableMode::Trapped => println!("guest: {granted} vectors, the table is trapped"),
     }
+    if device.kind == Kind::Nvme {
+        // It unmasks its vectors when their queues are there, and no sooner.
+        nvme::run(device, granted, options);
+        unmask_all(device, granted);
+    }
     measure::mask_unmask(device, granted, options.pairs);
-    match device.kind {
-        Kind::Software => {
-            measure::neighbour(device, options.writes);
-            load::run(device, granted, options);
+    if device.kind == Kind::Software {
+        measure::neighbour(device, options.writes);
+        load::run(device, granted, options);
+    }
+}
+
+fn unmask_all(device: &Device, granted: u16) {
+    for vector in (0..granted).map(VectorIndex) {
+        if let Err(error) = device.msix.unmask(vector) {
+            report::failure(format_args!("{device}: unmask of vector {vector}: {error}"));
         }
-        Kind::Nvme => nvme::run(device, granted, options),
-        Kind::Other => {}
     }
 }

@@ -1,7 +1,9 @@
 //! Takes MSI-X interrupts the standard way and knows nothing of PV-MSI.
 //!
-//! It programs the first software function's table by hand and checks each
-//! step: one interrupt for each event, none while a vector is masked, one
+//! It does things in the order in which Linux does them: enables MSI-X with all
+//! vectors masked, starts the first software function, and programs and
+//! unmasks the vectors last. Then it checks each step: the function has found its
+//! MSI-X Enable set; one interrupt for each event, none while a vector is masked, one
 //! afterwards, nothing missing under load with masking in between. The run
 //! ends with exit status 0 when all is well, else 1 and a line on COM1.
 #![no_std]
@@ -23,6 +25,11 @@ const QUIET_TIME: u32 = 30;
 const ENABLE: u16 = 1 << 15;
 const FUNCTION_MASK: u16 = 1 << 14;
 const ENTRY_BYTES: usize = 16;
+
+/// A store to CONTROL that starts the device, and what it reads afterwards.
+const START: u32 = 2;
+const STARTED: u32 = 3;
+const STARTED_WITHOUT_INTERRUPTS: u32 = 4;
 
 static TAKEN: [AtomicU32; VECTORS_MAX as usize] =
     [const { AtomicU32::new(0) }; VECTORS_MAX as usize];
@@ -68,16 +75,22 @@ fn run() -> Result<u16, &'static str> {
     let pending = location(function, capability.wrapping_add(8)).ok_or("no pending bit array")?;
     msi::prepare(function, vectors, route)?;
     let device = Device { base, table, pending, vectors };
+    device.start(STARTED_WITHOUT_INTERRUPTS).map_err(|()| "the function was enabled already")?;
     function.write_u16(control, others | ENABLE | FUNCTION_MASK);
+    for vector in 0..vectors {
+        device.mask(vector, true);
+    }
+    function.write_u16(control, others | ENABLE);
+    device.start(STARTED).map_err(|()| "MSI-X is not enabled in the function itself")?;
     for vector in 0..vectors {
         device.program(vector);
     }
-    function.write_u16(control, others | ENABLE);
     device.one_by_one()?;
     device.masked()?;
     device.under_load()?;
     function.write_u16(control, others);
     device.disabled()?;
+    device.start(STARTED_WITHOUT_INTERRUPTS).map_err(|()| "the function stays enabled")?;
     Ok(vectors)
 }
 
@@ -144,6 +157,14 @@ impl Device {
     fn events(&self, vector: u16) -> u32 {
         let offset = usize::from(vector).wrapping_mul(4).wrapping_add(0x1_0000);
         register(self.base.wrapping_add(offset)).read()
+    }
+
+    /// Starts the device; what it must have found.
+    fn start(&self, found: u32) -> Result<(), ()> {
+        let control = register(self.base.wrapping_add(0x18));
+        control.write(START);
+        let started = vcpu::wait_until(PATIENCE, || control.read() != START);
+        if started && control.read() == found { Ok(()) } else { Err(()) }
     }
 
     /// Asks for events and waits until the device has raised them.

@@ -53,6 +53,41 @@ pub(super) fn compile(toolchain: &Toolchain, header: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Compiles the header as kernels do that have no standard headers: with the option that the README names, in GNU C, where `linux` is a macro, and with nothing but a header of types that stands for the kernel's.
+///
+/// # Errors
+/// When the compiler has something to say, or the README names no option.
+pub(super) fn compile_with_types(workspace: &Workspace, toolchain: &Toolchain) -> Result<()> {
+    const OPTION: &str = "-DPVMSI_TYPES_HEADER=";
+    let text = fs::read_to_string(workspace.root.join("guest-shim/c/README.md"))?;
+    let option = text.split_once(OPTION).and_then(|(_, rest)| rest.split('`').next());
+    // Without the quotes of the shell.
+    let option = option.and_then(|option| option.strip_prefix('\'')?.strip_suffix('\''));
+    let option = option.context("guest-shim/c/README.md names no header of types")?;
+    let folder = workspace.target.join("shim/types");
+    let header = folder.join(option.trim_matches(['"', '<', '>']));
+    fs::create_dir_all(header.parent().unwrap_or(&folder))?;
+    fs::write(&header, TYPES)?;
+    for standard in ["-std=gnu11", "-std=c11"] {
+        let mut command = toolchain.tool("gcc");
+        command.args(["-xc", standard, "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-nostdinc"]);
+        command.arg(format!("{OPTION}{option}")).arg("-I").arg(&folder);
+        command.args(["-ffreestanding", "-fsyntax-only"]).arg(path(workspace));
+        process::run("gcc of the header with a kernel's types", &mut command, LIMIT)?;
+    }
+    Ok(())
+}
+
+/// What a kernel's header of types defines, as far as the header needs it.
+const TYPES: &str = "\
+typedef _Bool bool;
+typedef unsigned char uint8_t;
+typedef unsigned short uint16_t;
+typedef unsigned int uint32_t;
+typedef unsigned long uint64_t;
+typedef int int32_t;
+";
+
 /// Compiles the examples in the README.
 ///
 /// # Errors

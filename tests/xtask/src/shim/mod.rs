@@ -62,6 +62,9 @@ pub(crate) fn checks(workspace: &Workspace) -> Result<Vec<Check>> {
         let toolchain = Toolchain::prepare(workspace, architecture)?;
         let compiled = header::compile(&toolchain, &header).map_err(|error| format!("{error:#}"));
         checks.push(Check::new(&format!("{name}: header compiles as C and C++"), compiled));
+        let types = header::compile_with_types(workspace, &toolchain);
+        let types = types.map_err(|error| format!("{error:#}"));
+        checks.push(Check::new(&format!("{name}: header compiles with a kernel's types"), types));
 
         let library = Library::build(workspace, architecture)?;
         let example = header::compile_examples(workspace, &toolchain);
@@ -74,6 +77,7 @@ pub(crate) fn checks(workspace: &Workspace) -> Result<Vec<Check>> {
         let symbols = same(&package.join(SYMBOLS), &lines(&object.symbols));
         checks.push(Check::new(&format!("{name}: symbols are those of {SYMBOLS}"), symbols));
         checks.push(Check::new(&format!("{name}: needs nothing"), object.check_contents()));
+        checks.push(Check::new(&format!("{name}: no jump tables"), object.check_jump_tables()));
         let bound = bound(&package.join(SIZE), architecture)?;
         let small = if text <= bound.text && data <= bound.data {
             Ok(())

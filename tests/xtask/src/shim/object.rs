@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use elf::ElfBytes;
 use elf::abi;
 use elf::endian::LittleEndian;
+use elf::section::SectionHeader;
 
 /// Bytes in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +31,8 @@ pub(super) struct Object {
     sections: Vec<String>,
     machine: u16,
     relocations: BTreeSet<u32>,
+    /// Sections with jump tables, or with code that uses one.
+    jump_tables: Vec<String>,
 }
 
 impl Object {
@@ -52,11 +55,12 @@ impl Object {
             sections: Vec::new(),
             machine: file.ehdr.e_machine,
             relocations: BTreeSet::new(),
+            jump_tables: Vec::new(),
         };
-        let (symbols, names) = file.symbol_table()?.context("no symbols")?;
+        let (symbols, symbol_names) = file.symbol_table()?.context("no symbols")?;
         // The first one stands for none.
         for symbol in symbols.iter().skip(1) {
-            let name = names.get(usize::try_from(symbol.st_name)?)?.to_owned();
+            let name = symbol_names.get(usize::try_from(symbol.st_name)?)?.to_owned();
             if symbol.is_undefined() {
                 object.undefined.push(name);
             } else if symbol.st_bind() == abi::STB_LOCAL {
@@ -76,12 +80,50 @@ impl Object {
                 let size = if writable { data } else { text };
                 *size = size.saturating_add(section.sh_size);
             }
+            let is = |section: &SectionHeader, flag: u32| section.sh_flags & u64::from(flag) != 0;
             if section.sh_type == abi::SHT_RELA {
                 let relocations = file.section_data_as_relas(&section)?;
                 object.relocations.extend(relocations.map(|relocation| relocation.r_type));
+                // Constants that lead into code: pointers to functions are relocated, and so writable.
+                let of = sections.get(usize::try_from(section.sh_info)?)?;
+                let constants = is(&of, abi::SHF_ALLOC)
+                    && !is(&of, abi::SHF_WRITE)
+                    && !is(&of, abi::SHF_EXECINSTR);
+                let leads_into_code = |symbol: u32| -> Result<bool> {
+                    let symbol = symbols.get(usize::try_from(symbol)?)?;
+                    let target = sections.get(usize::from(symbol.st_shndx));
+                    Ok(target.is_ok_and(|target| is(&target, abi::SHF_EXECINSTR)))
+                };
+                for relocation in file.section_data_as_relas(&section)? {
+                    if constants && leads_into_code(relocation.r_sym)? {
+                        object
+                            .jump_tables
+                            .push(names.get(usize::try_from(of.sh_name)?)?.to_owned());
+                        break;
+                    }
+                }
+            }
+            if object.machine == abi::EM_AARCH64 && is(&section, abi::SHF_EXECINSTR) {
+                let (code, _) = file.section_data(&section)?;
+                if uses_jump_table(code) {
+                    object
+                        .jump_tables
+                        .push(names.get(usize::try_from(section.sh_name)?)?.to_owned());
+                }
             }
         }
         Ok(object)
+    }
+
+    /// Whether no `switch` is a jump through a table.
+    ///
+    /// # Errors
+    /// Where one is.
+    pub(super) fn check_jump_tables(&self) -> Result<(), String> {
+        match self.jump_tables.first() {
+            Some(section) => Err(format!("there is one in {section}")),
+            None => Ok(()),
+        }
     }
 
     /// Whether a kernel can link it without providing anything: no symbols of others, no unwinding,
@@ -109,6 +151,23 @@ impl Object {
     }
 }
 
+/// Whether arm64 code jumps by a table. Its entries are distances from an address in the code, without relocations: `adr` loads that address, a few instructions before the `br` to the sum. A tail call by a pointer has no such `adr`.
+fn uses_jump_table(code: &[u8]) -> bool {
+    const NEARBY: usize = 16;
+    const REGISTER: u32 = 0x1f;
+    let words: Vec<u32> = code
+        .chunks_exact(4)
+        .filter_map(|word| word.try_into().ok())
+        .map(u32::from_le_bytes)
+        .collect();
+    let is_adr = |word: &&u32| **word & 0x9f00_0000 == 0x1000_0000;
+    words.iter().enumerate().any(|(at, word)| {
+        let before = words.iter().take(at).rev().take(NEARBY);
+        word & 0xffff_fc1f == 0xd61f_0000
+            && before.filter(is_adr).any(|adr| adr & REGISTER == word >> 5 & REGISTER)
+    })
+}
+
 /// Absolute 64-bit pointers, and distances within an image: no global offset table, no place that
 /// the code must be linked at.
 fn plain_relocations(machine: u16) -> &'static [u32] {
@@ -128,5 +187,26 @@ fn plain_relocations(machine: u16) -> &'static [u32] {
             abi::R_AARCH64_JUMP26,
         ],
         _ => &[],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jumps_by_a_table_are_told_from_calls_by_a_pointer() {
+        const ADR_X10: u32 = 0x1000_014a;
+        const ADD_X10: u32 = 0x8b2b_094a;
+        const BR_X10: u32 = 0xd61f_0140;
+        const BR_X2: u32 = 0xd61f_0040;
+        let uses = |words: &[u32]| {
+            let code: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+            uses_jump_table(&code)
+        };
+        assert!(uses(&[ADR_X10, ADD_X10, BR_X10]));
+        assert!(!uses(&[ADR_X10, ADD_X10, BR_X2]), "a tail call");
+        assert!(!uses(&[BR_X10, ADR_X10]), "the address is for something else");
+        assert!(!uses(&[]));
     }
 }

@@ -249,18 +249,13 @@ mod tests {
     use flate2::write::GzEncoder;
     use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 
+    use super::super::programs;
     use super::*;
 
     const RAM: u64 = 16 << 20;
 
-    /// A kernel that is its header and a word of code.
     fn image(text_offset: u64, image_size: u64, flags: u64) -> Vec<u8> {
-        let mut image = vec![0x3b, 0xd8, 0x74, 0x14, 0, 0, 0, 0];
-        for word in [text_offset, image_size, flags, 0, 0, 0] {
-            image.extend(word.to_le_bytes());
-        }
-        image.extend(b"ARM\x64\0\0\0\0code");
-        image
+        programs::image([text_offset, image_size, flags], b"code")
     }
 
     fn gzip(bytes: &[u8]) -> Vec<u8> {

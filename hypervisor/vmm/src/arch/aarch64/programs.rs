@@ -8,6 +8,19 @@ pub(super) fn code(instructions: &[u32]) -> Vec<u8> {
     instructions.iter().flat_map(|instruction| instruction.to_le_bytes()).collect()
 }
 
+/// A Linux kernel, as far as its header goes: `text_offset`, `image_size`, `flags`; it starts with
+/// the code.
+pub(super) fn image(header: [u64; 3], code: &[u8]) -> Vec<u8> {
+    // b .+64
+    let mut image = vec![0x10, 0, 0, 0x14, 0, 0, 0, 0];
+    for word in header.into_iter().chain([0; 3]) {
+        image.extend(word.to_le_bytes());
+    }
+    image.extend(b"ARM\x64\0\0\0\0");
+    image.extend(code);
+    image
+}
+
 /// Ends the run with status 7.
 pub(crate) fn exit_7() -> Vec<u8> {
     code(&[

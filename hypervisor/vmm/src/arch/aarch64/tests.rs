@@ -4,8 +4,9 @@ use pvmsi_hypervisor::Policy;
 use pvmsi_protocol::{ServiceBlock, SmcccStatus};
 use vm_memory::{Bytes, GuestAddress};
 
-use super::programs::{TEST_PAGE, code};
+use super::programs::{TEST_PAGE, code, image};
 use super::*;
+use crate::config::{MachineConfig, Program};
 use crate::control::End;
 use crate::machine::Machine;
 use crate::test_guest::run;
@@ -44,6 +45,41 @@ fn the_boot_processor_gets_the_device_tree_and_starts_others_by_psci() {
     assert_eq!(found(&machine, 0), [RAM_START, 0x55, 0], "X0 of both, CPU_ON's answer");
     let magic: u32 = machine.memory().read_obj(GuestAddress(RAM_START)).unwrap();
     assert_eq!(magic.swap_bytes(), 0xd00d_feed);
+}
+
+#[test]
+fn a_linux_kernel_starts_as_the_protocol_of_booting_wants_it() {
+    let code = code(&[
+        0xd2a8_0029, // mov x9, #0x40010000
+        0xa900_0520, // stp x0, x1, [x9]
+        0xa901_0d22, // stp x2, x3, [x9, #16]
+        0x1000_0001, // adr x1, .
+        0xf900_1121, // str x1, [x9, #32]
+        0xd538_4241, // mrs x1, currentel
+        0xf900_1521, // str x1, [x9, #40]
+        0xd53b_4221, // mrs x1, daif
+        0xf900_1921, // str x1, [x9, #48]
+        0xd538_1001, // mrs x1, sctlr_el1
+        0xf900_1d21, // str x1, [x9, #56]
+        0x52b0_8000, // mov w0, #0x84000000
+        0x7280_0100, // movk w0, #0x8
+        0xd400_0002, // hvc #0x0
+        0x1400_0000, // b .
+    ]);
+    let kernel = image([0, 0x1000, 0], &code);
+    let change = |config: &mut MachineConfig| {
+        config.program = Program::Linux { kernel, initrd: Some(b"files".to_vec()) };
+    };
+    let Some((machine, end)) = run(&[], change) else { return };
+    assert_eq!(end, End::Exited(0));
+    let [x0, x1, x2, x3, pc, exception_level, interrupts, control] = found(&machine, 0);
+    assert_eq!([x0, x1, x2, x3], [RAM_START, 0, 0, 0]);
+    assert_eq!(pc, LOAD_MIN + 64 + 12);
+    assert_eq!((exception_level, interrupts), (1 << 2, 0xf << 6));
+    assert_eq!(control & 0b101, 0, "MMU and data cache off");
+    let mut initrd = [0; 5];
+    machine.memory().read_slice(&mut initrd, GuestAddress(LOAD_MIN + 0x1_0000)).unwrap();
+    assert_eq!(&initrd, b"files");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use kvm_bindings::{
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use pvmsi_protocol::{Leaf, ServiceBlock};
 
-use super::PowerOnState;
+use super::{PowerOnState, saved};
 use crate::error::MachineError;
 
 /// Where PV-MSI's block lies. KVM's own stays at 0x40000000.
@@ -24,6 +24,8 @@ const CACHE_SHARING: u32 = 0xffff_c000;
 pub(crate) struct VcpuModel {
     supported: CpuId,
     deadline_timer: bool,
+    /// The MSRs that a machine reset sets back.
+    msrs: Vec<u32>,
     cpus: u8,
     offer: Option<ServiceBlock>,
 }
@@ -43,7 +45,9 @@ impl VcpuModel {
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(MachineError::kvm("KVM_GET_SUPPORTED_CPUID"))?;
         let deadline_timer = kvm.check_extension(Cap::TscDeadlineTimer);
-        Ok(Self { supported, deadline_timer, cpus, offer })
+        let msrs =
+            saved::resettable_msrs(kvm).map_err(MachineError::kvm("KVM_GET_MSR_INDEX_LIST"))?;
+        Ok(Self { supported, deadline_timer, msrs, cpus, offer })
     }
 
     /// Gives a new vCPU its CPUID.
@@ -64,7 +68,8 @@ impl VcpuModel {
             }
         }
         vcpu.set_cpuid2(&cpuid).map_err(MachineError::kvm("KVM_SET_CPUID2"))?;
-        PowerOnState::read(vcpu, index).map_err(MachineError::kvm("reading a vCPU's registers"))
+        PowerOnState::read(vcpu, index, &self.msrs)
+            .map_err(MachineError::kvm("reading a vCPU's registers"))
     }
 }
 

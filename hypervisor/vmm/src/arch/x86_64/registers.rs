@@ -7,6 +7,7 @@ use kvm_bindings::{
 use kvm_ioctls::{Error, VcpuFd};
 
 use super::boot::{BOOT_PARAMETERS, GDT, GDT_BARE_METAL, GDT_LINUX, PML4, START_INFO};
+use super::saved;
 use crate::error::MachineError;
 
 const CR0_PROTECTION: u64 = 1;
@@ -58,16 +59,24 @@ pub(crate) struct PowerOnState {
     sregs: kvm_sregs,
     lapic: kvm_lapic_state,
     events: kvm_vcpu_events,
+    /// What Linux leaves switched on, KVM's clock pages among it, would go on under the next kernel.
+    msrs: Vec<kvm_msr_entry>,
 }
 
 impl PowerOnState {
-    /// Reads it from a vCPU that has not run.
+    /// Reads it from a vCPU that has not run; these are the MSRs that belong to it.
     ///
     /// # Errors
     /// KVM's.
-    pub(super) fn read(vcpu: &VcpuFd, index: u8) -> Result<Self, Error> {
+    pub(super) fn read(vcpu: &VcpuFd, index: u8, msrs: &[u32]) -> Result<Self, Error> {
         let sregs = vcpu.get_sregs()?;
-        Ok(Self { index, sregs, lapic: vcpu.get_lapic()?, events: vcpu.get_vcpu_events()? })
+        Ok(Self {
+            index,
+            sregs,
+            lapic: vcpu.get_lapic()?,
+            events: vcpu.get_vcpu_events()?,
+            msrs: saved::read_msrs(vcpu, msrs)?,
+        })
     }
 
     /// Brings the vCPU to the entry point, ready to run.
@@ -98,6 +107,7 @@ impl PowerOnState {
         vcpu.set_vcpu_events(&self.events)?;
         vcpu.set_regs(&kvm_regs { rflags: RFLAGS_RESERVED, ..regs })?;
         if !matches!(start, Start::BareMetal { .. }) {
+            saved::write_msrs(vcpu, &self.msrs)?;
             let memory_types =
                 kvm_msr_entry { index: MTRR_DEFAULT, data: MTRR_WRITE_BACK, ..Default::default() };
             let msrs = Msrs::from_entries(&[memory_types]).map_err(|_| Error::new(libc::ENOMEM))?;

@@ -24,6 +24,9 @@ pub(crate) struct SavedVcpu {
     events: kvm_vcpu_events,
 }
 
+/// The time stamp counter, and what is added to it.
+const CLOCK_MSRS: [u32; 2] = [0x10, 0x3b];
+
 /// The state of PICs and I/O APIC.
 pub(crate) type SavedInterrupts = Vec<kvm_irqchip>;
 
@@ -43,7 +46,7 @@ impl SavedVcpu {
                 xcrs: vcpu.get_xcrs()?,
                 debug: vcpu.get_debug_regs()?,
                 lapic: vcpu.get_lapic()?,
-                msrs: read_msrs(kvm, vcpu)?,
+                msrs: read_msrs(vcpu, kvm.get_msr_index_list()?.as_slice())?,
                 events: vcpu.get_vcpu_events()?,
             })
         };
@@ -65,22 +68,47 @@ impl SavedVcpu {
             vcpu.set_xcrs(&self.xcrs)?;
             vcpu.set_debug_regs(&self.debug)?;
             vcpu.set_lapic(&self.lapic)?;
-            for msr in &self.msrs {
-                // Some can be read and not written; KVM says so by writing none.
-                if let Ok(msrs) = Msrs::from_entries(&[*msr]) {
-                    vcpu.set_msrs(&msrs)?;
-                }
-            }
+            write_msrs(vcpu, &self.msrs)?;
             vcpu.set_vcpu_events(&self.events)
         };
         write().map_err(MachineError::kvm("setting a vCPU's registers"))
     }
 }
 
-/// One at a time: a list ends at the first one that this processor has not.
-fn read_msrs(kvm: &Kvm, vcpu: &VcpuFd) -> Result<Vec<kvm_msr_entry>, kvm_ioctls::Error> {
+/// The MSRs that a reset sets back: all but the clock.
+///
+/// # Errors
+/// KVM's.
+pub(super) fn resettable_msrs(kvm: &Kvm) -> Result<Vec<u32>, kvm_ioctls::Error> {
+    let mut indices = kvm.get_msr_index_list()?.as_slice().to_vec();
+    indices.retain(|index| !CLOCK_MSRS.contains(index));
+    Ok(indices)
+}
+
+/// Writes MSRs.
+///
+/// # Errors
+/// KVM's.
+pub(super) fn write_msrs(vcpu: &VcpuFd, msrs: &[kvm_msr_entry]) -> Result<(), kvm_ioctls::Error> {
+    for msr in msrs {
+        // Some can be read and not written; KVM says so by writing none.
+        if let Ok(msrs) = Msrs::from_entries(&[*msr]) {
+            vcpu.set_msrs(&msrs)?;
+        }
+    }
+    Ok(())
+}
+
+/// Reads MSRs, one at a time: a list ends at the first one that this processor has not.
+///
+/// # Errors
+/// KVM's.
+pub(super) fn read_msrs(
+    vcpu: &VcpuFd,
+    indices: &[u32],
+) -> Result<Vec<kvm_msr_entry>, kvm_ioctls::Error> {
     let mut found = Vec::new();
-    for &index in kvm.get_msr_index_list()?.as_slice() {
+    for &index in indices {
         let Ok(mut msrs) = Msrs::from_entries(&[kvm_msr_entry { index, ..Default::default() }])
         else {
             continue;

@@ -39,8 +39,11 @@ const CONFIG_BYTES: usize = 256;
 const PAGE_BYTES: u64 = 4096;
 /// The software function's table, in its BAR.
 const TABLE: u64 = 0x40;
-/// The software function's register that resets it, in its BAR.
-const RESET_REGISTER: usize = 0x18;
+/// The software function's register CONTROL in its BAR, stores to it, and what it reads when the function was started with MSI-X enabled.
+const CONTROL_REGISTER: usize = 0x18;
+const RESET: u32 = 1;
+const START: u32 = 2;
+const STARTED: u32 = 3;
 
 struct OurMachine {
     options: HostOptions,
@@ -203,8 +206,15 @@ impl HostUnderTest for OurMachine {
         self.device.raise(VectorIndex(vector));
     }
 
+    fn start(&self) -> bool {
+        let bar = self.bar.as_volatile_slice();
+        let _ = bar.write_obj(START, CONTROL_REGISTER);
+        self.device.run();
+        bar.read_obj(CONTROL_REGISTER).is_ok_and(|control: u32| control == STARTED)
+    }
+
     fn reset_unseen(&self) {
-        let _ = self.bar.as_volatile_slice().write_obj(1_u32, RESET_REGISTER);
+        let _ = self.bar.as_volatile_slice().write_obj(RESET, CONTROL_REGISTER);
         self.device.run();
     }
 

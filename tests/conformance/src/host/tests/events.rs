@@ -12,8 +12,14 @@ pub(super) const TESTS: &[Test] = &[
     Test::host("a-masked-vector-does-not-fire", &["H-513"], masked),
     Test::host("function-mask-holds-everything", &["H-514"], function_mask),
     Test::host("vectors-beyond-the-grant-do-not-fire", &["H-515", "H-904"], beyond_the_grant),
-    Test::host("the-standard-table-works-as-ever", &["H-513", "H-514", "H-812"], standard_table),
-    Test::host("without-service-as-ever", &["H-812"], standard_table_without_service),
+    Test::host(
+        "the-standard-table-works-as-ever",
+        &["H-505", "H-513", "H-514", "H-812"],
+        standard_table,
+    ),
+    Test::host("without-service-as-ever", &["H-505", "H-812"], standard_table_without_service),
+    Test::host("a-guest-that-unmasks-last", &["H-505", "H-506"], unmasks_last),
+    Test::host("the-function-follows-enable", &["H-506", "H-530", "H-801", "H-802"], enable),
 ];
 
 /// Looks at interrupts that are still to come, on a busy machine.
@@ -190,4 +196,58 @@ fn standard_table_with(factory: &dyn HostFactory, policy: Policy) -> Verdict {
     machine.program(3, machine.message(77));
     machine.arrives(3, 77)?;
     machine.mapped("mapped", false)
+}
+
+/// Linux enables MSI-X with all vectors masked, lets the driver start the function, and unmasks last.
+fn unmasks_last(factory: &dyn HostFactory) -> Verdict {
+    for policy in [Policy::Denied, Policy::Trapped, Policy::Direct] {
+        let machine = Machine::with(factory, HostOptions { policy, ..HostOptions::default() })?;
+        machine.needs(Ability::Start)?;
+        machine.control(ENABLE | FUNCTION_MASK);
+        (0..machine.vectors).for_each(|vector| machine.mask(vector));
+        machine.control(ENABLE);
+        holds("enabled in the function when it is started", machine.host.start())?;
+        machine.stays_away("not unmasked yet", 5)?;
+        holds("pending bit", machine.pending(5))?;
+        machine.program(3, machine.message(3));
+        machine.arrives(3, 3)?;
+        machine.program(5, machine.message(5));
+        machine.arrived("what came before the first unmasking", &[5])?;
+        machine.quiet("once")?;
+    }
+    Ok(())
+}
+
+fn enable(factory: &dyn HostFactory) -> Verdict {
+    let machine = Machine::new(factory)?;
+    machine.needs(Ability::Start)?;
+    let found = |when: &str, expected: bool| {
+        equal(&format!("MSI-X Enable in the function, {when}"), machine.host.start(), expected)
+    };
+    found("at power-on", false)?;
+    machine.control(ENABLE | FUNCTION_MASK);
+    found("under Function Mask", true)?;
+    machine.control(0);
+    found("disabled again", false)?;
+    machine.control(ENABLE);
+    machine.configure(4)?;
+    found("assigned", true)?;
+    machine.function_level_reset();
+    found("assigned and reset", true)?;
+    machine.release()?;
+    found("released", true)?;
+    machine.program(1, machine.message(1));
+    machine.arrives(1, 1)?;
+    machine.mask(1);
+    found("all masked again", true)?;
+    machine.function_level_reset();
+    found("reset in the default state", false)?;
+    machine.control(ENABLE);
+    machine.configure(4)?;
+    machine.control(0);
+    found("disabled while assigned", false)?;
+    machine.control(ENABLE);
+    found("in the end", true)?;
+    machine.program(2, machine.message(2));
+    machine.arrives(2, 2)
 }
