@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 use pvmsi_conformance::guest::GuestFactory;
+use pvmsi_conformance::guest::linux::LinuxGuest;
 use pvmsi_conformance::guest::ours::OurGuest;
 use pvmsi_conformance::guest::reader::ReadersGuest;
 use pvmsi_conformance::host::ours::OurHost;
@@ -72,6 +73,8 @@ enum GuestArgument {
     Ours,
     /// The one in C that was written from the specification alone.
     Reader,
+    /// The wire layer of the Linux module, in C.
+    Linux,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -112,6 +115,7 @@ fn execute(command: Command) -> Result<bool> {
             let guest: &dyn GuestFactory = match guest {
                 GuestArgument::Ours => &OurGuest,
                 GuestArgument::Reader => &ReadersGuest,
+                GuestArgument::Linux => &LinuxGuest,
             };
             return run_tests(guest, &selection, &expected.unwrap_or_default(), strict, format);
         }

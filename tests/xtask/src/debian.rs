@@ -80,6 +80,16 @@ impl Apt {
         Ok(text.lines().filter_map(|l| l.split('|').nth(1)).map(|v| v.trim().to_owned()).collect())
     }
 
+    /// Names of the packages that a package depends on, without alternatives' order.
+    ///
+    /// # Errors
+    /// When apt-cache fails.
+    pub(crate) fn dependencies(&self, package: &str) -> Result<Vec<String>> {
+        let text = self.query(&["depends", package])?;
+        let names = text.lines().filter_map(|line| line.trim().split("Depends: ").nth(1));
+        Ok(names.map(|name| name.trim().to_owned()).collect())
+    }
+
     /// Downloads a package (`name` or `name=version`) and returns the path of its file.
     ///
     /// # Errors
@@ -211,6 +221,11 @@ pub(crate) fn unpack(package: &Path, folder: &Path, patterns: &[&str]) -> Result
     Ok(())
 }
 
+/// The numbers in a package name, to find the newest.
+pub(crate) fn numbers(name: &str) -> Vec<u32> {
+    name.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect()
+}
+
 /// The release name of this Debian, as in "bookworm".
 ///
 /// # Errors
@@ -229,7 +244,10 @@ pub(crate) fn release_name() -> Result<String> {
 }
 
 /// The mirror that the machine uses already.
-fn mirror() -> Result<String> {
+///
+/// # Errors
+/// Where apt knows none.
+pub(crate) fn mirror() -> Result<String> {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let modern = read("/etc/apt/sources.list.d/debian.sources");
     let modern =

@@ -9,6 +9,7 @@ mod fuzz;
 mod guests;
 mod lab;
 mod model;
+mod module;
 mod process;
 mod report;
 #[cfg(test)]
@@ -50,6 +51,8 @@ enum Command {
     },
     /// Builds the guest half for C kernels: header, libraries, symbols, sizes.
     Shim(shim::Options),
+    /// Builds the Linux guest module for Debian's kernels.
+    Module(module::Options),
     /// Runs the main job on this machine's /dev/kvm, with the software function.
     Demo(demo::Options),
     /// Runs the conformance suite on this repository's halves, in process or from inside a guest; or proves it.
@@ -75,6 +78,7 @@ fn main() -> ExitCode {
                 .and_then(|architecture| guests::build(&workspace, architecture))
                 .map(|()| true),
             Command::Shim(options) => shim::command(&workspace, options),
+            Command::Module(options) => module::command(&workspace, options),
             Command::Demo(options) => demo::command(&workspace, options),
             Command::Conformance(options) => conformance::command(&workspace, options),
             Command::Lab(options) => lab::command(&workspace, options),

@@ -14,6 +14,7 @@ use crate::fuzz::{self, FuzzTarget};
 use crate::guests;
 use crate::lab::{Extent, Lab, LinuxLab, LinuxScenario, Scenario};
 use crate::model;
+use crate::module;
 use crate::process;
 use crate::shim;
 use crate::soak::{self, Plan};
@@ -70,6 +71,13 @@ pub(crate) fn command(workspace: &Workspace, options: &Options) -> Result<bool> 
     }
     licences(workspace, &mut summary);
     summary.step("guest half for C kernels", || Ok(Verdict::Checked(shim::checks(workspace)?)));
+    for architecture in Architecture::ALL {
+        let title = format!("Linux guest module for {}", architecture.name());
+        summary.step(&title, || {
+            let stable = module::Series::Stable;
+            Ok(Verdict::Checked(module::build_checks(workspace, architecture, &stable, true)?))
+        });
+    }
     for architecture in Architecture::ALL {
         let name = architecture.name();
         summary.step(&format!("bare-metal build of the guest's crates for {name}"), || {

@@ -10,10 +10,12 @@
 //! bits are ordinary memory. While the guest half makes one of the steps of
 //! [`GuestUnderTest`], nothing else accesses them, but the host at a ring.
 //!
-//! [`ours`] is the first implementation, on `pvmsi-guest`; [`reader`] the second, in C.
+//! [`ours`] is the first implementation, on `pvmsi-guest`; [`reader`] the second, in C; [`linux`]
+//! the third, on what the Linux module calls with.
 
 mod call;
 mod good_host;
+pub mod linux;
 mod machine;
 pub mod ours;
 pub mod reader;

@@ -166,7 +166,7 @@ impl Host {
         let name = apt
             .search(expression)?
             .into_iter()
-            .max_by_key(|name| numbers(name))
+            .max_by_key(|name| debian::numbers(name))
             .with_context(|| format!("Debian offers no package {expression}"))?;
         let package = apt.download(&name)?;
         let unpacked = packages.join("kernel");
@@ -239,11 +239,6 @@ fn qemu_version(emulator: &str) -> Option<u32> {
     let output = Command::new(emulator).arg("--version").output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     text.split("version ").nth(1)?.split('.').next()?.parse().ok()
-}
-
-/// The numbers in a package name, to find the newest.
-pub(super) fn numbers(name: &str) -> Vec<u32> {
-    name.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect()
 }
 
 pub(super) fn is_module(file: &Path, module: &str) -> bool {

@@ -239,22 +239,17 @@ impl LinuxLab {
                         Extent::Full => &[Policy::Direct, Policy::Trapped, Policy::Off],
                         Extent::Short => &[Policy::Direct],
                     };
-                    if kernel.module.is_some() {
-                        for &policy in policies {
-                            boots.push(self.events(kernel, policy, true, Suite::Events));
-                        }
+                    for &policy in policies {
+                        boots.push(self.events(kernel, policy, true, Suite::Events));
                     }
-                    if extent == Extent::Full || kernel.module.is_none() {
+                    if extent == Extent::Full {
                         boots.push(self.events(kernel, Policy::Direct, false, Suite::Events));
-                    }
-                    if extent == Extent::Full && kernel.module.is_some() {
                         boots.push(self.events(kernel, Policy::Direct, true, Suite::Reload));
                     }
                 }
                 hosts.push(host("isolated", true, PageSize::K4, boots));
                 if extent == Extent::Full {
-                    let module = stable.module.is_some();
-                    let mut boot = self.events(stable, Policy::Direct, module, Suite::Events);
+                    let mut boot = self.events(stable, Policy::Direct, true, Suite::Events);
                     boot.isolation = false;
                     hosts.push(host("not isolated", false, PageSize::K4, vec![boot]));
                 }
@@ -275,12 +270,11 @@ impl LinuxLab {
             kexec: false,
             suite,
         };
-        let mut boots =
-            vec![boot(Vmm::Qemu, None, false), boot(Vmm::Pvmsi, Some(Policy::Off), false)];
-        if kernel.module.is_some() {
-            boots.push(boot(Vmm::Pvmsi, Some(Policy::Direct), true));
-        }
-        boots
+        vec![
+            boot(Vmm::Qemu, None, false),
+            boot(Vmm::Pvmsi, Some(Policy::Off), false),
+            boot(Vmm::Pvmsi, Some(Policy::Direct), true),
+        ]
     }
 
     /// A guest with both functions.
@@ -405,9 +399,7 @@ impl Guest<'_> {
             initramfs::copy(&next, &root.join("boot/initrd"))?;
             initramfs::copy(&kernel.image, &root.join("boot/vmlinuz"))?;
         }
-        if let Some(module) = &kernel.module {
-            initramfs::copy(module, &root.join("modules/pvmsi.ko"))?;
-        }
+        initramfs::copy(&kernel.module, &root.join("modules/pvmsi.ko"))?;
         parts::plain_archive(&root, &archive)?;
         Ok(archive)
     }

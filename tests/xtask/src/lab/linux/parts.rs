@@ -12,7 +12,8 @@ use elf::endian::AnyEndian;
 
 use crate::architecture::Architecture;
 use crate::debian::{self, Apt};
-use crate::lab::host::{decompress, files_under, is_module, numbers};
+use crate::lab::host::{decompress, files_under, is_module};
+use crate::module;
 use crate::process;
 use crate::workspace::Workspace;
 
@@ -70,8 +71,8 @@ pub(crate) struct Kernel {
     pub image: PathBuf,
     /// Folder of its modules, and for each driver a file `<driver>.order`.
     pub modules: PathBuf,
-    /// `pvmsi.ko`, where it was built for this kernel.
-    pub module: Option<PathBuf>,
+    /// `pvmsi.ko` for it.
+    pub module: PathBuf,
 }
 
 /// QEMU for the emulated host.
@@ -104,25 +105,15 @@ impl<'a> Parts<'a> {
     pub(crate) fn kernel(&mut self, series: Series) -> Result<Kernel> {
         let folder = self.folder.join(series.name());
         let mark = folder.join("release");
-        let built = self.workspace.target.join("module").join(self.architecture.name());
-        let found = |release: &str| {
-            let module = built.join(release).join("pvmsi.ko");
-            Kernel {
-                release: release.to_owned(),
-                image: folder.join("vmlinuz"),
-                modules: folder.join("modules"),
-                module: module.is_file().then_some(module),
-            }
-        };
         if let Ok(release) = fs::read_to_string(&mark) {
-            return Ok(found(release.trim()));
+            return self.with_module(&folder, release.trim());
         }
         let architecture = self.architecture.debian().architecture;
         let apt = self.apt()?;
         let image = apt
             .search(&series.expression(architecture))?
             .into_iter()
-            .max_by_key(|name| numbers(name))
+            .max_by_key(|name| debian::numbers(name))
             .with_context(|| format!("Debian offers no guest kernel {}", series.name()))?;
         let (release, modules) =
             series.split(&image).with_context(|| format!("{image} has another name"))?;
@@ -132,7 +123,18 @@ impl<'a> Parts<'a> {
         })?;
         // Last: this file is the mark of a complete set.
         fs::write(&mark, release)?;
-        Ok(found(release))
+        self.with_module(&folder, release)
+    }
+
+    /// Builds the module for a kernel that is there.
+    fn with_module(&self, folder: &Path, release: &str) -> Result<Kernel> {
+        let series = module::Series::Release(release.to_owned());
+        Ok(Kernel {
+            release: release.to_owned(),
+            image: folder.join("vmlinuz"),
+            modules: folder.join("modules"),
+            module: module::build(self.workspace, self.architecture, &series)?,
+        })
     }
 
     /// QEMU, fetched unless it is there.

@@ -1,0 +1,488 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+/*
+ * Parameters, which functions take part, and how they come and go.
+ *
+ * A function can only change its interrupt domain while it has no interrupts,
+ * which is while no driver is bound. So it gets this module's domain when it
+ * appears, or just before a driver is bound, and keeps it until the module
+ * goes. The module stays loaded while a driver uses the domain.
+ */
+#define pr_fmt(fmt) "pvmsi: " fmt
+
+#include <linux/device.h>
+#include <linux/kernel.h>
+#include <linux/kref.h>
+#include <linux/module.h>
+#include <linux/mutex.h>
+#include <linux/notifier.h>
+#include <linux/pci.h>
+#include <linux/rculist.h>
+#include <linux/slab.h>
+#include <linux/syscore_ops.h>
+#include <linux/workqueue.h>
+
+#include "pvmsi.h"
+
+#define PVMSI_LISTED_MAX	64
+
+static bool pvmsi_off;
+module_param_named(off, pvmsi_off, bool, 0444);
+MODULE_PARM_DESC(off, "Do nothing: every function is left alone (default: N)");
+
+static char *pvmsi_listed[PVMSI_LISTED_MAX];
+static unsigned int pvmsi_listed_count;
+module_param_array_named(functions, pvmsi_listed, charp, &pvmsi_listed_count, 0444);
+MODULE_PARM_DESC(functions,
+		 "Take only these functions, as 0000:01:00.0,0000:02:00.0 (default: all that the host serves)");
+
+static bool pvmsi_rebind;
+module_param_named(rebind, pvmsi_rebind, bool, 0444);
+MODULE_PARM_DESC(rebind,
+		 "Unbind and bind the drivers of functions in use, so that they move over at once (default: N)");
+
+bool pvmsi_debug;
+module_param_named(debug, pvmsi_debug, bool, 0644);
+MODULE_PARM_DESC(debug, "Log what is asked of the host for each function (default: N)");
+
+static LIST_HEAD(pvmsi_functions);
+static DEFINE_MUTEX(pvmsi_lock);
+static unsigned int pvmsi_next_number;
+static bool pvmsi_serving;
+
+/* With rcu_read_lock(). */
+static struct pvmsi_function *pvmsi_search(struct device *dev)
+{
+	struct pvmsi_function *function;
+
+	list_for_each_entry_rcu(function, &pvmsi_functions, list)
+		if (&function->pdev->dev == dev)
+			return function;
+	return NULL;
+}
+
+/**
+ * pvmsi_find_function() - the function of a device
+ * @dev: the device
+ *
+ * Return: the function, which stays while the device has interrupts or its
+ * driver is being bound or unbound; NULL where the host does not serve it.
+ */
+struct pvmsi_function *pvmsi_find_function(struct device *dev)
+{
+	struct pvmsi_function *function;
+
+	rcu_read_lock();
+	function = pvmsi_search(dev);
+	rcu_read_unlock();
+	return function;
+}
+
+/* As pvmsi_find_function(); it stays until pvmsi_put_function(). */
+static struct pvmsi_function *pvmsi_get_function(struct device *dev)
+{
+	struct pvmsi_function *function;
+
+	rcu_read_lock();
+	function = pvmsi_search(dev);
+	if (function && !kref_get_unless_zero(&function->references))
+		function = NULL;
+	rcu_read_unlock();
+	return function;
+}
+
+static void pvmsi_free_function(struct kref *references)
+{
+	struct pvmsi_function *function =
+		container_of(references, struct pvmsi_function, references);
+
+	synchronize_rcu();
+	pvmsi_domain_forget(function);
+	pci_dev_put(function->pdev);
+	kfree(function);
+}
+
+static void pvmsi_put_function(struct pvmsi_function *function)
+{
+	kref_put(&function->references, pvmsi_free_function);
+}
+
+/**
+ * pvmsi_hold() - keeps the module while a function uses its domain
+ * @function: the function
+ *
+ * Return: false: the module is going.
+ */
+bool pvmsi_hold(struct pvmsi_function *function)
+{
+	if (function->used)
+		return true;
+	if (!try_module_get(THIS_MODULE)) {
+		pci_warn(function->pdev,
+			 "pvmsi: no interrupts while the module is unloaded; bind the driver again\n");
+		return false;
+	}
+	function->used = true;
+	return true;
+}
+
+/* Only from the notifier, or where the module waits for the end of it. */
+static void pvmsi_drop(struct pvmsi_function *function)
+{
+	if (!function->used)
+		return;
+	function->used = false;
+	module_put(THIS_MODULE);
+}
+
+/*
+ * What is to be looked at later, when locks can be taken
+ */
+
+static struct pvmsi_function *pvmsi_next_to_look_at(void)
+{
+	struct pvmsi_function *function, *found = NULL;
+
+	mutex_lock(&pvmsi_lock);
+	list_for_each_entry(function, &pvmsi_functions, list) {
+		if (function->unbound || function->stale) {
+			found = function;
+			kref_get(&found->references);
+			break;
+		}
+	}
+	mutex_unlock(&pvmsi_lock);
+	return found;
+}
+
+static void pvmsi_look_work(struct work_struct *work)
+{
+	struct pvmsi_function *function;
+
+	while ((function = pvmsi_next_to_look_at())) {
+		struct device *dev = &function->pdev->dev;
+
+		if (function->unbound) {
+			/* Waits for the end of a probe that has failed. */
+			device_lock(dev);
+			function->unbound = false;
+			if (!dev->driver)
+				pvmsi_drop(function);
+			device_unlock(dev);
+		}
+		if (function->stale) {
+			function->stale = false;
+			pvmsi_domain_refresh(function);
+		}
+		pvmsi_put_function(function);
+	}
+}
+
+static DECLARE_WORK(pvmsi_look_later, pvmsi_look_work);
+
+/**
+ * pvmsi_look() - something about a function is to be looked at soon
+ *
+ * In any context but NMI.
+ */
+void pvmsi_look(void)
+{
+	schedule_work(&pvmsi_look_later);
+}
+
+/*
+ * Functions
+ */
+
+static bool pvmsi_wanted(struct pci_dev *pdev)
+{
+	unsigned int i;
+
+	if (!pvmsi_listed_count)
+		return true;
+	for (i = 0; i < pvmsi_listed_count; i++)
+		if (!strcmp(pvmsi_listed[i], pci_name(pdev)))
+			return true;
+	return false;
+}
+
+static bool pvmsi_ask(struct pci_dev *pdev, u32 address, struct pvmsi_state *state)
+{
+	enum pvmsi_status status = pvmsi_host_query(address, state);
+
+	switch (status) {
+	case PVMSI_SUCCESS:
+		break;
+	case PVMSI_NO_SUCH_FUNCTION:
+	case PVMSI_NOT_SUPPORTED:
+	case PVMSI_DENIED:
+		if (pvmsi_debug)
+			pci_info(pdev, "pvmsi: not served by the host: %s\n",
+				 pvmsi_status_name(status));
+		return false;
+	default:
+		pci_warn(pdev, "pvmsi: left alone: the host says: %s (%s)\n",
+			 pvmsi_status_name(status), pvmsi_status_remedy(status));
+		return false;
+	}
+	if (!state->msix_vectors) {
+		pci_info(pdev, "pvmsi: left alone: the host serves no MSI-X of it\n");
+		return false;
+	}
+	return true;
+}
+
+/* With the device's lock. */
+static void pvmsi_enter(struct pvmsi_function *function)
+{
+	struct pci_dev *pdev = function->pdev;
+
+	if (function->domain)
+		return;
+	function->reason = pvmsi_domain_enter(function);
+	if (function->reason)
+		pci_info(pdev, "pvmsi: left alone: %s\n", function->reason);
+	else
+		pci_info(pdev, "pvmsi: its interrupts go through the host's PV-MSI service, up to %u vectors\n",
+			 function->limit);
+}
+
+static void pvmsi_add(struct pci_dev *pdev)
+{
+	struct pvmsi_function *function;
+	struct pvmsi_state state;
+	u32 address;
+	int size = pci_msix_vec_count(pdev);
+
+	address = pvmsi_function(pci_domain_nr(pdev->bus), pdev->bus->number, pdev->devfn);
+	if (size <= 0 || pci_domain_nr(pdev->bus) > U16_MAX || !pvmsi_wanted(pdev) ||
+	    !pvmsi_ask(pdev, address, &state))
+		return;
+
+	mutex_lock(&pvmsi_lock);
+	if (pvmsi_find_function(&pdev->dev))
+		goto unlock;
+	function = kzalloc(sizeof(*function), GFP_KERNEL);
+	if (!function)
+		goto unlock;
+	function->pdev = pci_dev_get(pdev);
+	function->address = address;
+	function->number = pvmsi_next_number++;
+	function->table_size = size;
+	function->limit = min(state.msix_vectors, pvmsi_terms.vectors);
+	function->mode = state.mode;
+	function->reasons = state.reasons;
+	function->generation = state.generation;
+	kref_init(&function->references);
+	list_add_tail_rcu(&function->list, &pvmsi_functions);
+	pvmsi_debugfs_add(function);
+	kref_get(&function->references);
+	mutex_unlock(&pvmsi_lock);
+
+	/* Not under pvmsi_lock: who makes virtual functions holds that of the physical one. */
+	device_lock(&pdev->dev);
+	if (!pdev->dev.driver) {
+		pvmsi_enter(function);
+	} else if (!function->domain) {
+		function->reason = "a driver was bound before this module was loaded";
+		pci_info(pdev, "pvmsi: in use by %s, which keeps its interrupts as they are; to move it over, unbind and bind it, or load the module with rebind=1\n",
+			 pdev->dev.driver->name);
+	}
+	device_unlock(&pdev->dev);
+	pvmsi_put_function(function);
+	return;
+
+unlock:
+	mutex_unlock(&pvmsi_lock);
+}
+
+/* With pvmsi_lock. */
+static void pvmsi_delete(struct pvmsi_function *function)
+{
+	list_del_rcu(&function->list);
+	pvmsi_debugfs_remove(function);
+	pvmsi_put_function(function);
+}
+
+static void pvmsi_removed(struct device *dev)
+{
+	struct pvmsi_function *function;
+
+	mutex_lock(&pvmsi_lock);
+	function = pvmsi_find_function(dev);
+	if (function) {
+		pvmsi_drop(function);
+		pvmsi_delete(function);
+	}
+	mutex_unlock(&pvmsi_lock);
+}
+
+static int pvmsi_notify(struct notifier_block *block, unsigned long event, void *data)
+{
+	struct pvmsi_function *function;
+	struct device *dev = data;
+
+	switch (event) {
+	case BUS_NOTIFY_ADD_DEVICE:
+		pvmsi_add(to_pci_dev(dev));
+		break;
+	case BUS_NOTIFY_REMOVED_DEVICE:
+		pvmsi_removed(dev);
+		break;
+	case BUS_NOTIFY_BIND_DRIVER:
+		function = pvmsi_find_function(dev);
+		if (function)
+			pvmsi_enter(function);
+		break;
+	case BUS_NOTIFY_UNBOUND_DRIVER:
+		function = pvmsi_find_function(dev);
+		if (function)
+			pvmsi_drop(function);
+		break;
+	case BUS_NOTIFY_DRIVER_NOT_BOUND:
+		/* What the driver has allocated is freed after this. */
+		function = pvmsi_find_function(dev);
+		if (function && function->used) {
+			function->unbound = true;
+			pvmsi_look();
+		}
+		break;
+	}
+	return NOTIFY_DONE;
+}
+
+static struct notifier_block pvmsi_notifier = {
+	.notifier_call = pvmsi_notify,
+};
+
+static void pvmsi_scan(void)
+{
+	struct pci_dev *pdev = NULL;
+
+	for_each_pci_dev(pdev) {
+		struct pvmsi_function *function;
+
+		pvmsi_add(pdev);
+		if (!pvmsi_rebind)
+			continue;
+		function = pvmsi_get_function(&pdev->dev);
+		if (function && !function->domain && pdev->dev.driver) {
+			pci_info(pdev, "pvmsi: its driver is bound again, to move it over\n");
+			device_release_driver(&pdev->dev);
+			if (device_attach(&pdev->dev) <= 0)
+				pci_warn(pdev, "pvmsi: its driver does not bind again\n");
+		}
+		if (function)
+			pvmsi_put_function(function);
+	}
+}
+
+/*
+ * Sleep of the whole machine. While it only idles nothing is lost, and the PCI
+ * core calls back where a driver has freed its vectors.
+ */
+
+static void pvmsi_resume(void)
+{
+	struct pvmsi_function *function;
+
+	/* Nobody else runs. */
+	list_for_each_entry(function, &pvmsi_functions, list)
+		pvmsi_domain_resume(function);
+}
+
+#ifdef PVMSI_SYSCORE_DATA
+static void pvmsi_syscore_resume(void *data)
+{
+	pvmsi_resume();
+}
+
+static const struct syscore_ops pvmsi_syscore_ops = {
+	.resume = pvmsi_syscore_resume,
+};
+
+static struct syscore pvmsi_syscore = {
+	.ops = &pvmsi_syscore_ops,
+};
+
+#define pvmsi_syscore_open()	register_syscore(&pvmsi_syscore)
+#define pvmsi_syscore_close()	unregister_syscore(&pvmsi_syscore)
+#else
+static struct syscore_ops pvmsi_syscore_ops = {
+	.resume = pvmsi_resume,
+};
+
+#define pvmsi_syscore_open()	register_syscore_ops(&pvmsi_syscore_ops)
+#define pvmsi_syscore_close()	unregister_syscore_ops(&pvmsi_syscore_ops)
+#endif
+
+/*
+ * The module. Nothing is done when the machine shuts down or another kernel is
+ * started: functions work until their drivers stop them, and the next kernel
+ * finds the ordinary table when it clears MSI-X Enable, as all do (H-812).
+ */
+
+static int __init pvmsi_init(void)
+{
+	int ret;
+
+	if (pvmsi_off) {
+		pr_info("turned off by its parameter; nothing changes\n");
+		return 0;
+	}
+	ret = pvmsi_host_open();
+	if (ret == -ENODEV)
+		return 0;
+	if (ret)
+		return ret;
+	if (IS_ENABLED(CONFIG_X86) && nr_cpu_ids > 255 &&
+	    !(pvmsi_terms.features & PVMSI_FEATURE_EXT_DEST)) {
+		pr_warn("the host cannot send interrupts to more than 255 processors; nothing changes\n");
+		pvmsi_host_close();
+		return 0;
+	}
+	pr_info("host speaks PV-MSI %u.%u, doorbell %s%s\n", pvmsi_service.major,
+		pvmsi_service.minor, pvmsi_host_doorbell(),
+		pvmsi_terms.features & PVMSI_FEATURE_DIRECT ? ", tables may be direct" : "");
+
+	pvmsi_debugfs_open();
+	ret = bus_register_notifier(&pci_bus_type, &pvmsi_notifier);
+	if (ret) {
+		pvmsi_debugfs_close();
+		pvmsi_host_close();
+		return ret;
+	}
+	pvmsi_syscore_open();
+	pvmsi_serving = true;
+	pvmsi_scan();
+	return 0;
+}
+
+static void __exit pvmsi_exit(void)
+{
+	struct pvmsi_function *function, *next;
+
+	if (!pvmsi_serving)
+		return;
+	pvmsi_syscore_close();
+	bus_unregister_notifier(&pci_bus_type, &pvmsi_notifier);
+	cancel_work_sync(&pvmsi_look_later);
+
+	mutex_lock(&pvmsi_lock);
+	list_for_each_entry_safe(function, next, &pvmsi_functions, list) {
+		device_lock(&function->pdev->dev);
+		pvmsi_domain_leave(function);
+		device_unlock(&function->pdev->dev);
+		pvmsi_delete(function);
+	}
+	mutex_unlock(&pvmsi_lock);
+	pvmsi_debugfs_close();
+	pvmsi_domains_remove();
+	pvmsi_host_close();
+}
+
+module_init(pvmsi_init);
+module_exit(pvmsi_exit);
+
+MODULE_DESCRIPTION("PV-MSI: interrupts of passed-through PCI functions without exits for their vector tables");
+MODULE_AUTHOR("The PV-MSI developers");
+MODULE_LICENSE("Dual MIT/GPL");
