@@ -75,7 +75,7 @@ pub(super) fn processor_off_on(driver: &str) -> Result<Answer> {
 pub(super) fn suspend(driver: &str) -> Result<Answer> {
     let active = fs::read_to_string("/sys/class/tty/console/active")?;
     let console = active.split_whitespace().last().context("no console")?;
-    let wakeup = format!("/sys/class/tty/{console}/device/power/wakeup");
+    let wakeup = format!("/sys/class/tty/{console}/power/wakeup");
     write(&wakeup, "enabled")?;
     let begin = Instant::now();
     write("/sys/power/state", "freeze")?;

@@ -1,6 +1,7 @@
 //! Sequences of events.
 
 use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -27,6 +28,9 @@ pub(super) fn run(boot: &Boot, index: usize, outcome: &mut Outcome) -> Result<()
     eprintln!("### guest {index}: {}", title(boot));
     let mut log = KernelLog::open()?;
     log.bad_lines()?;
+    for function in &boot.functions {
+        take(function)?;
+    }
     let (guest, hello) = Guest::start(boot, index)?;
     eprintln!("### guest {index}: up after {:.0} s of its own", hello.uptime);
     let mut stage = Stage { boot, guest, hello, outcome, log };
@@ -220,27 +224,31 @@ impl Scene<'_, '_> {
 
     /// What the module has called so far.
     fn calls(&mut self) -> Result<Answer> {
-        if !self.stage.boot.module || self.gone {
+        // Where there is no service the module does nothing, and shows nothing.
+        let serves = self.stage.boot.module && self.stage.boot.policy != Some(Policy::Off);
+        if !serves || self.gone {
             return Ok(Answer::default());
         }
         self.stage.guest.ask(&format!("module_state {}", self.function.name()), LIMIT)
     }
 
-    /// The table must be in the mode that the policy says.
+    /// The table must be in the mode that policy and host allow, and say why it is not direct.
     fn check_mode(&mut self) -> Result<()> {
         if !self.stage.boot.module {
             return Ok(());
         }
-        let state = self.calls()?;
-        let policy = self.stage.boot.policy.map_or("", Policy::name);
-        let expected = match (policy, self.stage.boot.isolation) {
-            ("direct", true) => "direct",
-            // No service, no file: the module says nothing.
-            ("off", _) => return Ok(()),
-            _ => "trapped",
+        let (mode, reason) = match (self.stage.boot.policy, self.stage.boot.isolation) {
+            (Some(Policy::Direct), true) => ("direct", ""),
+            (Some(Policy::Direct), false) => ("trapped", "no-isolation"),
+            (Some(Policy::Trapped), _) => ("trapped", "policy"),
+            (Some(Policy::Off) | None, _) => return Ok(()),
         };
-        if state.mode != expected {
-            let why = format!("the table is {}, must be {expected}: {}", state.mode, state.reasons);
+        let state = self.calls()?;
+        if state.mode != mode || !state.reasons.contains(reason) {
+            let why = format!(
+                "the table is {}, must be {mode}; reasons: \"{}\", must name \"{reason}\"",
+                state.mode, state.reasons
+            );
             self.fail("bind", &why);
         }
         Ok(())
@@ -318,6 +326,15 @@ impl Scene<'_, '_> {
         eprintln!("### {what}");
         self.stage.outcome.failures.push(what);
     }
+}
+
+/// Gives a function to vfio-pci, which an unplugged one has left.
+fn take(function: &str) -> Result<()> {
+    if Path::new(&format!("/sys/bus/pci/devices/{function}/driver")).exists() {
+        return Ok(());
+    }
+    fs::write("/sys/bus/pci/drivers_probe", function)
+        .with_context(|| format!("vfio-pci does not take {function}"))
 }
 
 /// The interface of the host that shares a wire with the guest's network function.

@@ -39,7 +39,7 @@ const GUEST_INIT: &str = include_str!("../../../../lab/guest-init");
 const GUEST_LIMIT: Duration = Duration::from_secs(1500);
 
 /// Runs of each kind of which the median counts.
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 1;
 
 /// What is run with Linux guests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
