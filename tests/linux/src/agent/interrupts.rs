@@ -21,6 +21,10 @@ const CONTROL: usize = 12;
 /// igb: Extended Interrupt Cause Set; a bit raises a vector.
 const IGB_CAUSE_SET: u64 = 0x1520;
 
+/// What a move leaves behind is gone after this time: x86 frees the old vector by a timer, and moves
+/// the interrupt again only then; an interrupt that the move itself has raised is handled.
+const SETTLED: Duration = Duration::from_millis(20);
+
 /// An interrupt that takes longer is lost; drivers wait for 30 seconds or more.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -57,7 +61,9 @@ pub(super) fn affinity(driver: &str, count: u64) -> Result<Answer> {
                 }
                 Err(error) => bail!("interrupt {interrupt} does not move: {error}"),
             }
+            sleep(SETTLED);
             lost = lost.saturating_add(u64::from(!source.arrives(vector, interrupt)?));
+            sleep(SETTLED);
         }
         vectors = vectors.saturating_add(u64::from(movable));
     }

@@ -35,7 +35,7 @@ const COUNTERPART: [&str; 6] = [
     "-netdev",
     "hubport,id=counterpart,hubid=0",
     "-device",
-    "virtio-net-pci,netdev=counterpart,romfile=",
+    "virtio-net-pci,netdev=counterpart,romfile=,addr=8",
 ];
 
 /// Something that the emulated host runs.

@@ -41,6 +41,9 @@ pub(crate) struct Options {
     /// Which case to run.
     #[arg(long, value_enum, default_value = "all")]
     scenario: Choice,
+    /// Of scenarios with Linux guests, run only what is in `cargo xtask test`.
+    #[arg(long)]
+    short: bool,
     /// Print the report of the run (with all: of `direct`) as JSON on stdout.
     #[arg(long)]
     json: bool,

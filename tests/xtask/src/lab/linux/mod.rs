@@ -39,7 +39,7 @@ const GUEST_INIT: &str = include_str!("../../../../lab/guest-init");
 const GUEST_LIMIT: Duration = Duration::from_secs(1500);
 
 /// Runs of each kind of which the median counts.
-const ROUNDS: usize = 1;
+const ROUNDS: usize = 5;
 
 /// What is run with Linux guests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -114,8 +114,9 @@ pub(crate) fn command(
     options: &Options,
     scenario: LinuxScenario,
 ) -> Result<bool> {
-    let lab = LinuxLab::prepare(workspace, options.architecture, scenario, Extent::Full)?;
-    let run = lab.run(scenario, Extent::Full)?;
+    let extent = if options.short { Extent::Short } else { Extent::Full };
+    let lab = LinuxLab::prepare(workspace, options.architecture, scenario, extent)?;
+    let run = lab.run(scenario, extent)?;
     let good = check::print(scenario.name(), &run.checks);
     if options.json {
         process::print(&run.report().to_string());
@@ -225,7 +226,7 @@ impl LinuxLab {
                     boots.extend(self.peers(stable, suite));
                 }
                 hosts.push(host("pages of 4K", true, PageSize::K4, boots));
-                if large {
+                if large && extent == Extent::Full {
                     let boots = self.peers(stable, Suite::Peers);
                     hosts.push(host("pages of 16K", true, PageSize::K16, boots));
                 }
