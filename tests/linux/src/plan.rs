@@ -26,8 +26,6 @@ pub struct Boot {
     pub functions: Vec<String>,
     /// Whether the host confines functions to their own interrupts.
     pub isolation: bool,
-    /// Whether another kernel takes over at the end.
-    pub kexec: bool,
     /// What happens in it.
     pub suite: Suite,
 }

@@ -44,9 +44,11 @@ pub(super) fn run(boot: &Boot, index: usize, outcome: &mut Outcome) -> Result<()
             stage.with(Function::Nvme, drive)?;
             stage.with(Function::Igb, network)?;
             stage.with(Function::Igb, |scene| scene.unplug())?;
-            if boot.kexec {
-                stage.with(Function::Nvme, |scene| scene.kexec())?;
-            }
+            stage.with(Function::Nvme, |scene| {
+                scene.event(Event::Bind, "bind nvme")?;
+                scene.kexec()?;
+                scene.unplug()
+            })?;
         }
         Suite::Reload => stage.with(Function::Nvme, |scene| {
             scene.event(Event::Bind, "load nvme")?;
@@ -87,6 +89,8 @@ fn network(scene: &mut Scene<'_, '_>) -> Result<()> {
     scene.check_mode()?;
     scene.frames(500)?;
     scene.event(Event::Affinity, "affinity_under_load igb 100")?;
+    // What concerns the whole guest shall be counted for this function alone.
+    scene.stage.guest.ask("unbind nvme", LIMIT)?;
     everything(scene)?;
     scene.frames(100)?;
     scene.event(Event::Unbind, "unbind igb")?;

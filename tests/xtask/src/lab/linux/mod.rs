@@ -268,7 +268,6 @@ impl LinuxLab {
             kernel: inside(kernel),
             functions: vec![NVME.to_owned()],
             isolation: true,
-            kexec: false,
             suite,
         };
         vec![
@@ -287,7 +286,6 @@ impl LinuxLab {
             kernel: inside(kernel),
             functions: vec![NVME.to_owned(), NETWORK.to_owned()],
             isolation: true,
-            kexec: suite == Suite::Events,
             suite,
         }
     }
@@ -308,13 +306,9 @@ impl LinuxLab {
             additions.push(Addition::file(&qemu.folder, "qemu".to_owned()));
         }
         for kernel in &self.kernels {
-            let of_kernel = host.boots.iter().filter(|boot| boot.kernel == inside(kernel));
-            let (count, kexec) = of_kernel.fold((0_u32, false), |(count, kexec), boot| {
-                (count.saturating_add(1), kexec || boot.kexec)
-            });
-            if count == 0 {
-                continue;
-            }
+            let mut suites = host.boots.iter().filter(|boot| boot.kernel == inside(kernel));
+            let Some(first) = suites.next().map(|boot| boot.suite) else { continue };
+            let kexec = first == Suite::Events || suites.any(|boot| boot.suite == Suite::Events);
             let initrd = guest.initrd(kernel, kexec, &folder.join("guest"))?;
             let to = inside(kernel);
             let to = to.trim_start_matches('/');
