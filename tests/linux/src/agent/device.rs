@@ -1,6 +1,7 @@
 //! PCI functions of the guest, as sysfs and their configuration space show them.
 
 use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 
@@ -19,8 +20,6 @@ pub(super) struct Device {
     pub address: String,
     /// The driver that it is for.
     pub driver: &'static str,
-    /// Its MSI-X table.
-    pub table: Table,
 }
 
 /// Where a vector table lies.
@@ -43,7 +42,7 @@ impl Device {
             let path = entry?.path();
             let Some(driver) = driver_of(&path)? else { continue };
             let address = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            found.push(Self { table: Table::of(&path)?, address, driver });
+            found.push(Self { address, driver });
         }
         Ok(found)
     }
@@ -57,13 +56,19 @@ impl Device {
     }
 
     /// For the conductor.
-    pub(super) fn describe(&self) -> Value {
-        json!({
+    pub(super) fn describe(&self) -> Result<Value> {
+        let table = self.table()?;
+        Ok(json!({
             "address": self.address,
             "driver": self.driver,
-            "table": self.table.address,
-            "entries": self.table.entries,
-        })
+            "table": table.address,
+            "entries": table.entries,
+        }))
+    }
+
+    /// Its MSI-X table. Costs accesses of its configuration space.
+    pub(super) fn table(&self) -> Result<Table> {
+        Table::of(&self.path(""))
     }
 
     /// Its folder, or a file there.
@@ -97,32 +102,33 @@ impl Device {
 }
 
 impl Table {
-    /// From the configuration space.
+    /// From the configuration space; only what is needed is read, since reads cost exits.
     fn of(function: &Path) -> Result<Self> {
-        let config = fs::read(function.join("config")).context("no configuration space")?;
-        let byte = |at: usize| config.get(at).copied().unwrap_or(0);
-        let word =
-            |at: usize| u64::from(u16::from_le_bytes([byte(at), byte(at.saturating_add(1))]));
-        let mut at = usize::from(byte(0x34));
+        let config = File::open(function.join("config")).context("no configuration space")?;
+        let read = |at: u64| -> Result<u32> {
+            let mut word = [0_u8; 4];
+            config.read_exact_at(&mut word, at).context("cannot read the configuration space")?;
+            Ok(u32::from_le_bytes(word))
+        };
+        let mut at = u64::from(read(0x34)? & 0xFC);
         for _ in 0..48 {
             if at == 0 {
                 break;
             }
-            if byte(at) == MSI_X {
-                let control = word(at.saturating_add(2));
-                let low = word(at.saturating_add(4));
-                let high = word(at.saturating_add(6));
-                let bar = byte(at.saturating_add(4)) & 7;
-                let offset = (high << 16 | low) & !7;
-                let start = resource(function, bar)?;
+            let header = read(at)?;
+            let [id, next, ..] = header.to_le_bytes();
+            if id == MSI_X {
+                let place = read(at.saturating_add(4))?;
+                let bar = u8::try_from(place & 7)?;
+                let offset = u64::from(place & !7);
                 return Ok(Self {
                     bar,
                     offset,
-                    address: start.saturating_add(offset),
-                    entries: (control & 0x7FF).saturating_add(1),
+                    address: resource(function, bar)?.saturating_add(offset),
+                    entries: u64::from(header >> 16 & 0x7FF).saturating_add(1),
                 });
             }
-            at = usize::from(byte(at.saturating_add(1)));
+            at = u64::from(next & 0xFC);
         }
         bail!("{} has no MSI-X", function.display())
     }

@@ -78,7 +78,7 @@ pub(super) fn affinity(driver: &str, count: u64) -> Result<Answer> {
 /// Masks and unmasks the first vector, behind its driver's back.
 pub(super) fn mask_unmask(driver: &str, count: u64) -> Result<Answer> {
     let device = Device::of(driver)?;
-    let table = &device.table;
+    let table = device.table()?;
     let registers = device.map(table.bar, table.offset, usize::try_from(ENTRY)?)?;
     let interrupt = *device.interrupts()?.first().context("no interrupt")?;
     let source = Source::of(&device)?;

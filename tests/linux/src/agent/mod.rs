@@ -112,12 +112,12 @@ fn perform(words: &[&str], log: &mut KernelLog, listener: &mut Option<Listener>)
 /// Which kernel this is, and which functions it has.
 fn hello() -> Result<Answer> {
     let name = rustix::system::uname();
-    let functions: Vec<Value> = Device::all()?.iter().map(Device::describe).collect();
+    let functions: Result<Vec<Value>> = Device::all()?.iter().map(Device::describe).collect();
     object(json!({
         "release": name.release().to_string_lossy(),
         "machine": name.machine().to_string_lossy(),
         "uptime": system::uptime()?,
-        "functions": functions,
+        "functions": functions?,
     }))
 }
 
