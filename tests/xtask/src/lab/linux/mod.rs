@@ -180,7 +180,7 @@ impl LinuxLab {
     /// When a host does not boot or does not come to its end.
     pub(crate) fn run(&self, scenario: LinuxScenario, extent: Extent) -> Result<Run> {
         let mut run = Run { events: Vec::new(), checks: Vec::new(), text: String::new() };
-        for host in self.plan(scenario, extent)? {
+        for host in plan(self.architecture, &self.kernels, scenario, extent)? {
             let outcome = self.boot(scenario, &host)?;
             let mut checks = judge::checks(&outcome, host.hardware.isolation);
             match (scenario, host.hardware.pages) {
@@ -204,90 +204,6 @@ impl LinuxLab {
             run.text.push_str(&format!("QEMU {} of Debian\n", qemu.version));
         }
         Ok(run)
-    }
-
-    /// Which guests run on which hosts.
-    fn plan(&self, scenario: LinuxScenario, extent: Extent) -> Result<Vec<HostBoot>> {
-        let stable = self.kernels.first().context("no guest kernel")?;
-        let large =
-            self.architecture.description().kernels.iter().any(|(p, _)| *p == PageSize::K16);
-        let host = |name, isolation, pages, boots| HostBoot {
-            name,
-            hardware: Hardware { isolation, pages, linux: true },
-            boots,
-        };
-        let mut hosts = Vec::new();
-        match scenario {
-            LinuxScenario::Peers => {
-                let mut boots = Vec::new();
-                let rounds = if extent == Extent::Full { ROUNDS } else { 1 };
-                for round in 0..rounds {
-                    let suite = if round == 0 { Suite::Peers } else { Suite::Bind };
-                    boots.extend(self.peers(stable, suite));
-                }
-                hosts.push(host("pages of 4K", true, PageSize::K4, boots));
-                if large && extent == Extent::Full {
-                    let boots = self.peers(stable, Suite::Peers);
-                    hosts.push(host("pages of 16K", true, PageSize::K16, boots));
-                }
-            }
-            LinuxScenario::Events => {
-                let kernels =
-                    if extent == Extent::Full { &*self.kernels } else { slice::from_ref(stable) };
-                let mut boots = Vec::new();
-                for kernel in kernels {
-                    let policies: &[Policy] = match extent {
-                        Extent::Full => &[Policy::Direct, Policy::Trapped, Policy::Off],
-                        Extent::Short => &[Policy::Direct],
-                    };
-                    for &policy in policies {
-                        boots.push(self.events(kernel, policy, true, Suite::Events));
-                    }
-                    if extent == Extent::Full {
-                        boots.push(self.events(kernel, Policy::Direct, false, Suite::Events));
-                        boots.push(self.events(kernel, Policy::Direct, true, Suite::Reload));
-                    }
-                }
-                hosts.push(host("isolated", true, PageSize::K4, boots));
-                if extent == Extent::Full {
-                    let mut boot = self.events(stable, Policy::Direct, true, Suite::Events);
-                    boot.isolation = false;
-                    hosts.push(host("not isolated", false, PageSize::K4, vec![boot]));
-                }
-            }
-        }
-        Ok(hosts)
-    }
-
-    /// A guest below each VMM.
-    fn peers(&self, kernel: &Kernel, suite: Suite) -> Vec<Boot> {
-        let boot = |vmm, policy, module| Boot {
-            vmm,
-            policy,
-            module,
-            kernel: inside(kernel),
-            functions: vec![NVME.to_owned()],
-            isolation: true,
-            suite,
-        };
-        vec![
-            boot(Vmm::Qemu, None, false),
-            boot(Vmm::Pvmsi, Some(Policy::Off), false),
-            boot(Vmm::Pvmsi, Some(Policy::Direct), true),
-        ]
-    }
-
-    /// A guest with both functions.
-    fn events(&self, kernel: &Kernel, policy: Policy, module: bool, suite: Suite) -> Boot {
-        Boot {
-            vmm: Vmm::Pvmsi,
-            policy: Some(policy),
-            module,
-            kernel: inside(kernel),
-            functions: vec![NVME.to_owned(), NETWORK.to_owned()],
-            isolation: true,
-            suite,
-        }
     }
 
     /// Boots a host, and lets it run its guests.
@@ -344,6 +260,93 @@ impl LinuxLab {
     }
 }
 
+/// Which guests run on which hosts.
+fn plan(
+    architecture: Architecture,
+    kernels: &[Kernel],
+    scenario: LinuxScenario,
+    extent: Extent,
+) -> Result<Vec<HostBoot>> {
+    let stable = kernels.first().context("no guest kernel")?;
+    let large = architecture.description().kernels.iter().any(|(p, _)| *p == PageSize::K16);
+    let host = |name, isolation, pages, boots| HostBoot {
+        name,
+        hardware: Hardware { isolation, pages, linux: true },
+        boots,
+    };
+    let mut hosts = Vec::new();
+    match scenario {
+        LinuxScenario::Peers => {
+            let mut boots = Vec::new();
+            let rounds = if extent == Extent::Full { ROUNDS } else { 1 };
+            for round in 0..rounds {
+                let suite = if round == 0 { Suite::Peers } else { Suite::Bind };
+                boots.extend(peers(stable, suite));
+            }
+            hosts.push(host("pages of 4K", true, PageSize::K4, boots));
+            if large && extent == Extent::Full {
+                let boots = peers(stable, Suite::Peers);
+                hosts.push(host("pages of 16K", true, PageSize::K16, boots));
+            }
+        }
+        LinuxScenario::Events => {
+            let chosen = if extent == Extent::Full { kernels } else { slice::from_ref(stable) };
+            let mut boots = Vec::new();
+            for kernel in chosen {
+                let policies: &[Policy] = match extent {
+                    Extent::Full => &[Policy::Direct, Policy::Trapped, Policy::Off],
+                    Extent::Short => &[Policy::Direct],
+                };
+                for &policy in policies {
+                    boots.push(events(kernel, policy, true, Suite::Events));
+                }
+                if extent == Extent::Full {
+                    boots.push(events(kernel, Policy::Direct, false, Suite::Events));
+                    boots.push(events(kernel, Policy::Direct, true, Suite::Reload));
+                }
+            }
+            hosts.push(host("isolated", true, PageSize::K4, boots));
+            if extent == Extent::Full {
+                let mut boot = events(stable, Policy::Direct, true, Suite::Events);
+                boot.isolation = false;
+                hosts.push(host("not isolated", false, PageSize::K4, vec![boot]));
+            }
+        }
+    }
+    Ok(hosts)
+}
+
+/// A guest below each VMM.
+fn peers(kernel: &Kernel, suite: Suite) -> Vec<Boot> {
+    let boot = |vmm, policy, module| Boot {
+        vmm,
+        policy,
+        module,
+        kernel: inside(kernel),
+        functions: vec![NVME.to_owned()],
+        isolation: true,
+        suite,
+    };
+    vec![
+        boot(Vmm::Qemu, None, false),
+        boot(Vmm::Pvmsi, Some(Policy::Off), false),
+        boot(Vmm::Pvmsi, Some(Policy::Direct), true),
+    ]
+}
+
+/// A guest with both functions.
+fn events(kernel: &Kernel, policy: Policy, module: bool, suite: Suite) -> Boot {
+    Boot {
+        vmm: Vmm::Pvmsi,
+        policy: Some(policy),
+        module,
+        kernel: inside(kernel),
+        functions: vec![NVME.to_owned(), NETWORK.to_owned()],
+        isolation: true,
+        suite,
+    }
+}
+
 /// Folder of a guest's kernel in the host.
 fn inside(kernel: &Kernel) -> String {
     format!("/guests/{}", kernel.release)
@@ -397,5 +400,87 @@ impl Guest<'_> {
         initramfs::copy(&kernel.module, &root.join("modules/pvmsi.ko"))?;
         parts::plain_archive(&root, &archive)?;
         Ok(archive)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kernel(release: &str) -> Kernel {
+        let nowhere = PathBuf::new();
+        Kernel {
+            release: release.to_owned(),
+            image: nowhere.clone(),
+            modules: nowhere.clone(),
+            module: nowhere,
+        }
+    }
+
+    fn planned(
+        architecture: Architecture,
+        scenario: LinuxScenario,
+        extent: Extent,
+    ) -> Vec<HostBoot> {
+        plan(architecture, &[kernel("6.12"), kernel("7.3")], scenario, extent).unwrap()
+    }
+
+    #[test]
+    fn each_policy_meets_each_kernel_with_and_without_the_module() {
+        for architecture in Architecture::ALL {
+            let hosts = planned(architecture, LinuxScenario::Events, Extent::Full);
+            let [isolated, unisolated] = hosts.as_slice() else { panic!("two hosts") };
+            for kernel in ["/guests/6.12", "/guests/7.3"] {
+                for (policy, module, suite) in [
+                    (Policy::Direct, true, Suite::Events),
+                    (Policy::Trapped, true, Suite::Events),
+                    (Policy::Off, true, Suite::Events),
+                    (Policy::Direct, false, Suite::Events),
+                    (Policy::Direct, true, Suite::Reload),
+                ] {
+                    let found = isolated.boots.iter().filter(|boot| {
+                        boot.kernel == kernel
+                            && (boot.policy, boot.module) == (Some(policy), module)
+                            && boot.suite == suite
+                    });
+                    assert_eq!(found.count(), 1, "{kernel} {policy:?} {module} {suite:?}");
+                }
+            }
+            assert!(isolated.hardware.isolation && isolated.boots.iter().all(|b| b.isolation));
+            assert!(!unisolated.hardware.isolation && !unisolated.boots.is_empty());
+            assert!(unisolated.boots.iter().all(|boot| !boot.isolation && boot.module));
+        }
+    }
+
+    #[test]
+    fn peers_alternate_and_meet_large_pages_on_arm64() {
+        let hosts = planned(Architecture::X86_64, LinuxScenario::Peers, Extent::Full);
+        let [host] = hosts.as_slice() else { panic!("one host") };
+        let kinds: Vec<_> = host.boots.iter().map(|boot| (boot.vmm, boot.policy)).collect();
+        let round = [
+            (Vmm::Qemu, None),
+            (Vmm::Pvmsi, Some(Policy::Off)),
+            (Vmm::Pvmsi, Some(Policy::Direct)),
+        ];
+        assert_eq!(kinds, round.repeat(ROUNDS));
+        let hosts = planned(Architecture::Aarch64, LinuxScenario::Peers, Extent::Full);
+        let pages: Vec<_> = hosts.iter().map(|host| host.hardware.pages).collect();
+        assert_eq!(pages, [PageSize::K4, PageSize::K16]);
+    }
+
+    #[test]
+    fn the_report_names_what_is_wrong() {
+        let run = Run {
+            events: Vec::new(),
+            checks: vec![
+                Check::new("one", Ok(())),
+                Check::new("two", Err("0, must be 1".to_owned())),
+            ],
+            text: String::new(),
+        };
+        let report = run.report();
+        assert_eq!(report.get("schema").unwrap(), SCHEMA);
+        assert_eq!(report.get("linux").unwrap(), &json!([]));
+        assert_eq!(report.get("failures").unwrap(), &json!(["two: 0, must be 1"]));
     }
 }
