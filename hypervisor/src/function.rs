@@ -78,7 +78,7 @@ pub trait PciFunction: Send {
         Delivery::Unknown
     }
 
-    /// How many vectors must be set up so that `wanted` can be used, now or later: the full table where set-up cannot grow (`VFIO_IRQ_INFO_NORESIZE`).
+    /// How many vectors must be set up so that `wanted` can be used, now or later: the full table where set-up cannot grow (`VFIO_IRQ_INFO_NORESIZE`) and enabling the function has not allocated enough before.
     fn set_up_count(&self, wanted: u16) -> u16 {
         wanted
     }

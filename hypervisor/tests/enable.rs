@@ -164,3 +164,19 @@ fn what_was_refused_in_its_sleep_is_done_by_waking_it() {
     assert_eq!(faults::end(), ["MSI-X Enable"]);
     assert!(guest.device.enabled());
 }
+
+/// Where vectors cannot be added later, enabling has allocated all, or as many as the host has: a later `configure` sets up what it needs, and Enable never drops.
+#[test]
+fn vectors_that_are_allocated_with_enable_can_be_set_up_one_after_the_other() {
+    let guest = Guest::new(Options { grows: false, interrupts: 5, ..Options::default() });
+    guest.control(ENABLE);
+    for (requested, granted) in [(3, 3), (5, 5), (2, 2), (8, 5)] {
+        let before = guest.status().counters;
+        let answer = guest.configure(requested);
+        assert_eq!((answer.granted, answer.mode), (granted, TableMode::Direct));
+        assert_eq!(guest.status().counters.since(&before).enable_changes, 0);
+        assert!(guest.device.enabled());
+        (0..granted).for_each(|vector| guest.raise(vector));
+        assert_eq!(guest.interrupts(), (0..granted).collect::<Vec<_>>());
+    }
+}

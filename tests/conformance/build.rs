@@ -25,7 +25,7 @@ fn main() {
     // process.
     cc::Build::new()
         .file(format!("{LINUX}/pvmsi_wire.c"))
-        .file("linux/layout.c")
+        .file("linux/header.c")
         .include(LINUX)
         .include("linux/include")
         .std("gnu11")

@@ -251,6 +251,8 @@ fn check(guest: &Guest, model: &Model) {
     assert_eq!(status.assigned, model.assigned);
     assert_eq!(status.reasons, model.reasons());
     assert_eq!(status.mode == TableMode::Direct, model.reasons().is_empty());
+    let enabled = model.enable() || model.assigned > 0;
+    assert_eq!(guest.device.enabled(), enabled, "the function's own MSI-X Enable");
     let view = guest.window.now();
     let base = view.bars[0].map(|bar| bar.0);
     let expected = Some(model.base()).filter(|&base| model.answers() && base != 0);

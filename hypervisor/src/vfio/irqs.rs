@@ -10,7 +10,9 @@
 //! is used on x86. Where vectors cannot be added later (`NORESIZE`: Linux before 6.5, and on
 //! arm64 before 7.x), the request names all of them. Setting vector 0 up and taking
 //! it down again does the same with one request more; enabling with one vector there,
-//! and disabling to add others, clears Enable under a function that has been started.
+//! and disabling to add others, clears Enable under a function that has been started. QEMU names
+//! vector 0 alone everywhere, and disables and enables to add others; Cloud Hypervisor sets
+//! all vectors up.
 //!
 //! Source: Linux `include/uapi/linux/vfio.h`, `struct vfio_irq_set`, and
 //! `drivers/vfio/pci/vfio_pci_intrs.c`.

@@ -67,7 +67,8 @@ Functions:
                                                  which must not move the function's (keep irqbalance off)
 
 Exit status:
-  0  the guest finished; no interrupt was lost, spurious or delivered while masked
+  0  the guest finished; no interrupt was lost, spurious or delivered while masked;
+     a Linux guest switched itself off
   1  a check failed, or the guest says that something is wrong
   2  the arguments make no sense
   3  this host cannot run it
@@ -75,7 +76,9 @@ Exit status:
 Examples:
   pvmsi run --cpus 2 --function software:vectors=2048 --function software:isolated=no
   pvmsi run --function vfio:0000:01:00.0 --pv-msi trapped --report json > report.json
-  pvmsi run --append 'pairs=200 writes=200' ./my-guest";
+  pvmsi run --append 'pairs=200 writes=200' ./my-guest
+  pvmsi run --kernel /boot/vmlinuz --initrd /boot/initrd.img --append console=ttyS0 --memory 1G \\
+            --function vfio:0000:01:00.0         Linux; Ctrl-A X ends it, poweroff does so well";
 
 /// Arguments of `pvmsi run`.
 #[derive(Debug, Args)]
@@ -90,10 +93,10 @@ pub(crate) struct RunArguments {
     /// vCPUs
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=i64::from(arch::CPUS_MAX)))]
     pub(crate) cpus: u8,
-    /// RAM, with K, M or G
+    /// RAM, with K, M or G; distributions' Linux needs 512M or more
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = parse_size)]
     pub(crate) memory: u64,
-    /// What is printed on stdout: a table, one JSON object (schema pvmsi.report/1), or nothing
+    /// What is printed on stdout: a table (none for Linux), one JSON object (schema pvmsi.report/1), or nothing
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = ReportFormat::Text)]
     pub(crate) report: ReportFormat,
     #[arg(long, value_name = "KIND", value_enum, default_value_t, help = arch::DOORBELL_HELP)]
@@ -101,7 +104,7 @@ pub(crate) struct RunArguments {
     /// End the run, as failed, after this many seconds
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) timeout: Option<u64>,
-    /// Boot this Linux kernel; standard input goes to its serial console
+    /// Boot this Linux kernel; standard input is its serial console's (a terminal: Ctrl-A X ends the run)
     #[arg(long, value_name = "PATH", conflicts_with_all = ["guest", "elf"])]
     pub(crate) kernel: Option<PathBuf>,
     /// The first file system of the Linux kernel

@@ -1,9 +1,9 @@
 //! The reference VMM of PV-MSI, and the operator's tool `pvmsi`.
 //!
-//! The machine is small on purpose: no firmware, no ACPI, no legacy devices
-//! that nobody asks for. MACHINE.md describes what a guest finds. It shows how
-//! a VMM embeds `pvmsi-hypervisor`, runs the demo guest, and is the bench of
-//! the tests, which run machines in process:
+//! The machine is small on purpose: no firmware, no legacy devices that nobody
+//! asks for. MACHINE.md describes what a guest finds. It shows how a VMM embeds
+//! `pvmsi-hypervisor`, runs the demo guest and Linux, and is the bench of the
+//! tests, which run machines in process:
 //!
 //! ```no_run
 //! use std::time::Duration;

@@ -10,6 +10,7 @@ mod guests;
 mod lab;
 mod model;
 mod module;
+mod package;
 mod process;
 mod report;
 #[cfg(test)]
@@ -53,6 +54,8 @@ enum Command {
     Shim(shim::Options),
     /// Builds the Linux guest module for Debian's kernels.
     Module(module::Options),
+    /// Builds the Debian package of the Linux guests' module, for DKMS.
+    Package(package::Options),
     /// Runs the main job on this machine's /dev/kvm, with the software function.
     Demo(demo::Options),
     /// Runs the conformance suite on this repository's halves, in process or from inside a guest; or proves it.
@@ -79,6 +82,7 @@ fn main() -> ExitCode {
                 .map(|()| true),
             Command::Shim(options) => shim::command(&workspace, options),
             Command::Module(options) => module::command(&workspace, options),
+            Command::Package(options) => package::command(&workspace, options),
             Command::Demo(options) => demo::command(&workspace, options),
             Command::Conformance(options) => conformance::command(&workspace, options),
             Command::Lab(options) => lab::command(&workspace, options),

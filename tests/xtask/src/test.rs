@@ -15,6 +15,7 @@ use crate::guests;
 use crate::lab::{Extent, Lab, LinuxLab, LinuxScenario, Scenario};
 use crate::model;
 use crate::module;
+use crate::package;
 use crate::process;
 use crate::shim;
 use crate::soak::{self, Plan};
@@ -71,6 +72,9 @@ pub(crate) fn command(workspace: &Workspace, options: &Options) -> Result<bool> 
     }
     licences(workspace, &mut summary);
     summary.step("guest half for C kernels", || Ok(Verdict::Checked(shim::checks(workspace)?)));
+    summary.step("Debian package of the Linux module", || {
+        Ok(Verdict::Checked(package::checks(workspace)?))
+    });
     for architecture in Architecture::ALL {
         let title = format!("Linux guest module for {}", architecture.name());
         summary.step(&title, || {

@@ -12,6 +12,7 @@ mod body;
 mod file;
 mod hostile;
 mod requests;
+mod room;
 mod session;
 #[path = "../../../../protocol/tests/vectors/words.rs"]
 mod words;

@@ -11,7 +11,8 @@ use pvmsi_protocol::{Features, Header, Limits, NegotiateAnswer, Version};
 const ADDRESS: u64 = 0x7_ffff_f000;
 /// More than a test needs, less than a guard page covers.
 pub(crate) const LARGEST: usize = 0x1_0000;
-const PAGE: usize = 4096;
+/// A multiple of the pages of every kernel.
+const PAGE: usize = 65536;
 
 /// A buffer with a page before it and a page behind it that end the process when they are touched.
 struct Guarded {

@@ -104,7 +104,7 @@ impl Headers {
                 return Ok(headers);
             }
         }
-        let folder = workspace.target.join("module/packages").join(series.suites().concat());
+        let folder = workspace.target.join("module/packages").join(series.suites().join("+"));
         let names = architecture.debian();
         let lists = |architecture: Architecture| {
             Apt::update(&folder.join(architecture.name()), Some(architecture), series.suites())

@@ -24,7 +24,7 @@ use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
 
-use super::boot::put;
+use super::boot::{RESET_VECTOR, put};
 use super::pci::{ADDRESS_PORT, CONFIG_PORTS};
 use super::ports::{RESET, RESET_VALUE, SERIAL, SERIAL_PORTS, SLEEP_CONTROL, SLEEP_STATUS};
 use super::{BAR_WINDOW, DOORBELL_REGISTER, ECAM, IO_APIC, LOCAL_APIC, SERIAL_GSI};
@@ -32,8 +32,8 @@ use crate::boot::Boot;
 use crate::config::Doorbell;
 use crate::error::MachineError;
 
-/// The pages that firmware keeps below 1 MiB. The root pointer lies at their start.
-pub(super) const TABLES: Range<u64> = 0xe_0000..0x10_0000;
+/// Where the tables lie. The root pointer is at their start.
+pub(super) const TABLES: Range<u64> = 0xe_0000..RESET_VECTOR;
 
 const OEM_ID: [u8; 6] = *b"PVMSI ";
 const OEM_TABLE_ID: [u8; 8] = *b"PVMSIREF";

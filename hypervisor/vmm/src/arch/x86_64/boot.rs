@@ -11,7 +11,8 @@
 //! | 0x7400 | modules of the start info: the initrd |
 //! | 0x10000 | boot parameters of Linux |
 //! | 0x20000 | command line |
-//! | 0xe0000 to 0xfffff | ACPI tables, for Linux |
+//! | 0xe0000 to 0xfffef | ACPI tables, for Linux |
+//! | 0xffff0 | code that resets the machine, for Linux |
 
 use linux_loader::loader::elf::start_info::{
     XEN_HVM_MEMMAP_TYPE_RAM, XEN_HVM_MEMMAP_TYPE_RESERVED, XEN_HVM_START_MAGIC_VALUE,
@@ -72,6 +73,26 @@ pub(super) enum RegionKind {
     Reserved = XEN_HVM_MEMMAP_TYPE_RESERVED,
 }
 
+/// Where processors begin after a reset: the last 16 bytes below 1 MiB, in real mode.
+pub(super) const RESET_VECTOR: u64 = 0xf_fff0;
+/// Writes 6 to port 0xCF9, and waits. Linux jumps there to restart a hardware-reduced platform
+/// without EFI: it tries nothing else that this machine has.
+const RESET_CODE: [u8; 9] = [
+    0xba, 0xf9, 0x0c, // mov dx, 0xcf9
+    0xb0, 0x06, // mov al, 6
+    0xee, // out dx, al
+    0xf4, // hlt
+    0xeb, 0xfd, // jmp to hlt
+];
+
+/// Puts code at the reset vector.
+///
+/// # Errors
+/// When the RAM does not reach that far.
+pub(super) fn write_reset_code(memory: &GuestMemoryMmap) -> Result<(), MachineError> {
+    put(memory, RESET_VECTOR, &RESET_CODE)
+}
+
 /// Everything that bare-metal guests find.
 ///
 /// # Errors
@@ -95,7 +116,7 @@ pub(super) fn memory_map(memory: &GuestMemoryMmap) -> Vec<Region> {
         |start: u64, end: u64, kind| Region { start, bytes: end.saturating_sub(start), kind };
     let mut map = vec![
         region(0, LOW_END, RegionKind::Ram),
-        region(TABLES.start, TABLES.end, RegionKind::Reserved),
+        region(TABLES.start, HIGH_START, RegionKind::Reserved),
         region(ECAM.start, ECAM.end, RegionKind::Reserved),
     ];
     for ram in ram(memory) {

@@ -47,6 +47,7 @@ pub(crate) fn load(
 ) -> Result<Start, MachineError> {
     boot::write_command_line(boot.memory, boot.command_line)?;
     boot::write_gdt(boot.memory, &GDT_LINUX)?;
+    boot::write_reset_code(boot.memory)?;
     let rsdp = acpi::write(boot)?;
     if has(kernel, BZIMAGE_MAGIC) {
         load_bzimage(boot, kernel, initrd, rsdp)
@@ -189,9 +190,74 @@ mod tests {
 
     use super::super::ECAM;
     use super::*;
-    use crate::memory;
+    use crate::config::Program;
+    use crate::control::End;
+    use crate::machine::Machine;
+    use crate::{memory, test_guest};
 
     const MEBIBYTE: u64 = 1 << 20;
+
+    /// A machine that runs this code as the 64-bit entry of a kernel; `None` where this host cannot run one.
+    fn run(code: &[u8], cpus: u8) -> Option<(Machine, End)> {
+        let kernel = bzimage(1 << 20, &[&[0x90; 0x200], code].concat());
+        let machine = test_guest::machine(&[], |config| {
+            config.program = Program::Linux { kernel, initrd: None };
+            config.memory_bytes = 32 * MEBIBYTE;
+            config.cpus = cpus;
+        })?;
+        machine.resume();
+        let end = machine.wait(test_guest::LONG).unwrap();
+        Some((machine, end))
+    }
+
+    #[test]
+    fn the_first_processor_starts_with_the_boot_parameters_and_alone() {
+        let code = [
+            0x8a, 0x86, 0x10, 0x02, 0, 0, // mov al, [rsi + type_of_loader]
+            0xe6, 0xf4, // out 0xf4, al
+            0xf4, // hlt
+        ];
+        let Some((machine, end)) = run(&code, 3) else { return };
+        assert_eq!(end, End::Exited(0xff));
+        assert_eq!(machine.exits().total(), 1);
+    }
+
+    #[test]
+    fn a_guest_that_powers_off_ends_well() {
+        let code = [
+            0x66, 0xba, 0x70, 0x56, // mov dx, 0x5670
+            0xb0, 0x14, // mov al, 5 << 2
+            0xee, // out dx, al: nothing without "enable"
+            0xb0, 0x34, // mov al, 5 << 2 | enable
+            0xee, // out dx, al
+            0xf4, // hlt
+        ];
+        let Some((machine, end)) = run(&code, 1) else { return };
+        assert_eq!(end, End::Exited(0));
+        assert_eq!(machine.exits().total(), 2);
+        assert!(machine.report().passed());
+    }
+
+    #[test]
+    fn what_lies_at_the_reset_vector_resets_the_machine() {
+        // The code there runs in 64-bit mode as well, but for the width of its first operand.
+        let code = [
+            0xb8, 0xf3, 0xff, 0x0f, 0, // mov eax, 0xffff3
+            0x66, 0xba, 0xf9, 0x0c, // mov dx, 0xcf9
+            0xff, 0xe0, // jmp rax
+        ];
+        let kernel = bzimage(1 << 20, &[&[0x90; 0x200], &code[..]].concat());
+        let machine = test_guest::machine(&[], |config| {
+            config.program = Program::Linux { kernel, initrd: None };
+            config.memory_bytes = 32 * MEBIBYTE;
+        });
+        let Some(machine) = machine else { return };
+        machine.resume();
+        while machine.resets() < 3 {
+            assert_eq!(machine.ended(), None);
+            std::thread::yield_now();
+        }
+    }
 
     /// A bzImage that wants `init_size` bytes from 16 MiB on, with this as its protected-mode part.
     fn bzimage(init_size: u32, code: &[u8]) -> Vec<u8> {
@@ -223,7 +289,7 @@ mod tests {
                 .flat_map(u32::to_le_bytes)
                 .collect()
         });
-        let mut file = crate::test_guest::elf(2 * MEBIBYTE, b"code");
+        let mut file = test_guest::elf(2 * MEBIBYTE, b"code");
         // A second program header, of a note: the first one's place moves behind it.
         file[56] = 2;
         let code = file.split_off(120);

@@ -158,6 +158,10 @@ unsafe extern "C" {
     -> c_uint;
     pub(super) fn pvmsi_restore(client: *mut Client, function: u32, state: *mut State) -> c_uint;
 
+    pub(super) safe fn pvmsi_test_function(segment: u16, bus: u8, devfn: u8) -> u32;
+    pub(super) safe fn pvmsi_test_configure_length(vectors: u16) -> u32;
+    pub(super) safe fn pvmsi_test_configure_vectors(length: u32) -> u16;
+
     pub(super) safe fn pvmsi_status_name(status: c_uint) -> *const c_char;
     pub(super) safe fn pvmsi_status_remedy(status: c_uint) -> *const c_char;
     pub(super) safe fn pvmsi_parameter_name(parameter: c_uint) -> *const c_char;

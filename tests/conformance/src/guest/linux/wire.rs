@@ -467,6 +467,21 @@ impl Iterator for States<'_> {
     }
 }
 
+/// See `pvmsi_function`.
+pub fn function(segment: u16, bus: u8, devfn: u8) -> FunctionId {
+    FunctionId(raw::pvmsi_test_function(segment, bus, devfn))
+}
+
+/// See `pvmsi_configure_length`: bytes.
+pub fn configure_length(vectors: u16) -> u32 {
+    raw::pvmsi_test_configure_length(vectors)
+}
+
+/// See `pvmsi_configure_vectors`: how many fit into a buffer of so many bytes.
+pub fn configure_vectors(length: u32) -> u16 {
+    raw::pvmsi_test_configure_vectors(length)
+}
+
 /// Lists of words of the C side.
 #[derive(Clone, Copy, Debug)]
 pub enum Words {
