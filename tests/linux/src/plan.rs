@@ -51,6 +51,4 @@ pub struct Outcome {
     pub events: Vec<LinuxEvent>,
     /// What was wrong, in words.
     pub failures: Vec<String>,
-    /// What was found and is nobody's fault.
-    pub notes: Vec<String>,
 }
