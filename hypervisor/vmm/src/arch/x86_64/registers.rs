@@ -107,7 +107,7 @@ impl PowerOnState {
         vcpu.set_vcpu_events(&self.events)?;
         vcpu.set_regs(&kvm_regs { rflags: RFLAGS_RESERVED, ..regs })?;
         if !matches!(start, Start::BareMetal { .. }) {
-            saved::write_msrs(vcpu, &self.msrs)?;
+            saved::write_changed_msrs(vcpu, &self.msrs)?;
             let memory_types =
                 kvm_msr_entry { index: MTRR_DEFAULT, data: MTRR_WRITE_BACK, ..Default::default() };
             let msrs = Msrs::from_entries(&[memory_types]).map_err(|_| Error::new(libc::ENOMEM))?;

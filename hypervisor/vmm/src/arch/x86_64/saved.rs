@@ -99,6 +99,21 @@ pub(super) fn write_msrs(vcpu: &VcpuFd, msrs: &[kvm_msr_entry]) -> Result<(), kv
     Ok(())
 }
 
+/// Writes those MSRs that hold something else: KVM puts writes that it does not know on the host's log, whatever they write.
+///
+/// # Errors
+/// KVM's.
+pub(super) fn write_changed_msrs(
+    vcpu: &VcpuFd,
+    msrs: &[kvm_msr_entry],
+) -> Result<(), kvm_ioctls::Error> {
+    let indices: Vec<_> = msrs.iter().map(|msr| msr.index).collect();
+    let now = read_msrs(vcpu, &indices)?;
+    let mut changed = msrs.to_vec();
+    changed.retain(|msr| !now.iter().any(|now| now.index == msr.index && now.data == msr.data));
+    write_msrs(vcpu, &changed)
+}
+
 /// Reads MSRs, one at a time: a list ends at the first one that this processor has not.
 ///
 /// # Errors
