@@ -34,7 +34,7 @@ pub struct Boot {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Suite {
-    /// The driver is loaded, and the first block read.
+    /// The driver is loaded, the first block read, and the driver unloaded, a few times.
     Bind,
     /// What is compared with other VMMs.
     Peers,

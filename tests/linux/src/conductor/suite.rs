@@ -16,6 +16,9 @@ use crate::packets::{self, Listener};
 /// Bound of an event.
 const LIMIT: Duration = Duration::from_secs(300);
 
+/// Loads of a driver in a guest that does nothing else: times vary, and the median counts.
+const LOADS: u32 = 3;
+
 /// What a guest is, for people.
 pub(super) fn title(boot: &Boot) -> String {
     let policy = boot.policy.map_or_else(String::new, |policy| format!(", {}", policy.name()));
@@ -34,11 +37,19 @@ pub(super) fn run(boot: &Boot, index: usize, outcome: &mut Outcome) -> Result<()
     let (guest, hello) = Guest::start(boot, index)?;
     eprintln!("### guest {index}: up after {:.0} s of its own", hello.uptime);
     let mut stage = Stage { boot, guest, hello, outcome, log };
-    if boot.module {
+    // The module stays while a driver uses it: the function that is busy while it comes and goes is
+    // bound before.
+    if boot.module && boot.suite != Suite::Reload {
         stage.guest.ask("module_load", LIMIT)?;
     }
     match boot.suite {
-        Suite::Bind => stage.with(Function::Nvme, |scene| scene.event(Event::Bind, "load nvme"))?,
+        Suite::Bind => stage.with(Function::Nvme, |scene| {
+            for _ in 0..LOADS {
+                scene.event(Event::Bind, "load nvme")?;
+                scene.stage.guest.ask("unload nvme", LIMIT)?;
+            }
+            Ok(())
+        })?,
         Suite::Peers => stage.with(Function::Nvme, peers)?,
         Suite::Events => {
             stage.with(Function::Nvme, drive)?;
@@ -51,6 +62,7 @@ pub(super) fn run(boot: &Boot, index: usize, outcome: &mut Outcome) -> Result<()
             })?;
         }
         Suite::Reload => stage.with(Function::Nvme, |scene| {
+            scene.silent = true;
             scene.event(Event::Bind, "load nvme")?;
             scene.event(Event::ModuleReload, "module_reload 200")
         })?,
@@ -123,8 +135,8 @@ struct Scene<'s, 'a> {
     stage: &'s mut Stage<'a>,
     function: Function,
     counters: Counters,
-    /// The module knows nothing of it any more.
-    gone: bool,
+    /// The module says nothing about it: it is not loaded, or does not know the function any more.
+    silent: bool,
 }
 
 impl<'a> Stage<'a> {
@@ -135,7 +147,7 @@ impl<'a> Stage<'a> {
     ) -> Result<()> {
         let counters = Counters::start(self.table_pages(function)?)?;
         self.guest.ask(&format!("prepare {}", function.name()), LIMIT)?;
-        events(&mut Scene { stage: self, function, counters, gone: false })
+        events(&mut Scene { stage: self, function, counters, silent: false })
     }
 
     /// The pages of the host that a function's vector table shares.
@@ -230,7 +242,7 @@ impl Scene<'_, '_> {
     fn calls(&mut self) -> Result<Answer> {
         // Where there is no service the module does nothing, and shows nothing.
         let serves = self.stage.boot.module && self.stage.boot.policy != Some(Policy::Off);
-        if !serves || self.gone {
+        if !serves || self.silent {
             return Ok(Answer::default());
         }
         self.stage.guest.ask(&format!("module_state {}", self.function.name()), LIMIT)
@@ -296,7 +308,7 @@ impl Scene<'_, '_> {
             Function::Igb => self.stage.boot.functions.get(1),
         };
         let address = address.context("no such function")?.clone();
-        self.gone = true;
+        self.silent = true;
         self.observed(Event::Unplug, 1, |scene| {
             let begin = Instant::now();
             let unbind = std::thread::spawn(move || {
@@ -313,7 +325,7 @@ impl Scene<'_, '_> {
 
     /// Another kernel, without the module, takes over, and uses the function.
     fn kexec(&mut self) -> Result<()> {
-        self.gone = true;
+        self.silent = true;
         self.observed(Event::Kexec, 1, |scene| {
             let begin = Instant::now();
             let guest = &mut scene.stage.guest;

@@ -38,7 +38,7 @@ const GUEST_INIT: &str = include_str!("../../../../lab/guest-init");
 /// Bound of a guest's events, its boot included.
 const GUEST_LIMIT: Duration = Duration::from_secs(1500);
 
-/// Runs of each kind of which the median counts.
+/// Guests of each kind, in turn; the median of their times counts.
 const ROUNDS: usize = 5;
 
 /// What is run with Linux guests.
