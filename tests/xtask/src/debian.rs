@@ -109,6 +109,21 @@ impl Apt {
             .with_context(|| format!("apt-get downloaded no {name} into {}", self.folder.display()))
     }
 
+    /// Downloads a package and all that it needs, as if nothing was installed, and returns the
+    /// paths of the files.
+    ///
+    /// # Errors
+    /// When the download fails.
+    pub(crate) fn download_with_dependencies(&self, package: &str) -> Result<Vec<PathBuf>> {
+        let archives = self.folder.join("cache/archives");
+        self.logged(
+            "apt-get",
+            &["install", "-y", "--no-install-recommends", "--download-only", package],
+        )?;
+        let files = fs::read_dir(&archives)?.flatten().map(|entry| entry.path());
+        Ok(files.filter(|path| path.extension().is_some_and(|e| e == "deb")).collect())
+    }
+
     /// Installs packages into the system.
     ///
     /// # Errors

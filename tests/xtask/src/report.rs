@@ -7,7 +7,7 @@ use std::fmt;
 use serde::Deserialize;
 
 /// The schema that this reader knows.
-const SCHEMA: &str = "pvmsi.report/1";
+pub(crate) const SCHEMA: &str = "pvmsi.report/1";
 
 /// The whole report.
 #[derive(Debug, Deserialize)]

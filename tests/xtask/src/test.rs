@@ -12,7 +12,7 @@ use crate::conformance;
 use crate::demo;
 use crate::fuzz::{self, FuzzTarget};
 use crate::guests;
-use crate::lab::{Lab, Scenario};
+use crate::lab::{Extent, Lab, LinuxLab, LinuxScenario, Scenario};
 use crate::model;
 use crate::module;
 use crate::package;
@@ -349,6 +349,13 @@ fn lab(workspace: &Workspace, architecture: Architecture, summary: &mut Summary)
             None => Ok(Verdict::Skipped("the set-up failed".to_owned())),
         });
     }
+    summary.step(&format!("{name}: linux, in short"), || {
+        let scenario = LinuxScenario::Events;
+        let lab = LinuxLab::prepare(workspace, architecture, scenario, Extent::Short)?;
+        let run = lab.run(scenario, Extent::Short)?;
+        eprintln!("{}", run.text);
+        Ok(Verdict::Checked(run.checks))
+    });
     if Lab::counts_exactly(architecture) {
         summary.step(&format!("{name}: soak"), || match &parts {
             Some((pvmsi, lab)) => {

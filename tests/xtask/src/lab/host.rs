@@ -61,11 +61,8 @@ impl Host {
                 Tool::program("gzip", "gzip"),
             ],
         )?;
-        let kernels: Vec<PageSize> = pages
-            .iter()
-            .copied()
-            .filter(|&pages| !host.kernel(pages).is_file() || !host.order(pages).is_file())
-            .collect();
+        let kernels: Vec<PageSize> =
+            pages.iter().copied().filter(|&pages| !host.has_kernel(pages)).collect();
         if !host.busybox().is_file() || !kernels.is_empty() {
             let packages = host.folder.join("packages");
             let apt = process::step("fetching the package lists of the host's Debian", || {
@@ -109,6 +106,23 @@ impl Host {
     /// Where a scenario keeps its files.
     pub(crate) fn scratch(&self, scenario: &str) -> PathBuf {
         self.folder.join(scenario)
+    }
+
+    /// Whether a kernel is there with the modules that are wanted today.
+    fn has_kernel(&self, pages: PageSize) -> bool {
+        self.kernel(pages).is_file()
+            && self.order(pages).is_file()
+            && fs::read_to_string(self.wanted(pages)).is_ok_and(|wanted| wanted == self.wish())
+    }
+
+    /// The modules that were wanted when a kernel was fetched.
+    fn wanted(&self, pages: PageSize) -> PathBuf {
+        self.folder.join(pages.name()).join("wanted")
+    }
+
+    fn wish(&self) -> String {
+        let modules = self.architecture.description().modules.iter();
+        modules.map(|module| format!("{}\n", module.name)).collect()
     }
 
     fn order(&self, pages: PageSize) -> PathBuf {
@@ -168,7 +182,10 @@ impl Host {
                 "*/kernel/arch/*/kvm/*",
                 "*/kernel/drivers/crypto/ccp/*",
                 "*/kernel/drivers/iommu/*",
+                "*/kernel/drivers/net/net_failover.ko*",
+                "*/kernel/drivers/net/virtio_net.ko*",
                 "*/kernel/drivers/vfio/*",
+                "*/kernel/net/core/failover.ko*",
                 "*/kernel/virt/*",
             ],
         )?;
@@ -194,8 +211,9 @@ impl Host {
             })
             .with_context(|| format!("the package {name} holds no kernel image"))?;
         fs::rename(image, self.kernel(pages))?;
-        // Last: this file is the mark of a complete set.
         fs::write(self.order(pages), order)?;
+        // Last: this file is the mark of a complete set.
+        fs::write(self.wanted(pages), self.wish())?;
         fs::remove_dir_all(unpacked)?;
         fs::remove_file(package)?;
         Ok(())
@@ -223,12 +241,12 @@ fn qemu_version(emulator: &str) -> Option<u32> {
     text.split("version ").nth(1)?.split('.').next()?.parse().ok()
 }
 
-fn is_module(file: &Path, module: &str) -> bool {
+pub(super) fn is_module(file: &Path, module: &str) -> bool {
     let name = file.file_name().unwrap_or_default().to_string_lossy();
     name.split_once(".ko").is_some_and(|(stem, _)| stem == module)
 }
 
-fn files_under(folder: &Path) -> Vec<PathBuf> {
+pub(super) fn files_under(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
@@ -244,7 +262,7 @@ fn files_under(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// A module as the kernel takes it; the packages compress them with xz, older ones not at all.
-fn decompress(from: &Path, to: &Path) -> Result<()> {
+pub(super) fn decompress(from: &Path, to: &Path) -> Result<()> {
     if from.extension().is_none_or(|extension| extension != "xz") {
         fs::copy(from, to)?;
         return Ok(());

@@ -17,6 +17,28 @@ use crate::workspace::MACHINE_TESTS;
 /// Brings the host up and runs the steps.
 const INIT: &str = include_str!("../../../lab/init");
 
+/// Something that an initramfs holds beside the usual.
+pub(crate) struct Addition {
+    /// A file, or a folder with all that it holds.
+    from: PathBuf,
+    /// Its path inside.
+    to: String,
+    /// Whether it is a program, which may need libraries.
+    program: bool,
+}
+
+impl Addition {
+    /// A file or folder.
+    pub(crate) fn file(from: &Path, to: String) -> Self {
+        Self { from: from.to_owned(), to, program: false }
+    }
+
+    /// A program, with the libraries that it needs.
+    pub(crate) fn program(from: &Path, to: String) -> Self {
+        Self { from: from.to_owned(), to, program: true }
+    }
+}
+
 /// Packs init, busybox, modules, `pvmsi` with the libraries that it needs, the guests and the
 /// steps into `archive`. `folder` is scratch space.
 ///
@@ -27,6 +49,7 @@ pub(crate) fn pack(
     pages: PageSize,
     pvmsi: &Path,
     steps: &[Step],
+    additions: &[Addition],
     folder: &Path,
     archive: &Path,
 ) -> Result<()> {
@@ -42,15 +65,11 @@ pub(crate) fn pack(
         let entry = entry?;
         copy(&entry.path(), &folder.join("modules").join(entry.file_name()))?;
     }
-    copy(pvmsi, &folder.join("bin/pvmsi"))?;
     // That of another architecture is linked statically.
     let native = host.architecture() == Architecture::native()?;
-    for library in if native { libraries(pvmsi)? } else { Vec::new() } {
-        let inside = folder.join(library.strip_prefix("/").unwrap_or(&library));
-        if let Some(parent) = inside.parent() {
-            fs::create_dir_all(parent)?;
-        }
-        copy(&library, &inside)?;
+    add(&Addition::program(pvmsi, "bin/pvmsi".to_owned()), folder, native)?;
+    for addition in additions {
+        add(addition, folder, native)?;
     }
     for name in guests::programs().chain([MACHINE_TESTS]) {
         let program = pvmsi.with_file_name(name);
@@ -64,6 +83,36 @@ pub(crate) fn pack(
         .collect();
     fs::write(folder.join("steps"), steps)?;
     archive_of(folder, archive)
+}
+
+/// Copies an addition to where it belongs below `root`. `native`: programs may be linked dynamically.
+///
+/// # Errors
+/// When a file or a library is missing.
+pub(crate) fn add(addition: &Addition, root: &Path, native: bool) -> Result<()> {
+    let to = root.join(&addition.to);
+    if addition.from.is_dir() {
+        fs::create_dir_all(&to)?;
+        for entry in fs::read_dir(&addition.from)? {
+            let entry = entry?;
+            let inside = format!("{}/{}", addition.to, entry.file_name().to_string_lossy());
+            add(&Addition::file(&entry.path(), inside), root, native)?;
+        }
+        return Ok(());
+    }
+    copy_into(&addition.from, &to)?;
+    for library in if addition.program && native { libraries(&addition.from)? } else { Vec::new() }
+    {
+        copy_into(&library, &root.join(library.strip_prefix("/").unwrap_or(&library)))?;
+    }
+    Ok(())
+}
+
+fn copy_into(from: &Path, to: &Path) -> Result<()> {
+    if let Some(parent) = to.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    copy(from, to)
 }
 
 /// Shared libraries and the program loader that `program` needs, as absolute paths.
@@ -80,13 +129,21 @@ fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
         .collect())
 }
 
-fn copy(from: &Path, to: &Path) -> Result<()> {
+/// Copies a file and its permissions.
+///
+/// # Errors
+/// Naming both.
+pub(crate) fn copy(from: &Path, to: &Path) -> Result<()> {
     fs::copy(from, to)
         .with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
     Ok(())
 }
 
-fn write_program(path: &Path, content: &[u8]) -> Result<()> {
+/// Writes a program.
+///
+/// # Errors
+/// When it cannot be written.
+pub(crate) fn write_program(path: &Path, content: &[u8]) -> Result<()> {
     fs::write(path, content)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o755))?;
     Ok(())

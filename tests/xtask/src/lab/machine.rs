@@ -25,6 +25,19 @@ const CPUS: u32 = 2;
 /// hundred boots, to fail its own assertion in `iotlb_to_section`; one is not slower here.
 const ACCELERATOR: &str = "tcg,thread=single";
 
+/// A thread for each processor: with one thread, the processors of a Linux guest hardly get on.
+const ACCELERATOR_LINUX: &str = "tcg,thread=multi";
+
+/// A wire between the network function and one that the host's own driver keeps.
+const COUNTERPART: [&str; 6] = [
+    "-netdev",
+    "hubport,id=function,hubid=0",
+    "-netdev",
+    "hubport,id=counterpart,hubid=0",
+    "-device",
+    "virtio-net-pci,netdev=counterpart,romfile=,addr=8",
+];
+
 /// Something that the emulated host runs.
 pub(crate) struct Step {
     /// Names its section of the results.
@@ -51,6 +64,8 @@ pub(crate) struct Hardware {
     pub isolation: bool,
     /// Of the host's kernel.
     pub pages: PageSize,
+    /// Linux guests run there: what the network function sends reaches the host.
+    pub linux: bool,
 }
 
 /// The results of one run of the emulated host.
@@ -110,13 +125,18 @@ pub(crate) fn boot(
         .arg(description.emulator)
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
         .args((description.machine)(hardware.isolation))
-        .args(["-accel", ACCELERATOR, "-smp", &CPUS.to_string(), "-m", "2G"])
+        .args(["-accel", if hardware.linux { ACCELERATOR_LINUX } else { ACCELERATOR }])
+        .args(["-smp", &CPUS.to_string(), "-m", if hardware.linux { "3G" } else { "2G" }])
         .args(["-device", "pcie-root-port,id=port1,chassis=1,addr=1"])
         .args(["-device", "pcie-root-port,id=port2,chassis=2,addr=2"])
         .arg("-drive")
         .arg(format!("file={},if=none,id=disk,format=raw,readonly=on", host.disk().display()))
         .args(["-device", "nvme,bus=port1,drive=disk,serial=pvmsi,max_ioqpairs=64,msix_qsize=65"])
-        .args(["-device", "igb,bus=port2"])
+        .args([
+            "-device",
+            if hardware.linux { "igb,bus=port2,netdev=function" } else { "igb,bus=port2" },
+        ])
+        .args(COUNTERPART.iter().filter(|_| hardware.linux))
         .arg("-serial")
         .arg(format!("file:{}", console.display()))
         .args((description.results_port)(&results.to_string_lossy()))

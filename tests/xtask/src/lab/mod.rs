@@ -4,6 +4,7 @@ mod description;
 mod host;
 mod hostile;
 mod initramfs;
+mod linux;
 mod machine;
 mod scenario;
 
@@ -17,6 +18,7 @@ use clap::{Args, ValueEnum};
 
 use self::description::PageSize;
 use self::host::Host;
+pub(crate) use self::linux::{Extent, LinuxLab, LinuxScenario};
 use self::machine::{Hardware, Step};
 pub(crate) use self::scenario::Scenario;
 use crate::architecture::Architecture;
@@ -39,6 +41,9 @@ pub(crate) struct Options {
     /// Which case to run.
     #[arg(long, value_enum, default_value = "all")]
     scenario: Choice,
+    /// Of scenarios with Linux guests, run only what is in `cargo xtask test`.
+    #[arg(long)]
+    short: bool,
     /// Print the report of the run (with all: of `direct`) as JSON on stdout.
     #[arg(long)]
     json: bool,
@@ -48,6 +53,7 @@ pub(crate) struct Options {
 #[derive(Clone, Copy)]
 enum Choice {
     One(Scenario),
+    Linux(LinuxScenario),
     All,
 }
 
@@ -60,6 +66,7 @@ pub(crate) fn command(workspace: &Workspace, options: &Options) -> Result<bool> 
     let possible = Scenario::all(architecture);
     let scenarios = match options.scenario {
         Choice::All => possible,
+        Choice::Linux(scenario) => return linux::command(workspace, options, scenario),
         Choice::One(scenario) if possible.contains(&scenario) => vec![scenario],
         Choice::One(scenario) => {
             bail!("hosts of {} cannot show {}", architecture.name(), scenario.name())
@@ -89,13 +96,19 @@ impl ValueEnum for Choice {
             Self::One(Scenario::Unisolated),
             Self::One(Scenario::Direct16k),
             Self::One(Scenario::Hostile),
+            Self::Linux(LinuxScenario::Events),
+            Self::Linux(LinuxScenario::Peers),
         ]
     }
 
     fn to_possible_value(&self) -> Option<PossibleValue> {
         match self {
-            Self::All => Some(PossibleValue::new("all").help("One after the other")),
+            Self::All => Some(
+                PossibleValue::new("all")
+                    .help("One after the other, but for those with Linux guests"),
+            ),
             Self::One(scenario) => scenario.to_possible_value(),
+            Self::Linux(scenario) => scenario.to_possible_value(),
         }
     }
 }
@@ -170,8 +183,16 @@ impl Lab {
         let archive = folder.join("initramfs.gz");
         let limit = Duration::from_secs(plan.limit().saturating_add(30));
         let steps = [Step { name: "soak", limit, command: plan.shell_command() }];
-        let hardware = Hardware { isolation: true, pages: PageSize::K4 };
-        initramfs::pack(&self.host, hardware.pages, pvmsi, &steps, &folder.join("root"), &archive)?;
+        let hardware = Hardware { isolation: true, pages: PageSize::K4, linux: false };
+        initramfs::pack(
+            &self.host,
+            hardware.pages,
+            pvmsi,
+            &steps,
+            &[],
+            &folder.join("root"),
+            &archive,
+        )?;
         let title = format!("lab {}, soak", self.host.architecture().name());
         let results = process::step(&title, || {
             machine::boot(
@@ -197,7 +218,7 @@ impl Lab {
         let archive = folder.join("initramfs.gz");
         let steps = scenario.steps(architecture);
         let root = folder.join("root");
-        initramfs::pack(&self.host, hardware.pages, pvmsi, &steps, &root, &archive)?;
+        initramfs::pack(&self.host, hardware.pages, pvmsi, &steps, &[], &root, &archive)?;
         let title = format!(
             "lab {}, scenario \"{}\": {}",
             architecture.name(),

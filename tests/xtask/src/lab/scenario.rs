@@ -81,7 +81,7 @@ impl Scenario {
     /// The host that it needs.
     pub(crate) fn hardware(self) -> Hardware {
         let pages = if self == Self::Direct16k { PageSize::K16 } else { PageSize::K4 };
-        Hardware { isolation: self != Self::Unisolated, pages }
+        Hardware { isolation: self != Self::Unisolated, pages, linux: false }
     }
 
     /// What the host runs.

@@ -7,6 +7,8 @@ mod kernel;
 mod root;
 mod style;
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 use clap::Args;
 
@@ -53,6 +55,20 @@ pub(crate) fn command(workspace: &Workspace, options: &Options) -> Result<bool> 
         checks.push(style::check(workspace)?);
     }
     Ok(check::print("module", &checks))
+}
+
+/// Builds for one kernel; the path of the module.
+///
+/// # Errors
+/// When something that the build needs cannot be had, or the build fails or warns.
+pub(crate) fn build(
+    workspace: &Workspace,
+    architecture: Architecture,
+    series: &Series,
+) -> Result<PathBuf> {
+    let root = Root::prepare(workspace)?;
+    let headers = Headers::prepare(workspace, &root, architecture, series)?;
+    build::compile(workspace, &root, architecture, &headers)
 }
 
 /// Builds for one kernel; what must hold of it.

@@ -1,0 +1,114 @@
+//! The guest as a whole: processors, sleep, its end.
+
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::os::fd::AsRawFd;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use rustix::system::{RebootCommand, reboot};
+use rustix::thread::{CpuSet, sched_setaffinity};
+
+use super::Answer;
+use super::driver::{seconds, works_on_all, write};
+
+/// What `kexec` starts; the same kernel, with a file system that has no module of ours.
+const NEXT_KERNEL: &str = "/boot/vmlinuz";
+const NEXT_INITRD: &str = "/boot/initrd";
+
+/// Seconds since the kernel began.
+pub(super) fn uptime() -> Result<f64> {
+    let text = fs::read_to_string("/proc/uptime")?;
+    Ok(text.split_whitespace().next().unwrap_or_default().parse()?)
+}
+
+/// The processors that are online.
+pub(super) fn processors() -> Result<Vec<u32>> {
+    let text = fs::read_to_string("/sys/devices/system/cpu/online")?;
+    let mut found = Vec::new();
+    for range in text.trim().split(',') {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        found.extend(first.parse::<u32>()?..=last.parse()?);
+    }
+    Ok(found)
+}
+
+/// Keeps this program on a processor.
+pub(super) fn stay_on(processor: u32) -> Result<()> {
+    let mut set = CpuSet::new();
+    set.set(usize::try_from(processor)?);
+    sched_setaffinity(None, &set).context("cannot choose a processor")
+}
+
+/// Lets this program run anywhere.
+pub(super) fn stay_anywhere() -> Result<()> {
+    let mut set = CpuSet::new();
+    for processor in processors()? {
+        set.set(usize::try_from(processor)?);
+    }
+    sched_setaffinity(None, &set).context("cannot choose processors")
+}
+
+/// How often an interrupt was handled, on all processors.
+pub(super) fn handled(interrupt: u32) -> Result<u64> {
+    let path = format!("/sys/kernel/irq/{interrupt}/per_cpu_count");
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    Ok(text.trim().split(',').filter_map(|count| count.parse::<u64>().ok()).sum())
+}
+
+/// Switches the last processor off and on, and uses the function in between and afterwards.
+pub(super) fn processor_off_on(driver: &str) -> Result<Answer> {
+    let last = *processors()?.last().context("no processors")?;
+    if last == 0 {
+        bail!("the only processor cannot go");
+    }
+    let path = format!("/sys/devices/system/cpu/cpu{last}/online");
+    let begin = Instant::now();
+    write(&path, "0")?;
+    works_on_all(driver)?;
+    write(&path, "1")?;
+    works_on_all(driver)?;
+    seconds(begin)
+}
+
+/// Suspends to idle; input on the console wakes.
+pub(super) fn suspend(driver: &str) -> Result<Answer> {
+    let active = fs::read_to_string("/sys/class/tty/console/active")?;
+    let console = active.split_whitespace().last().context("no console")?;
+    let wakeup = format!("/sys/class/tty/{console}/power/wakeup");
+    write(&wakeup, "enabled")?;
+    let begin = Instant::now();
+    write("/sys/power/state", "freeze")?;
+    works_on_all(driver)?;
+    seconds(begin)
+}
+
+/// Starts another kernel; answers only when that fails.
+pub(super) fn kexec(command_line: &str) -> Result<Answer> {
+    let kernel = File::open(NEXT_KERNEL).context("no kernel to start")?;
+    let initrd = File::open(NEXT_INITRD).context("no initial file system")?;
+    let line = CString::new(command_line)?;
+    let length = line.as_bytes_with_nul().len();
+    // SAFETY: both files are open, and the line is as long as is said.
+    let status = unsafe {
+        libc::syscall(
+            libc::SYS_kexec_file_load,
+            kernel.as_raw_fd(),
+            initrd.as_raw_fd(),
+            length,
+            line.as_ptr(),
+            0_u64,
+        )
+    };
+    if status != 0 {
+        bail!("the kernel cannot be loaded: {}", std::io::Error::last_os_error());
+    }
+    reboot(RebootCommand::Kexec).context("the kernel does not start")?;
+    bail!("the kernel did not start")
+}
+
+/// Ends the machine.
+pub(super) fn power_off() -> Result<Answer> {
+    reboot(RebootCommand::PowerOff).context("the machine does not end")?;
+    seconds(Instant::now())
+}

@@ -1,0 +1,372 @@
+//! Sequences of events.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use pvmsi_linux_lab::plan::{Boot, Outcome, Suite};
+use pvmsi_linux_lab::report::{Event, Function, LinuxEvent, Policy};
+
+use super::counters::{Counters, Range};
+use super::guest::{Answer, Guest, Hello, command_line};
+use crate::agent::KernelLog;
+use crate::packets::{self, Listener};
+
+/// Bound of an event.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// Loads of a driver in a guest that does nothing else: times vary, and the median counts.
+const LOADS: u32 = 3;
+
+/// What a guest is, for people.
+pub(super) fn title(boot: &Boot) -> String {
+    let policy = boot.policy.map_or_else(String::new, |policy| format!(", {}", policy.name()));
+    let module = if boot.module { ", module loaded" } else { "" };
+    format!("{}{policy}{module}, {}", boot.vmm.name(), boot.kernel)
+}
+
+/// Runs a guest's events.
+pub(super) fn run(boot: &Boot, index: usize, outcome: &mut Outcome) -> Result<()> {
+    eprintln!("### guest {index}: {}", title(boot));
+    let mut log = KernelLog::open()?;
+    log.bad_lines()?;
+    for function in &boot.functions {
+        take(function)?;
+    }
+    let (guest, hello) = Guest::start(boot, index)?;
+    eprintln!("### guest {index}: up after {:.0} s of its own", hello.uptime);
+    let mut stage = Stage { boot, guest, hello, outcome, log };
+    // The module stays while a driver uses it: the function that is busy while it comes and goes is
+    // bound before.
+    if boot.module && boot.suite != Suite::Reload {
+        stage.guest.ask("module_load", LIMIT)?;
+    }
+    match boot.suite {
+        Suite::Bind => stage.with(Function::Nvme, |scene| {
+            for _ in 0..LOADS {
+                scene.event(Event::Bind, "load nvme")?;
+                scene.stage.guest.ask("unload nvme", LIMIT)?;
+            }
+            Ok(())
+        })?,
+        Suite::Peers => stage.with(Function::Nvme, peers)?,
+        Suite::Events => {
+            stage.with(Function::Nvme, drive)?;
+            stage.with(Function::Igb, network)?;
+            stage.with(Function::Igb, |scene| scene.unplug())?;
+            stage.with(Function::Nvme, |scene| {
+                scene.event(Event::Bind, "bind nvme")?;
+                scene.kexec()?;
+                scene.unplug()
+            })?;
+        }
+        Suite::Reload => stage.with(Function::Nvme, |scene| {
+            scene.silent = true;
+            scene.event(Event::Bind, "load nvme")?;
+            scene.event(Event::ModuleReload, "module_reload 200")
+        })?,
+    }
+    stage.guest.finish()
+}
+
+/// What is compared with other VMMs.
+fn peers(scene: &mut Scene<'_, '_>) -> Result<()> {
+    scene.event(Event::Bind, "load nvme")?;
+    scene.event(Event::Affinity, "affinity nvme 10")?;
+    scene.event(Event::MaskUnmask, "mask_unmask nvme 10")?;
+    scene.counted(Event::Read, "read 2048 4096", 2048)?;
+    scene.event(Event::Unbind, "unbind nvme")
+}
+
+/// All that Linux does with a drive.
+fn drive(scene: &mut Scene<'_, '_>) -> Result<()> {
+    scene.event(Event::Bind, "load nvme")?;
+    scene.check_mode()?;
+    scene.counted(Event::Read, "read 512 131072", 512)?;
+    scene.event(Event::Affinity, "affinity_under_load nvme 100")?;
+    scene.event(Event::MaskUnmask, "mask_unmask nvme 100")?;
+    everything(scene)?;
+    scene.event(Event::Unbind, "unbind nvme")?;
+    if scene.stage.boot.module {
+        scene.module_reload()?;
+    }
+    scene.event(Event::Bind, "bind nvme")?;
+    scene.check_mode()
+}
+
+/// All that Linux does with a network function.
+fn network(scene: &mut Scene<'_, '_>) -> Result<()> {
+    scene.event(Event::Bind, "load igb")?;
+    scene.check_mode()?;
+    scene.frames(500)?;
+    scene.event(Event::Affinity, "affinity_under_load igb 100")?;
+    // What concerns the whole guest shall be counted for this function alone.
+    scene.stage.guest.ask("unbind nvme", LIMIT)?;
+    everything(scene)?;
+    scene.frames(100)?;
+    scene.event(Event::Unbind, "unbind igb")?;
+    scene.event(Event::Bind, "bind igb")?;
+    scene.frames(100)
+}
+
+/// What is the same for each function.
+fn everything(scene: &mut Scene<'_, '_>) -> Result<()> {
+    let name = scene.function.name();
+    scene.event(Event::DisableEnable, &format!("disable_enable {name}"))?;
+    scene.event(Event::CpuOffOn, &format!("cpu_off_on {name}"))?;
+    scene.event(Event::Reset, &format!("reset {name}"))?;
+    scene.observed(Event::Suspend, 1, |scene| {
+        scene.stage.guest.ask_and_wake(&format!("suspend {name}"), LIMIT)
+    })
+}
+
+/// A guest that is up.
+struct Stage<'a> {
+    boot: &'a Boot,
+    guest: Guest,
+    hello: Hello,
+    outcome: &'a mut Outcome,
+    log: KernelLog,
+}
+
+/// A guest and the function that its events are about.
+struct Scene<'s, 'a> {
+    stage: &'s mut Stage<'a>,
+    function: Function,
+    counters: Counters,
+    /// The module says nothing about it: it is not loaded, or does not know the function any more.
+    silent: bool,
+}
+
+impl<'a> Stage<'a> {
+    fn with(
+        &mut self,
+        function: Function,
+        events: impl FnOnce(&mut Scene<'_, 'a>) -> Result<()>,
+    ) -> Result<()> {
+        let counters = Counters::start(self.table_pages(function)?)?;
+        self.guest.ask(&format!("prepare {}", function.name()), LIMIT)?;
+        events(&mut Scene { stage: self, function, counters, silent: false })
+    }
+
+    /// The pages of the host that a function's vector table shares.
+    fn table_pages(&self, function: Function) -> Result<Range> {
+        let mut functions = self.hello.functions.iter();
+        let found = functions
+            .find(|found| found.driver == function.name())
+            .with_context(|| format!("the guest has no {}", function.name()))?;
+        let page = page_size()?;
+        let down = |address: u64| address & !page.saturating_sub(1);
+        let last = found.table.saturating_add(found.entries.saturating_mul(16)).saturating_sub(1);
+        Ok(Range { start: down(found.table), end: down(last).saturating_add(page) })
+    }
+}
+
+impl Scene<'_, '_> {
+    fn event(&mut self, event: Event, request: &str) -> Result<()> {
+        self.counted(event, request, 1)
+    }
+
+    fn counted(&mut self, event: Event, request: &str, count: u64) -> Result<()> {
+        self.observed(event, count, |scene| scene.stage.guest.ask(request, LIMIT))
+    }
+
+    /// Has an event happen, counts what it costs, and looks into both kernels' logs.
+    fn observed(
+        &mut self,
+        event: Event,
+        count: u64,
+        happen: impl FnOnce(&mut Self) -> Result<Answer>,
+    ) -> Result<()> {
+        let calls_before = self.calls()?;
+        let before = self.counters.read()?;
+        let answer = happen(self)?;
+        let counts = self.counters.read()?.since(&before);
+        let log = self.stage.guest.ask("log", LIMIT)?;
+        let calls = self.calls()?;
+        // A function that was added anew counts from 0.
+        let since = |now: Option<u64>, before: Option<u64>| match (now, before) {
+            (Some(now), Some(before)) if now >= before => Some(now.saturating_sub(before)),
+            (now, _) => now,
+        };
+        let boot = self.stage.boot;
+        let item = LinuxEvent {
+            guest_kernel: self.stage.hello.release.clone(),
+            host_kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+            architecture: self.stage.hello.machine.clone(),
+            page_size: page_size()?,
+            vmm: boot.vmm,
+            policy: boot.policy,
+            module: boot.module,
+            function: self.function,
+            event,
+            count: answer.count.unwrap_or(count),
+            table_exits: counts.table,
+            exits: counts.exits.saturating_sub(counts.console),
+            set_irqs: counts.set_irqs,
+            routing_updates: counts.routing,
+            irqfds: counts.irqfds,
+            configures: since(calls.configures, calls_before.configures),
+            updates: since(calls.updates, calls_before.updates),
+            lost: Some(answer.lost.saturating_add(log.lost)),
+            seconds: answer.seconds,
+        };
+        eprintln!(
+            "### {} {} x {}: {} exits on the table's pages, {} in all, {} SET_IRQS, {} routings, {} irqfds, \
+             {:.3} s",
+            self.function.name(),
+            event.name(),
+            item.count,
+            item.table_exits,
+            item.exits,
+            item.set_irqs,
+            item.routing_updates,
+            item.irqfds,
+            item.seconds
+        );
+        for line in log.bad {
+            self.fail(event.name(), &format!("the guest's log: {line}"));
+        }
+        for line in self.stage.log.bad_lines()? {
+            self.fail(event.name(), &format!("the host's log: {line}"));
+        }
+        if answer.doubled > 0 {
+            self.fail(event.name(), &format!("{} frames came twice", answer.doubled));
+        }
+        self.stage.outcome.events.push(item);
+        Ok(())
+    }
+
+    /// What the module has called so far.
+    fn calls(&mut self) -> Result<Answer> {
+        // Where there is no service the module does nothing, and shows nothing.
+        let serves = self.stage.boot.module && self.stage.boot.policy != Some(Policy::Off);
+        if !serves || self.silent {
+            return Ok(Answer::default());
+        }
+        self.stage.guest.ask(&format!("module_state {}", self.function.name()), LIMIT)
+    }
+
+    /// The table must be in the mode that policy and host allow, and say why it is not direct.
+    fn check_mode(&mut self) -> Result<()> {
+        if !self.stage.boot.module {
+            return Ok(());
+        }
+        let (mode, reason) = match (self.stage.boot.policy, self.stage.boot.isolation) {
+            (Some(Policy::Direct), true) => ("direct", ""),
+            (Some(Policy::Direct), false) => ("trapped", "no-isolation"),
+            (Some(Policy::Trapped), _) => ("trapped", "policy"),
+            (Some(Policy::Off) | None, _) => return Ok(()),
+        };
+        let state = self.calls()?;
+        if state.mode != mode || !state.reasons.contains(reason) {
+            let why = format!(
+                "the table is {}, must be {mode}; reasons: \"{}\", must name \"{reason}\"",
+                state.mode, state.reasons
+            );
+            self.fail("bind", &why);
+        }
+        Ok(())
+    }
+
+    /// The module goes and comes while no driver uses the function.
+    fn module_reload(&mut self) -> Result<()> {
+        self.observed(Event::ModuleReload, 1, |scene| {
+            let gone = scene.stage.guest.ask("module_unload", LIMIT)?;
+            let back = scene.stage.guest.ask("module_load", LIMIT)?;
+            Ok(Answer { seconds: gone.seconds + back.seconds, ..Answer::default() })
+        })
+    }
+
+    /// Frames from the counterpart, and to it.
+    fn frames(&mut self, count: u64) -> Result<()> {
+        let counterpart = counterpart()?;
+        self.observed(Event::Read, count, |scene| {
+            let begin = Instant::now();
+            scene.stage.guest.ask("listen", LIMIT)?;
+            packets::send(&counterpart, count)?;
+            let guest = scene.stage.guest.ask("heard", LIMIT)?;
+            let listener = Listener::start(&counterpart)?;
+            scene.stage.guest.ask(&format!("send {count}"), LIMIT)?;
+            let host = listener.stop()?;
+            let lost = |heard: u64| count.saturating_sub(heard);
+            Ok(Answer {
+                lost: lost(guest.count.unwrap_or(0)).saturating_add(lost(host.frames)),
+                doubled: guest.doubled.saturating_add(host.doubled),
+                seconds: begin.elapsed().as_secs_f64(),
+                ..Answer::default()
+            })
+        })
+    }
+
+    /// The host wants its function back.
+    fn unplug(&mut self) -> Result<()> {
+        let name = self.function.name();
+        let address = match self.function {
+            Function::Nvme => self.stage.boot.functions.first(),
+            Function::Igb => self.stage.boot.functions.get(1),
+        };
+        let address = address.context("no such function")?.clone();
+        self.silent = true;
+        self.observed(Event::Unplug, 1, |scene| {
+            let begin = Instant::now();
+            let unbind = std::thread::spawn(move || {
+                fs::write("/sys/bus/pci/drivers/vfio-pci/unbind", address)
+            });
+            scene.stage.guest.ask(&format!("gone {name}"), LIMIT)?;
+            match unbind.join() {
+                Ok(result) => result.context("the host does not get its function back")?,
+                Err(_) => bail!("the unbinding thread has failed"),
+            }
+            Ok(Answer { seconds: begin.elapsed().as_secs_f64(), ..Answer::default() })
+        })
+    }
+
+    /// Another kernel, without the module, takes over, and uses the function.
+    fn kexec(&mut self) -> Result<()> {
+        self.silent = true;
+        self.observed(Event::Kexec, 1, |scene| {
+            let begin = Instant::now();
+            let guest = &mut scene.stage.guest;
+            guest.send(&format!("kexec {}", command_line()))?;
+            guest.hello()?;
+            guest.ask("prepare nvme", LIMIT)?;
+            guest.ask("load nvme", LIMIT)?;
+            Ok(Answer { seconds: begin.elapsed().as_secs_f64(), ..Answer::default() })
+        })
+    }
+
+    fn fail(&mut self, event: &str, why: &str) {
+        let what = format!("{}: {} {event}: {why}", title(self.stage.boot), self.function.name());
+        eprintln!("### {what}");
+        self.stage.outcome.failures.push(what);
+    }
+}
+
+/// Gives a function to vfio-pci, which an unplugged one has left.
+fn take(function: &str) -> Result<()> {
+    if Path::new(&format!("/sys/bus/pci/devices/{function}/driver")).exists() {
+        return Ok(());
+    }
+    fs::write("/sys/bus/pci/drivers_probe", function)
+        .with_context(|| format!("vfio-pci does not take {function}"))
+}
+
+/// The interface of the host that shares a wire with the guest's network function.
+fn counterpart() -> Result<String> {
+    for entry in fs::read_dir("/sys/class/net")? {
+        let entry = entry?;
+        let driver = fs::read_link(entry.path().join("device/driver")).unwrap_or_default();
+        if driver.ends_with("virtio_net") {
+            let flags = entry.path().join("flags");
+            fs::write(&flags, "0x1003").context("the counterpart cannot be switched on")?;
+            return Ok(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    bail!("the host has no counterpart of the network function")
+}
+
+fn page_size() -> Result<u64> {
+    Ok(u64::try_from(rustix::param::page_size())?)
+}

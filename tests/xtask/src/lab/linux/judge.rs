@@ -1,0 +1,440 @@
+//! What must hold of what was counted.
+
+use std::fmt::Write as _;
+
+use pvmsi_linux_lab::plan::Outcome;
+use pvmsi_linux_lab::report::{Event, Function, LinuxEvent, Policy, Vmm};
+
+use crate::architecture::Architecture;
+use crate::check::{Check, equal};
+
+/// Exits on the table's page while a driver is bound: Linux reads the vector control of each vector
+/// before anybody can ask the host for anything.
+const BIND_EXITS: u64 = 6;
+
+/// Which guest an event happened in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Kind<'a> {
+    guest_kernel: &'a str,
+    page_size: u64,
+    vmm: Vmm,
+    policy: Option<Policy>,
+    module: bool,
+}
+
+impl<'a> Kind<'a> {
+    fn of(event: &'a LinuxEvent) -> Self {
+        Self {
+            guest_kernel: &event.guest_kernel,
+            page_size: event.page_size,
+            vmm: event.vmm,
+            policy: event.policy,
+            module: event.module,
+        }
+    }
+
+    /// For people.
+    fn title(self) -> String {
+        let policy = self.policy.map_or_else(String::new, |policy| format!(" {}", policy.name()));
+        let module = if self.module { ", module" } else { "" };
+        format!("{}{policy}{module}", self.vmm.name())
+    }
+
+    /// Whether the guest works its table itself.
+    fn is_direct(self) -> bool {
+        self.module && self.policy == Some(Policy::Direct)
+    }
+}
+
+/// What must hold whatever the scenario; `isolated`: the host confines functions.
+pub(super) fn checks(outcome: &Outcome, isolated: bool) -> Vec<Check> {
+    let mut checks = Vec::new();
+    let first = outcome.failures.first().map_or(Ok(()), |failure| {
+        let more = outcome.failures.len().saturating_sub(1);
+        Err(if more == 0 { failure.clone() } else { format!("{failure} (and {more} more)") })
+    });
+    checks.push(Check::new("every event happened, and the kernels' logs are clean", first));
+    checks.push(Check::new("something was counted", some(outcome)));
+    checks.push(Check::new("nothing was lost", nothing_lost(outcome)));
+    if isolated {
+        let direct: Vec<_> = outcome.events.iter().filter(|e| Kind::of(e).is_direct()).collect();
+        if !direct.is_empty() {
+            checks.push(Check::new(
+                "the module makes the table direct",
+                each(&direct, direct_is_free),
+            ));
+        }
+    }
+    checks
+}
+
+/// What must hold beside QEMU.
+pub(super) fn peer_checks(outcome: &Outcome) -> Vec<Check> {
+    let plain: Vec<_> =
+        outcome.events.iter().filter(|event| event.vmm == Vmm::Pvmsi && !event.module).collect();
+    let mut checks = vec![Check::new(
+        "without the module it costs no more than below QEMU",
+        some_of(&plain).and_then(|()| each(&plain, |event| no_more_than_qemu(outcome, event))),
+    )];
+    if outcome.events.iter().any(|event| Kind::of(event).is_direct()) {
+        checks
+            .push(Check::new("the first block is there no later than below QEMU", sooner(outcome)));
+    }
+    checks
+}
+
+/// Commands of NVMe on a host whose pages hold both its doorbells and its table.
+pub(super) fn large_page_checks(outcome: &Outcome) -> Vec<Check> {
+    let reads = |direct: bool| {
+        let of_kind = outcome.events.iter().filter(move |event| {
+            event.event == Event::Read
+                && event.function == Function::Nvme
+                && Kind::of(event).is_direct() == direct
+        });
+        of_kind.collect::<Vec<_>>()
+    };
+    let trapped = each(&reads(false), |event| {
+        if event.table_exits >= event.count {
+            return Ok(());
+        }
+        Err(format!("{} exits for {} commands, must be 1 each", event.table_exits, event.count))
+    });
+    vec![
+        Check::new("trapped, each command exits", some_of(&reads(false)).and(trapped)),
+        Check::new(
+            "direct, no command exits",
+            each(&reads(true), |event| equal("exits on the table's page", event.table_exits, 0)),
+        ),
+    ]
+}
+
+fn some(outcome: &Outcome) -> Result<(), String> {
+    some_of(&outcome.events.iter().collect::<Vec<_>>())
+}
+
+fn some_of(events: &[&LinuxEvent]) -> Result<(), String> {
+    if events.is_empty() { Err("no such event".to_owned()) } else { Ok(()) }
+}
+
+fn nothing_lost(outcome: &Outcome) -> Result<(), String> {
+    each(&outcome.events.iter().collect::<Vec<_>>(), |event| {
+        equal("interrupts lost", event.lost.unwrap_or(0), 0)
+    })
+}
+
+/// The first event for which something does not hold, named.
+fn each(
+    events: &[&LinuxEvent],
+    holds: impl Fn(&LinuxEvent) -> Result<(), String>,
+) -> Result<(), String> {
+    events.iter().try_for_each(|event| {
+        holds(event).map_err(|why| {
+            format!(
+                "{}, {}: {} {}: {why}",
+                Kind::of(event).title(),
+                event.guest_kernel,
+                event.function.name(),
+                event.event.name()
+            )
+        })
+    })
+}
+
+/// With the module, on a host that confines functions.
+fn direct_is_free(event: &LinuxEvent) -> Result<(), String> {
+    match event.event {
+        Event::Bind if event.function == Function::Nvme => {
+            if event.table_exits > BIND_EXITS {
+                return Err(format!(
+                    "{} exits on the table's page, at most {BIND_EXITS} are needed",
+                    event.table_exits
+                ));
+            }
+            calls_are_cheap(event)
+        }
+        Event::Unbind | Event::Affinity | Event::Read | Event::MaskUnmask => {
+            equal("exits on the table's page", event.table_exits, 0)?;
+            if event.event == Event::Affinity
+                && let Some(updates) = event.updates
+            {
+                // The host's kernel moves nothing: the guest's messages change, and nothing else.
+                equal("routing updates", event.routing_updates, updates)?;
+                equal("SET_IRQS", event.set_irqs, 0)?;
+            }
+            calls_are_cheap(event)
+        }
+        _ => calls_are_cheap(event),
+    }
+}
+
+/// A `configure` is one SET_IRQS and one routing update, an `update` is one routing update. Beside
+/// that the function's Enable follows the guest's, and what a `configure` replaces or a driver leaves
+/// behind is taken down: at most two SET_IRQS and one routing update for each `configure`.
+fn calls_are_cheap(event: &LinuxEvent) -> Result<(), String> {
+    let (Some(configures), Some(updates)) = (event.configures, event.updates) else {
+        return Ok(());
+    };
+    // A driver that lets go of a function calls nothing.
+    let set_ups = configures.max(1);
+    let routing_updates = updates.saturating_add(set_ups.saturating_mul(2));
+    let set_irqs = set_ups.saturating_mul(3);
+    if event.routing_updates > routing_updates {
+        return Err(format!(
+            "{} routing updates for {configures} configures and {updates} updates",
+            event.routing_updates
+        ));
+    }
+    if event.set_irqs > set_irqs {
+        return Err(format!("{} SET_IRQS for {configures} configures", event.set_irqs));
+    }
+    Ok(())
+}
+
+/// The same event in the same kernel on the same host below QEMU: the dearest of them.
+fn below_qemu<'a>(outcome: &'a Outcome, event: &LinuxEvent) -> Vec<&'a LinuxEvent> {
+    outcome
+        .events
+        .iter()
+        .filter(|other| {
+            other.vmm == Vmm::Qemu
+                && other.event == event.event
+                && other.function == event.function
+                && other.guest_kernel == event.guest_kernel
+                && other.page_size == event.page_size
+        })
+        .collect()
+}
+
+fn no_more_than_qemu(outcome: &Outcome, event: &LinuxEvent) -> Result<(), String> {
+    let peers = below_qemu(outcome, event);
+    let dearest = |figure: fn(&LinuxEvent) -> u64| peers.iter().map(|peer| figure(peer)).max();
+    for (name, figure) in [
+        ("exits on the table's page", (|e| e.table_exits) as fn(&LinuxEvent) -> u64),
+        ("SET_IRQS", |e| e.set_irqs),
+    ] {
+        let most = dearest(figure).ok_or("not seen below QEMU")?;
+        if figure(event) > most {
+            return Err(format!("{name}: {}, below QEMU {most}", figure(event)));
+        }
+    }
+    Ok(())
+}
+
+/// Medians of the seconds to the first verified block.
+fn sooner(outcome: &Outcome) -> Result<(), String> {
+    let seconds = |wanted: fn(&LinuxEvent) -> bool| {
+        let binds = outcome.events.iter().filter(|event| event.event == Event::Bind);
+        median(binds.filter(|event| wanted(event)).map(|event| event.seconds).collect())
+    };
+    let qemu = seconds(|event| event.vmm == Vmm::Qemu).ok_or("not seen below QEMU")?;
+    let direct = seconds(|event| Kind::of(event).is_direct()).ok_or("not seen direct")?;
+    if direct > qemu {
+        return Err(format!("{direct:.3} s, below QEMU {qemu:.3} s"));
+    }
+    Ok(())
+}
+
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len().checked_div(2)?).copied()
+}
+
+/// The events as a table, those of a kind and an event in one line.
+pub(super) fn table(architecture: Architecture, events: &[LinuxEvent]) -> String {
+    let mut text = String::new();
+    let mut titles: Vec<(String, u64)> = Vec::new();
+    for event in events {
+        let title = (event.guest_kernel.clone(), event.page_size);
+        if !titles.contains(&title) {
+            titles.push(title);
+        }
+    }
+    for (kernel, page_size) in titles {
+        let here: Vec<&LinuxEvent> = events
+            .iter()
+            .filter(|event| event.guest_kernel == kernel && event.page_size == page_size)
+            .collect();
+        let host = here.first().map_or("", |event| event.host_kernel.as_str());
+        let _ = writeln!(
+            text,
+            "{}, host {host}, page size {page_size}, guest {kernel}\n\n  {:<24}{:<6}{:<16}{:>7}{:>8}{:>9}\
+             {:>9}{:>9}{:>8}{:>8}{:>8}{:>6}{:>10}",
+            architecture.name(),
+            "below",
+            "",
+            "event",
+            "count",
+            "table",
+            "exits",
+            "SET_IRQS",
+            "routing",
+            "irqfds",
+            "config.",
+            "update",
+            "lost",
+            "seconds"
+        );
+        for event in here {
+            let optional = |value: Option<u64>| value.map_or("-".to_owned(), |v| v.to_string());
+            let _ = writeln!(
+                text,
+                "  {:<24}{:<6}{:<16}{:>7}{:>8}{:>9}{:>9}{:>9}{:>8}{:>8}{:>8}{:>6}{:>10.3}",
+                Kind::of(event).title(),
+                event.function.name(),
+                event.event.name(),
+                event.count,
+                event.table_exits,
+                event.exits,
+                event.set_irqs,
+                event.routing_updates,
+                event.irqfds,
+                optional(event.configures),
+                optional(event.updates),
+                optional(event.lost),
+                event.seconds
+            );
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// Medians of the seconds from loading the driver to the first verified block, by kind.
+pub(super) fn first_blocks(events: &[LinuxEvent]) -> String {
+    let mut text = String::new();
+    let mut kinds: Vec<Kind<'_>> = Vec::new();
+    for kind in events.iter().map(Kind::of) {
+        if !kinds.contains(&kind) {
+            kinds.push(kind);
+        }
+    }
+    for kind in kinds {
+        let seconds: Vec<f64> = events
+            .iter()
+            .filter(|event| {
+                event.event == Event::Bind
+                    && event.function == Function::Nvme
+                    && Kind::of(event) == kind
+            })
+            .map(|event| event.seconds)
+            .collect();
+        let count = seconds.len();
+        if let Some(median) = median(seconds) {
+            let _ = writeln!(
+                text,
+                "first verified block, {}, pages of {}, {}: {median:.3} s, median of {count}",
+                kind.guest_kernel,
+                kind.page_size,
+                kind.title()
+            );
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(vmm: Vmm, module: bool, event: Event) -> LinuxEvent {
+        let policy = (vmm == Vmm::Pvmsi).then_some(Policy::Direct);
+        LinuxEvent {
+            guest_kernel: "6.12.1".to_owned(),
+            host_kernel: "6.12.2".to_owned(),
+            architecture: "x86_64".to_owned(),
+            page_size: 4096,
+            vmm,
+            policy,
+            module,
+            function: Function::Nvme,
+            event,
+            count: 10,
+            table_exits: if module { 0 } else { 110 },
+            exits: 500,
+            set_irqs: 0,
+            routing_updates: 10,
+            irqfds: 0,
+            configures: module.then_some(0),
+            updates: module.then_some(10),
+            lost: Some(0),
+            seconds: 0.5,
+        }
+    }
+
+    fn good() -> Outcome {
+        let mut events = Vec::new();
+        for kind in [Event::Bind, Event::Unbind, Event::Affinity, Event::MaskUnmask, Event::Read] {
+            for (vmm, module) in [(Vmm::Qemu, false), (Vmm::Pvmsi, false), (Vmm::Pvmsi, true)] {
+                events.push(event(vmm, module, kind));
+            }
+        }
+        Outcome { events, ..Outcome::default() }
+    }
+
+    fn failures(outcome: &Outcome) -> Vec<String> {
+        let all = checks(outcome, true).into_iter().chain(peer_checks(outcome));
+        all.chain(large_page_checks(outcome)).filter_map(|check| check.result.err()).collect()
+    }
+
+    /// A change of one event that must be found.
+    fn must_fail(which: impl Fn(&LinuxEvent) -> bool, change: impl Fn(&mut LinuxEvent)) {
+        let mut outcome = good();
+        let found = outcome.events.iter_mut().find(|event| which(event));
+        change(found.unwrap());
+        assert_ne!(failures(&outcome), Vec::<String>::new());
+    }
+
+    #[test]
+    fn good_figures_pass() {
+        assert_eq!(failures(&good()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn nothing_is_no_success() {
+        assert_ne!(failures(&Outcome::default()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_went_wrong_fails() {
+        let mut outcome = good();
+        outcome.failures.push("a WARNING".to_owned());
+        assert_eq!(failures(&outcome), ["a WARNING"]);
+        must_fail(|event| event.vmm == Vmm::Qemu, |event| event.lost = Some(1));
+    }
+
+    #[test]
+    fn a_direct_table_is_free() {
+        let direct = |wanted| move |event: &LinuxEvent| event.module && event.event == wanted;
+        must_fail(direct(Event::Bind), |event| event.table_exits = BIND_EXITS + 1);
+        for kind in [Event::Unbind, Event::Affinity, Event::MaskUnmask, Event::Read] {
+            must_fail(direct(kind), |event| event.table_exits = 1);
+        }
+        must_fail(direct(Event::Affinity), |event| event.routing_updates = 11);
+        must_fail(direct(Event::Affinity), |event| event.set_irqs = 1);
+        must_fail(direct(Event::Bind), |event| event.set_irqs = 4);
+        must_fail(direct(Event::Bind), |event| event.routing_updates = 13);
+    }
+
+    #[test]
+    fn dearer_than_qemu_fails() {
+        let plain = |event: &LinuxEvent| event.vmm == Vmm::Pvmsi && !event.module;
+        must_fail(plain, |event| event.table_exits = 111);
+        must_fail(plain, |event| event.set_irqs = 1);
+        must_fail(|event| event.module, |event| event.seconds = 0.6);
+        must_fail(
+            |event| event.vmm == Vmm::Qemu && event.event == Event::Read,
+            |event| event.event = Event::Reset,
+        );
+    }
+
+    #[test]
+    fn the_table_names_each_event() {
+        let text = table(Architecture::X86_64, &good().events);
+        for word in ["qemu", "pvmsi direct, module", "mask_unmask", "110", "guest 6.12.1"] {
+            assert!(text.contains(word), "{word}: {text}");
+        }
+        assert!(
+            first_blocks(&good().events).contains("pvmsi direct, module: 0.500 s, median of 1")
+        );
+    }
+}

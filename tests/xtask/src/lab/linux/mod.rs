@@ -1,0 +1,486 @@
+//! Linux guests in the emulated host: their drivers, unmodified, below this project's VMM and below
+//! QEMU.
+
+mod judge;
+mod parts;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+use pvmsi_linux_lab::plan::{Boot, Outcome, Plan, Suite};
+use pvmsi_linux_lab::report::{LinuxEvent, Policy, Vmm};
+use serde_json::{Value, json};
+use std::slice;
+
+use self::parts::{Kernel, Parts, Qemu, Series};
+use super::BOOT_LIMIT;
+use super::Options;
+use super::description::PageSize;
+use super::host::Host;
+use super::initramfs::{self, Addition};
+use super::machine::{self, Hardware, NETWORK, NVME, Step};
+use crate::architecture::Architecture;
+use crate::check::{self, Check};
+use crate::process;
+use crate::report::SCHEMA;
+use crate::target::Target;
+use crate::workspace::{Profile, Workspace};
+
+/// The program that drives the guests, inside and outside.
+const PROGRAM: &str = "pvmsi-linux-lab";
+
+/// Init of a guest.
+const GUEST_INIT: &str = include_str!("../../../../lab/guest-init");
+
+/// Bound of a guest's events, its boot included.
+const GUEST_LIMIT: Duration = Duration::from_secs(1500);
+
+/// Guests of each kind, in turn; the median of their times counts.
+const ROUNDS: usize = 5;
+
+/// What is run with Linux guests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LinuxScenario {
+    /// Linux below `pvmsi run`: all that it does with a function, under every policy.
+    #[value(name = "linux")]
+    Events,
+    /// The same events below QEMU and below `pvmsi run`.
+    #[value(name = "linux-peers")]
+    Peers,
+}
+
+impl LinuxScenario {
+    /// Its name on the command line and of its folder.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Events => "linux",
+            Self::Peers => "linux-peers",
+        }
+    }
+}
+
+/// Which part of a scenario's guests run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// All.
+    Full,
+    /// The most telling ones, in a few minutes.
+    Short,
+}
+
+/// What a run has shown.
+pub(crate) struct Run {
+    /// What was counted.
+    pub events: Vec<LinuxEvent>,
+    /// What must hold.
+    pub checks: Vec<Check>,
+    /// For people: the events, and what is compared.
+    pub text: String,
+}
+
+impl Run {
+    /// The report: one object of schema `pvmsi.report/1`.
+    fn report(&self) -> Value {
+        let first = self.events.first();
+        let wrong: Vec<String> = self
+            .checks
+            .iter()
+            .filter_map(|check| {
+                check.result.as_ref().err().map(|why| format!("{}: {why}", check.name))
+            })
+            .collect();
+        json!({
+            "schema": SCHEMA,
+            "host": {
+                "kernel": first.map(|event| event.host_kernel.as_str()),
+                "page_size": first.map(|event| event.page_size),
+            },
+            "functions": [],
+            "linux": self.events,
+            "failures": wrong,
+        })
+    }
+}
+
+/// `cargo xtask lab … --scenario linux…`; true when every check holds.
+///
+/// # Errors
+/// When something cannot be prepared or run.
+pub(crate) fn command(
+    workspace: &Workspace,
+    options: &Options,
+    scenario: LinuxScenario,
+) -> Result<bool> {
+    let extent = if options.short { Extent::Short } else { Extent::Full };
+    let lab = LinuxLab::prepare(workspace, options.architecture, scenario, extent)?;
+    let run = lab.run(scenario, extent)?;
+    let good = check::print(scenario.name(), &run.checks);
+    if options.json {
+        process::print(&run.report().to_string());
+    } else {
+        process::print(&run.text);
+    }
+    Ok(good)
+}
+
+/// Parts of the scenarios, ready.
+pub(crate) struct LinuxLab {
+    architecture: Architecture,
+    host: Host,
+    pvmsi: PathBuf,
+    program: PathBuf,
+    kernels: Vec<Kernel>,
+    qemu: Option<Qemu>,
+}
+
+/// The host of some guests.
+struct HostBoot {
+    name: &'static str,
+    hardware: Hardware,
+    boots: Vec<Boot>,
+}
+
+impl LinuxLab {
+    /// Completes the parts under the build folder.
+    ///
+    /// # Errors
+    /// When they cannot be had.
+    pub(crate) fn prepare(
+        workspace: &Workspace,
+        architecture: Architecture,
+        scenario: LinuxScenario,
+        extent: Extent,
+    ) -> Result<Self> {
+        let pvmsi = workspace.build_pvmsi(architecture)?;
+        let program = build_program(workspace, architecture)?;
+        let kernels = architecture.description().kernels.iter().map(|(pages, _)| *pages);
+        let pages: Vec<PageSize> = match scenario {
+            LinuxScenario::Peers => kernels.collect(),
+            LinuxScenario::Events => vec![PageSize::K4],
+        };
+        let host = Host::prepare(workspace, architecture, &pages)?;
+        let mut parts = Parts::new(workspace, architecture);
+        let mut kernels = vec![parts.kernel(Series::Stable)?];
+        if (scenario, extent) == (LinuxScenario::Events, Extent::Full) {
+            kernels.push(parts.kernel(Series::Newest)?);
+        }
+        let qemu = match scenario {
+            LinuxScenario::Peers => Some(parts.qemu()?),
+            LinuxScenario::Events => None,
+        };
+        Ok(Self { architecture, host, pvmsi, program, kernels, qemu })
+    }
+
+    /// Boots the hosts of a scenario, and judges what was counted.
+    ///
+    /// # Errors
+    /// When a host does not boot or does not come to its end.
+    pub(crate) fn run(&self, scenario: LinuxScenario, extent: Extent) -> Result<Run> {
+        let mut run = Run { events: Vec::new(), checks: Vec::new(), text: String::new() };
+        for host in plan(self.architecture, &self.kernels, scenario, extent)? {
+            let outcome = self.boot(scenario, &host)?;
+            let mut checks = judge::checks(&outcome, host.hardware.isolation);
+            match (scenario, host.hardware.pages) {
+                (LinuxScenario::Peers, PageSize::K16) => {
+                    checks.extend(judge::large_page_checks(&outcome));
+                }
+                (LinuxScenario::Peers, PageSize::K4) => {
+                    checks.extend(judge::peer_checks(&outcome));
+                    run.text.push_str(&judge::first_blocks(&outcome.events));
+                }
+                (LinuxScenario::Events, _) => {}
+            }
+            for mut check in checks {
+                check.name = format!("{}: {}", host.name, check.name);
+                run.checks.push(check);
+            }
+            run.text.insert_str(0, &judge::table(self.architecture, &outcome.events));
+            run.events.extend(outcome.events);
+        }
+        if let Some(qemu) = &self.qemu {
+            run.text.push_str(&format!("QEMU {} of Debian\n", qemu.version));
+        }
+        Ok(run)
+    }
+
+    /// Boots a host, and lets it run its guests.
+    fn boot(&self, scenario: LinuxScenario, host: &HostBoot) -> Result<Outcome> {
+        let folder = self.host.scratch(scenario.name()).join(host.name.replace(' ', "-"));
+        fs::create_dir_all(&folder)?;
+        let native = self.architecture == Architecture::native()?;
+        let guest = Guest { host: &self.host, program: &self.program, native };
+        let plan_file = folder.join("plan.json");
+        fs::write(&plan_file, serde_json::to_string(&Plan { boots: host.boots.clone() })?)?;
+        let mut additions = vec![
+            Addition::program(&self.program, format!("bin/{PROGRAM}")),
+            Addition::file(&plan_file, "plan.json".to_owned()),
+        ];
+        if let Some(qemu) = &self.qemu {
+            additions.push(Addition::file(&qemu.folder, "qemu".to_owned()));
+        }
+        for kernel in &self.kernels {
+            let mut suites = host.boots.iter().filter(|boot| boot.kernel == inside(kernel));
+            let Some(first) = suites.next().map(|boot| boot.suite) else { continue };
+            let kexec = first == Suite::Events || suites.any(|boot| boot.suite == Suite::Events);
+            let initrd = guest.initrd(kernel, kexec, &folder.join("guest"))?;
+            let to = inside(kernel);
+            let to = to.trim_start_matches('/');
+            additions.push(Addition::file(&kernel.image, format!("{to}/vmlinuz")));
+            additions.push(Addition::file(&initrd, format!("{to}/initrd")));
+        }
+        let boots = u32::try_from(host.boots.len())?;
+        let limit = GUEST_LIMIT.saturating_mul(boots);
+        let steps = [Step {
+            name: "linux",
+            limit,
+            command: format!(
+                "mount -t tracefs trace /sys/kernel/tracing && {PROGRAM} conduct /plan.json"
+            ),
+        }];
+        let archive = folder.join("initramfs.gz");
+        let pages = host.hardware.pages;
+        let root = folder.join("root");
+        initramfs::pack(&self.host, pages, &self.pvmsi, &steps, &additions, &root, &archive)?;
+        let title = format!(
+            "lab {}, scenario \"{}\", {}: {boots} guests",
+            self.architecture.name(),
+            scenario.name(),
+            host.name
+        );
+        let results = process::step(&title, || {
+            let limit = limit.saturating_add(BOOT_LIMIT);
+            machine::boot(&self.host, &archive, &host.hardware, &folder, limit)
+        })?;
+        let result = results.outcome("linux")?;
+        serde_json::from_str(&result.output)
+            .with_context(|| format!("exit status {}, no outcome", result.status))
+    }
+}
+
+/// Which guests run on which hosts.
+fn plan(
+    architecture: Architecture,
+    kernels: &[Kernel],
+    scenario: LinuxScenario,
+    extent: Extent,
+) -> Result<Vec<HostBoot>> {
+    let stable = kernels.first().context("no guest kernel")?;
+    let large = architecture.description().kernels.iter().any(|(p, _)| *p == PageSize::K16);
+    let host = |name, isolation, pages, boots| HostBoot {
+        name,
+        hardware: Hardware { isolation, pages, linux: true },
+        boots,
+    };
+    let mut hosts = Vec::new();
+    match scenario {
+        LinuxScenario::Peers => {
+            let mut boots = Vec::new();
+            let rounds = if extent == Extent::Full { ROUNDS } else { 1 };
+            for round in 0..rounds {
+                let suite = if round == 0 { Suite::Peers } else { Suite::Bind };
+                boots.extend(peers(stable, suite));
+            }
+            hosts.push(host("pages of 4K", true, PageSize::K4, boots));
+            if large && extent == Extent::Full {
+                let boots = peers(stable, Suite::Peers);
+                hosts.push(host("pages of 16K", true, PageSize::K16, boots));
+            }
+        }
+        LinuxScenario::Events => {
+            let chosen = if extent == Extent::Full { kernels } else { slice::from_ref(stable) };
+            let mut boots = Vec::new();
+            for kernel in chosen {
+                let policies: &[Policy] = match extent {
+                    Extent::Full => &[Policy::Direct, Policy::Trapped, Policy::Off],
+                    Extent::Short => &[Policy::Direct],
+                };
+                for &policy in policies {
+                    boots.push(events(kernel, policy, true, Suite::Events));
+                }
+                if extent == Extent::Full {
+                    boots.push(events(kernel, Policy::Direct, false, Suite::Events));
+                    boots.push(events(kernel, Policy::Direct, true, Suite::Reload));
+                }
+            }
+            hosts.push(host("isolated", true, PageSize::K4, boots));
+            if extent == Extent::Full {
+                let mut boot = events(stable, Policy::Direct, true, Suite::Events);
+                boot.isolation = false;
+                hosts.push(host("not isolated", false, PageSize::K4, vec![boot]));
+            }
+        }
+    }
+    Ok(hosts)
+}
+
+/// A guest below each VMM.
+fn peers(kernel: &Kernel, suite: Suite) -> Vec<Boot> {
+    let boot = |vmm, policy, module| Boot {
+        vmm,
+        policy,
+        module,
+        kernel: inside(kernel),
+        functions: vec![NVME.to_owned()],
+        isolation: true,
+        suite,
+    };
+    vec![
+        boot(Vmm::Qemu, None, false),
+        boot(Vmm::Pvmsi, Some(Policy::Off), false),
+        boot(Vmm::Pvmsi, Some(Policy::Direct), true),
+    ]
+}
+
+/// A guest with both functions.
+fn events(kernel: &Kernel, policy: Policy, module: bool, suite: Suite) -> Boot {
+    Boot {
+        vmm: Vmm::Pvmsi,
+        policy: Some(policy),
+        module,
+        kernel: inside(kernel),
+        functions: vec![NVME.to_owned(), NETWORK.to_owned()],
+        isolation: true,
+        suite,
+    }
+}
+
+/// Folder of a guest's kernel in the host.
+fn inside(kernel: &Kernel) -> String {
+    format!("/guests/{}", kernel.release)
+}
+
+/// Builds the program that drives the guests.
+fn build_program(workspace: &Workspace, architecture: Architecture) -> Result<PathBuf> {
+    let target = Target::linux(workspace, architecture)?;
+    process::step(&format!("building {PROGRAM} for {}", architecture.name()), || {
+        let mut command = target.cargo_in(&workspace.root);
+        command.args(["build", "--quiet", "--release", "--package", PROGRAM]);
+        process::run("cargo build", &mut command, Duration::from_secs(1200))
+    })?;
+    workspace.program(architecture, Profile::Release, PROGRAM)
+}
+
+/// What guests are made of.
+struct Guest<'a> {
+    host: &'a Host,
+    program: &'a Path,
+    native: bool,
+}
+
+impl Guest<'_> {
+    /// The initial file system of guests with a kernel; `folder` is scratch space.
+    fn initrd(&self, kernel: &Kernel, kexec: bool, folder: &Path) -> Result<PathBuf> {
+        let root = folder.join(&kernel.release);
+        if root.exists() {
+            fs::remove_dir_all(&root)?;
+        }
+        for name in ["bin", "dev", "proc", "sys"] {
+            fs::create_dir_all(root.join(name))?;
+        }
+        initramfs::write_program(&root.join("init"), GUEST_INIT.as_bytes())?;
+        initramfs::copy(&self.host.busybox(), &root.join("bin/busybox"))?;
+        initramfs::add(
+            &Addition::program(self.program, format!("bin/{PROGRAM}")),
+            &root,
+            self.native,
+        )?;
+        initramfs::add(&Addition::file(&kernel.modules, "modules".to_owned()), &root, self.native)?;
+        let archive = folder.join(format!("{}.cpio", kernel.release));
+        if kexec {
+            // The next kernel's: no module of ours, and no other kernel.
+            let next = folder.join(format!("{}-next.cpio", kernel.release));
+            parts::plain_archive(&root, &next)?;
+            fs::create_dir_all(root.join("boot"))?;
+            initramfs::copy(&next, &root.join("boot/initrd"))?;
+            initramfs::copy(&kernel.image, &root.join("boot/vmlinuz"))?;
+        }
+        initramfs::copy(&kernel.module, &root.join("modules/pvmsi.ko"))?;
+        parts::plain_archive(&root, &archive)?;
+        Ok(archive)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kernel(release: &str) -> Kernel {
+        let nowhere = PathBuf::new();
+        Kernel {
+            release: release.to_owned(),
+            image: nowhere.clone(),
+            modules: nowhere.clone(),
+            module: nowhere,
+        }
+    }
+
+    fn planned(
+        architecture: Architecture,
+        scenario: LinuxScenario,
+        extent: Extent,
+    ) -> Vec<HostBoot> {
+        plan(architecture, &[kernel("6.12"), kernel("7.3")], scenario, extent).unwrap()
+    }
+
+    #[test]
+    fn each_policy_meets_each_kernel_with_and_without_the_module() {
+        for architecture in Architecture::ALL {
+            let hosts = planned(architecture, LinuxScenario::Events, Extent::Full);
+            let [isolated, unisolated] = hosts.as_slice() else { panic!("two hosts") };
+            for kernel in ["/guests/6.12", "/guests/7.3"] {
+                for (policy, module, suite) in [
+                    (Policy::Direct, true, Suite::Events),
+                    (Policy::Trapped, true, Suite::Events),
+                    (Policy::Off, true, Suite::Events),
+                    (Policy::Direct, false, Suite::Events),
+                    (Policy::Direct, true, Suite::Reload),
+                ] {
+                    let found = isolated.boots.iter().filter(|boot| {
+                        boot.kernel == kernel
+                            && (boot.policy, boot.module) == (Some(policy), module)
+                            && boot.suite == suite
+                    });
+                    assert_eq!(found.count(), 1, "{kernel} {policy:?} {module} {suite:?}");
+                }
+            }
+            assert!(isolated.hardware.isolation && isolated.boots.iter().all(|b| b.isolation));
+            assert!(!unisolated.hardware.isolation && !unisolated.boots.is_empty());
+            assert!(unisolated.boots.iter().all(|boot| !boot.isolation && boot.module));
+        }
+    }
+
+    #[test]
+    fn peers_alternate_and_meet_large_pages_on_arm64() {
+        let hosts = planned(Architecture::X86_64, LinuxScenario::Peers, Extent::Full);
+        let [host] = hosts.as_slice() else { panic!("one host") };
+        let kinds: Vec<_> = host.boots.iter().map(|boot| (boot.vmm, boot.policy)).collect();
+        let round = [
+            (Vmm::Qemu, None),
+            (Vmm::Pvmsi, Some(Policy::Off)),
+            (Vmm::Pvmsi, Some(Policy::Direct)),
+        ];
+        assert_eq!(kinds, round.repeat(ROUNDS));
+        let hosts = planned(Architecture::Aarch64, LinuxScenario::Peers, Extent::Full);
+        let pages: Vec<_> = hosts.iter().map(|host| host.hardware.pages).collect();
+        assert_eq!(pages, [PageSize::K4, PageSize::K16]);
+    }
+
+    #[test]
+    fn the_report_names_what_is_wrong() {
+        let run = Run {
+            events: Vec::new(),
+            checks: vec![
+                Check::new("one", Ok(())),
+                Check::new("two", Err("0, must be 1".to_owned())),
+            ],
+            text: String::new(),
+        };
+        let report = run.report();
+        assert_eq!(report.get("schema").unwrap(), SCHEMA);
+        assert_eq!(report.get("linux").unwrap(), &json!([]));
+        assert_eq!(report.get("failures").unwrap(), &json!(["two: 0, must be 1"]));
+    }
+}
