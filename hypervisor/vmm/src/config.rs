@@ -32,7 +32,7 @@ pub struct MachineConfig {
     pub program: Program,
     /// The guest's command line.
     pub command_line: String,
-    /// RAM in bytes, a multiple of the host's page size; at most 63 GiB on x86_64 and 3 GiB on arm64.
+    /// RAM in bytes, a multiple of the host's page size; at most 63 GiB.
     pub memory_bytes: u64,
     /// vCPUs, 1 to [`CPUS_MAX`].
     pub cpus: u8,

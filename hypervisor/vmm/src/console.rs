@@ -12,6 +12,9 @@ use rustix::termios::{OptionalActions, OutputModes, Termios, tcgetattr, tcsetatt
 /// How long a full receive buffer is left alone. With 64 bytes in it, this is faster than a line.
 const FULL_PAUSE: Duration = Duration::from_millis(2);
 const CHUNK_BYTES: usize = 64;
+/// For how many pauses a terminal's keys wait for a guest that takes none. They are lost then, as
+/// on a serial line, so that the user can still end the run.
+const PATIENCE: u32 = 100;
 
 /// Ctrl-A, which begins a command of the user to this program.
 const ESCAPE: u8 = 0x01;
@@ -42,9 +45,13 @@ pub(crate) fn carry(
         let bytes = buffer.get(..count).unwrap_or_default();
         let (bytes, end) = if terminal { escape.filter(bytes) } else { (bytes.to_vec(), false) };
         let mut rest = bytes.as_slice();
-        while !rest.is_empty() {
+        let mut patience = PATIENCE;
+        while !rest.is_empty() && patience > 0 {
             let taken = send(rest);
             rest = rest.get(taken..).unwrap_or_default();
+            if terminal && taken == 0 {
+                patience = patience.saturating_sub(1);
+            }
             if !rest.is_empty() && wait(stop, None, Some(FULL_PAUSE))? {
                 return Ok(false);
             }

@@ -146,15 +146,28 @@ fn wait(machine: &Machine, limit: Option<Duration>) {
 
 /// What to run.
 fn program(arguments: &RunArguments) -> Result<Program, String> {
-    let read = |what: &str, path: &Path| {
-        std::fs::read(path)
-            .map_err(|error| format!("the {what} {} cannot be read: {error}", path.display()))
+    let read = |what: &str, path: &Path, remedy: &str| {
+        std::fs::read(path).map_err(|error| {
+            format!("the {what} {} cannot be read: {error}{remedy}", path.display())
+        })
     };
     let Some(kernel) = &arguments.kernel else {
-        return read("guest", &guest(arguments.guest())?).map(Program::BareMetal);
+        return read("guest", &guest(arguments.guest())?, "").map(Program::BareMetal);
     };
-    let initrd = arguments.initrd.as_deref().map(|path| read("initrd", path)).transpose()?;
-    Ok(Program::Linux { kernel: read("kernel", kernel)?, initrd })
+    let initrd = arguments
+        .initrd
+        .as_deref()
+        .map(|path| {
+            read(
+                "initrd",
+                path,
+                "; it is /boot/initrd.img-RELEASE on Debian, and made by update-initramfs",
+            )
+        })
+        .transpose()?;
+    let kernel =
+        read("kernel", kernel, "; it is /boot/vmlinuz-RELEASE on Debian, readable for root")?;
+    Ok(Program::Linux { kernel, initrd })
 }
 
 /// The bare-metal guest to run.

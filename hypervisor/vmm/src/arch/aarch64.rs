@@ -100,12 +100,7 @@ const FILTER_REMEDY: &str = "this KVM cannot hand SMCCC calls to user space; use
      finds in its device tree";
 
 /// A VM needs nothing before its interrupt controller.
-///
-/// # Errors
-/// None here.
-pub(crate) fn prepare(_vm: &VmFd) -> Result<(), MachineError> {
-    Ok(())
-}
+pub(crate) fn prepare(_vm: &VmFd) {}
 
 /// What else `pvmsi probe` asks of KVM.
 pub(crate) fn kvm_checks(kvm: &Kvm) -> Vec<Check> {

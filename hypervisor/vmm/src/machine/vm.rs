@@ -36,7 +36,7 @@ pub(super) fn create(kvm: &Kvm) -> Result<VmFd, MachineError> {
             other => break other.map_err(MachineError::kvm("KVM_CREATE_VM"))?,
         }
     };
-    arch::prepare(&vm)?;
+    arch::prepare(&vm);
     Ok(vm)
 }
 
