@@ -61,7 +61,9 @@ static int pvmsi_function_show(struct seq_file *file, void *unused)
 	seq_printf(file, "table-size: %u\n", function->table_size);
 	seq_printf(file, "limit: %u\n", function->limit);
 	seq_printf(file, "granted: %u\n", function->granted);
-	seq_printf(file, "last-configure: %s\n", pvmsi_status_name(function->failure));
+	seq_printf(file, "last-configure: %s\n",
+		   atomic64_read(&counters->configures) ? pvmsi_status_name(function->failure)
+							: "none yet");
 
 	status = pvmsi_host_query(function->address, &state);
 	if (status != PVMSI_SUCCESS) {

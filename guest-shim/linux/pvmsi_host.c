@@ -399,6 +399,7 @@ enum pvmsi_status pvmsi_host_configure(struct pvmsi_function *function, u16 coun
 		.kind = PVMSI_KIND_MSIX,
 		.requested = count,
 	};
+	enum pvmsi_parameter parameter;
 	enum pvmsi_status status;
 	u64 end;
 	u32 delay;
@@ -406,12 +407,16 @@ enum pvmsi_status pvmsi_host_configure(struct pvmsi_function *function, u16 coun
 	atomic64_inc(&function->counters.configures);
 	end = ktime_get_ns() + PVMSI_BUSY_LIMIT;
 	for (;;) {
+		bool late;
+
 		mutex_lock(&pvmsi_shared_lock);
 		status = pvmsi_attempt(function, &configure);
-		if (status == PVMSI_BUSY && ktime_get_ns() > end)
+		parameter = pvmsi_shared.parameter;
+		late = ktime_get_ns() > end;
+		if (status == PVMSI_BUSY && late)
 			pvmsi_release_locked(function);
 		mutex_unlock(&pvmsi_shared_lock);
-		if (status != PVMSI_BUSY || ktime_get_ns() > end)
+		if (status != PVMSI_BUSY || late)
 			break;
 		atomic64_inc(&function->counters.busy);
 		delay = clamp(configure.delay, PVMSI_DELAY_MIN, PVMSI_DELAY_MAX);
@@ -425,7 +430,7 @@ enum pvmsi_status pvmsi_host_configure(struct pvmsi_function *function, u16 coun
 	atomic64_inc(&function->counters.errors);
 	if (status == PVMSI_PARAMETER)
 		dev_warn_ratelimited(&function->pdev->dev, "pvmsi: the host refuses the call: %s\n",
-				     pvmsi_parameter_name(pvmsi_shared.parameter));
+				     pvmsi_parameter_name(parameter));
 	return status;
 }
 

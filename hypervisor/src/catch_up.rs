@@ -19,7 +19,6 @@
 //! | taking pages out | they stay, the table is direct as before (but for an assignment that ends: that counts as trapped), and what would make the function stop to answer on them is not passed on |
 //! | reading a mask bit that the guest has written, twice | the vector counts as masked until the guest writes it again |
 
-use crate::routes::RouteChange;
 use crate::state::{FunctionState, Vector};
 use crate::window::View;
 
@@ -85,20 +84,6 @@ impl FunctionState {
                 Ok(()) => vector.attached = false,
                 Err(error) => self.log_routes(&error),
             }
-        }
-        let routed = stuck.iter().filter(|vector| !vector.attached && vector.installed.is_some());
-        let changes: Vec<_> = routed
-            .filter_map(|vector| Some(RouteChange { gsi: vector.gsi?, route: None }))
-            .collect();
-        let taken_out = changes.is_empty() || {
-            let result = self.routes.install(&changes);
-            if let Err(error) = &result {
-                self.log_routes(error);
-            }
-            result.is_ok()
-        };
-        if taken_out {
-            stuck.iter_mut().filter(|v| !v.attached).for_each(|vector| vector.installed = None);
         }
         let (free, stuck): (Vec<_>, Vec<_>) = stuck.into_iter().partition(Vector::is_out);
         let gsis: Vec<_> = free.into_iter().filter_map(|vector| vector.gsi).collect();

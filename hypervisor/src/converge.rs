@@ -198,7 +198,7 @@ impl FunctionState {
         }
     }
 
-    /// One routing update for all vectors of the range whose route changes; none when none does.
+    /// One routing update for all vectors of the range that get another route; none when none does. A vector that shall have none needs no update: nothing is attached to its GSI.
     pub(crate) fn install_routes(
         &mut self,
         range: std::ops::Range<usize>,
@@ -212,29 +212,26 @@ impl FunctionState {
         range: std::ops::Range<usize>,
         wanted: impl Fn(&Self, usize) -> Option<Route>,
     ) -> Result<(), RoutesError> {
-        let changes: Vec<_> = range
+        let changed: Vec<_> = range
             .filter_map(|index| {
                 let vector = self.vectors.get(index)?;
                 let route = wanted(self, index);
-                (route != vector.installed)
-                    .then_some(vector.gsi)
-                    .flatten()
-                    .map(|gsi| (index, RouteChange { gsi, route }))
+                (vector.gsi.is_some() && route != vector.installed).then_some((index, route))
             })
             .collect();
-        self.install(&changes)
-    }
-
-    fn install(&mut self, changes: &[(usize, RouteChange)]) -> Result<(), RoutesError> {
-        if changes.is_empty() {
-            return Ok(());
+        let table: Vec<_> = changed
+            .iter()
+            .filter_map(|&(index, route)| {
+                Some(RouteChange { gsi: self.vectors.get(index)?.gsi?, route: route? })
+            })
+            .collect();
+        if !table.is_empty() {
+            self.counters.routing_updates = self.counters.routing_updates.saturating_add(1);
+            self.routes.install(&table)?;
         }
-        let table: Vec<_> = changes.iter().map(|(_, change)| *change).collect();
-        self.counters.routing_updates = self.counters.routing_updates.saturating_add(1);
-        self.routes.install(&table)?;
-        for (index, change) in changes {
-            if let Some(vector) = self.vectors.get_mut(*index) {
-                vector.installed = change.route;
+        for (index, route) in changed {
+            if let Some(vector) = self.vectors.get_mut(index) {
+                vector.installed = route;
             }
         }
         Ok(())
@@ -330,23 +327,14 @@ impl FunctionState {
         Ok(())
     }
 
-    /// Detaches the events of the vectors from `first` on and takes their routes out, in this order.
+    /// Detaches the events of the vectors from `first` on: their routes lead nobody anywhere then, and need no update.
     pub(crate) fn unroute(&mut self, first: usize) {
         for index in first..self.vectors.len() {
             if let Err(error) = self.detach(index) {
                 self.log_routes(&error);
+            } else if let Some(vector) = self.vectors.get_mut(index) {
+                vector.installed = None;
             }
-        }
-        let changes: Vec<_> = (0..)
-            .zip(&self.vectors)
-            .skip(first)
-            .filter(|(_, vector)| vector.installed.is_some() && !vector.attached)
-            .filter_map(|(index, vector)| {
-                Some((index, RouteChange { gsi: vector.gsi?, route: None }))
-            })
-            .collect();
-        if let Err(error) = self.install(&changes) {
-            self.log_routes(&error);
         }
     }
 }

@@ -62,12 +62,7 @@ impl Routes for KvmRoutes {
     fn install(&self, changes: &[RouteChange]) -> Result<(), RoutesError> {
         let mut table = self.lock();
         let mut routes = table.routes.clone();
-        for RouteChange { gsi, route } in changes {
-            match route {
-                Some(route) => routes.insert(*gsi, *route),
-                None => routes.remove(gsi),
-            };
-        }
+        routes.extend(changes.iter().map(|RouteChange { gsi, route }| (*gsi, *route)));
         let entries: Vec<_> = self
             .base
             .iter()

@@ -26,8 +26,8 @@ pub struct Route {
 pub struct RouteChange {
     /// The entry.
     pub gsi: Gsi,
-    /// Its new content; `None` takes it out.
-    pub route: Option<Route>,
+    /// Its new content.
+    pub route: Route,
 }
 
 /// Why a route could not be had.
@@ -55,7 +55,7 @@ pub trait Routes: Send + Sync {
     /// [`RoutesError::Exhausted`] when not one is left.
     fn allocate(&self, count: u16) -> Result<Vec<Gsi>, RoutesError>;
 
-    /// Gives GSIs back. They have no attached event any more. A route that could not be taken out, since [`install`](Self::install) failed, goes with the next update.
+    /// Gives GSIs back. They have no attached event any more, so their routes lead nobody anywhere: they go with the next update, and need none of their own.
     fn free(&self, gsis: &[Gsi]);
 
     /// Applies all changes with *one* update of the routing table. All or nothing.

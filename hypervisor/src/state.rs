@@ -81,6 +81,7 @@ pub(crate) struct Vector {
     pub(crate) event: EventFd,
     /// Absent for vectors that are set up only because set-up cannot grow later.
     pub(crate) gsi: Option<Gsi>,
+    /// Where its GSI leads; absent where it leads nowhere that matters, since nothing is attached.
     pub(crate) installed: Option<Route>,
     pub(crate) attached: bool,
     /// What the table holds; absent until it could be read.
@@ -107,9 +108,9 @@ impl Vector {
         }
     }
 
-    /// Whether nothing of it is in the routes: its GSI can be given away.
+    /// Whether its GSI can be given away: what that leads to is nobody's concern then.
     pub(crate) fn is_out(&self) -> bool {
-        !self.attached && self.installed.is_none()
+        !self.attached
     }
 }
 
@@ -499,11 +500,16 @@ impl FunctionState {
         self.retire(0);
     }
 
-    /// Gives back the GSIs of vectors that are set up only because set-up cannot grow. They have no route.
+    /// Gives back the GSIs of vectors that are set up only because set-up cannot grow.
     pub(crate) fn free_spare_gsis(&mut self) {
         if let Owner::Assigned(assigned) = &self.owner {
             let spare = self.vectors.iter_mut().skip(assigned.len()).filter(|v| v.is_out());
-            let gsis: Vec<_> = spare.filter_map(|vector| vector.gsi.take()).collect();
+            let gsis: Vec<_> = spare
+                .filter_map(|vector| {
+                    vector.installed = None;
+                    vector.gsi.take()
+                })
+                .collect();
             self.routes.free(&gsis);
         }
     }

@@ -147,7 +147,7 @@ enum When {
     Meanwhile(usize),
 }
 
-type Snapshot = (u16, TableMode, u32, usize, usize, Vec<VectorState>);
+type Snapshot = (u16, TableMode, u32, usize, Vec<GuestMessage>, Vec<VectorState>);
 
 /// What a guest can see after the call: its state; what has arrived; and what arrives once vectors without a message have got one, the Function Mask is cleared, and all are unmasked.
 #[derive(Debug, PartialEq)]

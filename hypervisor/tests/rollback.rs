@@ -476,7 +476,7 @@ fn seen(guest: &Guest) -> impl PartialEq + std::fmt::Debug + use<> {
 
 /// Where two runs must end alike. Generations count what happened between, and each function has an address of its own for messages.
 fn outcome(guest: &Guest) -> impl PartialEq + std::fmt::Debug + use<> {
-    let (assigned, mode, _, attached, routed, states) = guest.snapshot();
+    let (assigned, mode, _, attached, led, states) = guest.snapshot();
     let states: Vec<_> = states
         .into_iter()
         .map(|state| {
@@ -488,7 +488,7 @@ fn outcome(guest: &Guest) -> impl PartialEq + std::fmt::Debug + use<> {
     let config =
         [guest.config_read(0x04) & 0xffff, guest.config_read(0x10), guest.config_read(0x90)];
     let power = (guest.config_read(POWER), guest.device.enabled());
-    (assigned, mode, attached, routed, states, left, guest.window.now(), config, power)
+    (assigned, mode, attached, led, states, left, guest.window.now(), config, power)
 }
 
 /// Whatever has failed, this holds.

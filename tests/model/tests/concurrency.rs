@@ -72,8 +72,9 @@ impl Routes for RoutingTable {
     fn free(&self, gsis: &[Gsi]) {
         let mut kernel = self.0.lock().unwrap();
         for gsi in gsis {
-            assert!(!kernel.routes.contains_key(gsi) && !kernel.attached.contains_key(gsi));
+            assert!(!kernel.attached.contains_key(gsi));
             assert!(kernel.taken.contains(gsi));
+            kernel.routes.remove(gsi);
         }
         kernel.taken.retain(|gsi| !gsis.contains(gsi));
     }
@@ -82,13 +83,7 @@ impl Routes for RoutingTable {
         let mut kernel = self.0.lock().unwrap();
         kernel.pump();
         for change in changes {
-            match change.route {
-                Some(route) => drop(kernel.routes.insert(change.gsi, route.message)),
-                None => {
-                    assert!(!kernel.attached.contains_key(&change.gsi));
-                    kernel.routes.remove(&change.gsi);
-                }
-            }
+            kernel.routes.insert(change.gsi, change.route.message);
         }
         Ok(())
     }

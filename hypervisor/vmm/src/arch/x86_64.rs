@@ -17,6 +17,7 @@ mod tests;
 
 use std::ops::Range;
 
+use kvm_bindings::{KVM_CAP_DISABLE_QUIRKS2, KVM_X86_QUIRK_SLOT_ZAP_ALL, kvm_enable_cap};
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use pvmsi_hypervisor::{Platform, Service};
 use pvmsi_protocol::ServiceBlock;
@@ -84,6 +85,23 @@ pub(crate) const REMAPPING: RemappingSigns = RemappingSigns {
     remedy: "switch interrupt remapping on in the firmware (VT-d, AMD-Vi), and take intremap=off or nointremap off the \
              kernel's command line; without it the kernel refuses to attach functions, or they stay trapped",
 };
+
+/// Takes back a habit of KVM: where a memory slot is deleted, it drops its page tables of the
+/// whole guest (`KVM_X86_QUIRK_SLOT_ZAP_ALL`; Linux 6.12 and later can do without). Each time a
+/// table is trapped again, or a guest switches decoding off to size a BAR, the guest would have to
+/// fault in all its memory anew.
+///
+/// # Errors
+/// KVM's.
+pub(crate) fn prepare(vm: &VmFd) -> Result<(), MachineError> {
+    let quirks = vm.check_extension_raw(KVM_CAP_DISABLE_QUIRKS2.into());
+    if quirks.cast_unsigned() & KVM_X86_QUIRK_SLOT_ZAP_ALL == 0 {
+        return Ok(());
+    }
+    let mut capability = kvm_enable_cap { cap: KVM_CAP_DISABLE_QUIRKS2, ..Default::default() };
+    capability.args[0] = KVM_X86_QUIRK_SLOT_ZAP_ALL.into();
+    vm.enable_cap(&capability).map_err(MachineError::kvm("KVM_CAP_DISABLE_QUIRKS2"))
+}
 
 /// What else `pvmsi probe` asks of KVM.
 pub(crate) fn kvm_checks(_kvm: &Kvm) -> Vec<Check> {

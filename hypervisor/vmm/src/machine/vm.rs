@@ -29,13 +29,15 @@ pub(super) fn create(kvm: &Kvm) -> Result<VmFd, MachineError> {
             });
         }
     }
-    loop {
+    let vm = loop {
         match kvm.create_vm() {
             // The kernel waits for others here and may be interrupted.
             Err(error) if error.errno() == libc::EINTR => {}
-            other => return other.map_err(MachineError::kvm("KVM_CREATE_VM")),
+            other => break other.map_err(MachineError::kvm("KVM_CREATE_VM"))?,
         }
-    }
+    };
+    arch::prepare(&vm)?;
+    Ok(vm)
 }
 
 /// The first memory slot that is not RAM's.

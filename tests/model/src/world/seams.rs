@@ -296,9 +296,10 @@ impl Routes for RoutingTable {
             let Some(index) = kernel::index(gsi) else { continue };
             let kept = live.bug == Some(Bug::RoutesKept) && index > 0;
             let kernel = &mut live.world.kernel;
-            let in_use = kernel.routes[index].is_some();
+            // The route stays until the next update; nobody follows it.
+            kernel.routes[index] = None;
             let freed = kept || std::mem::take(&mut kernel.taken[index]);
-            if in_use || live.attached[index].is_some() || !freed {
+            if live.attached[index].is_some() || !freed {
                 live.violations |= Violations::ROUTES;
             }
         }
@@ -320,12 +321,12 @@ impl Routes for RoutingTable {
                 live.violations |= Violations::FOREIGN;
                 continue;
             };
-            let message = route.and_then(|route| Message::of_route(&route, live.arm64, FUNCTION));
-            if route.is_some() && message.is_none() {
+            let message = Message::of_route(route, live.arm64, FUNCTION);
+            if message.is_none() {
                 live.violations |= Violations::FOREIGN;
             }
-            // KVM cannot untie what is attached to a route that is gone.
-            if live.attached[index].is_some() && (route.is_none() || live.arm64) {
+            // On arm64 KVM cannot untie what is attached to a route that is gone.
+            if live.attached[index].is_some() && live.arm64 {
                 live.violations |= Violations::ROUTES;
             }
             live.world.kernel.routes[index] = message;

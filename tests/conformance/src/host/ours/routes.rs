@@ -100,6 +100,7 @@ impl Routes for RecordedRoutes {
         let mut state = self.state();
         for gsi in gsis {
             state.taken.remove(gsi);
+            state.routes.remove(gsi);
         }
     }
 
@@ -108,12 +109,7 @@ impl Routes for RecordedRoutes {
         state.step()?;
         state.pump();
         state.updates = state.updates.saturating_add(1);
-        for RouteChange { gsi, route } in changes {
-            match route {
-                Some(route) => drop(state.routes.insert(*gsi, *route)),
-                None => drop(state.routes.remove(gsi)),
-            }
-        }
+        state.routes.extend(changes.iter().map(|RouteChange { gsi, route }| (*gsi, *route)));
         Ok(())
     }
 
