@@ -75,9 +75,7 @@ pub(super) fn processor_off_on(driver: &str) -> Result<Answer> {
 
 /// Suspends to idle; input on the console wakes.
 pub(super) fn suspend(driver: &str) -> Result<Answer> {
-    let active = fs::read_to_string("/sys/class/tty/console/active")?;
-    let console = active.split_whitespace().last().context("no console")?;
-    let wakeup = format!("/sys/class/tty/{console}/power/wakeup");
+    let wakeup = format!("/sys/class/tty/{}/power/wakeup", console()?);
     write(&wakeup, "enabled")?;
     let begin = Instant::now();
     write("/sys/power/state", "freeze")?;
@@ -85,8 +83,16 @@ pub(super) fn suspend(driver: &str) -> Result<Answer> {
     seconds(begin)
 }
 
+/// The console's terminal.
+fn console() -> Result<String> {
+    let active = fs::read_to_string("/sys/class/tty/console/active")?;
+    Ok(active.split_whitespace().last().context("no console")?.to_owned())
+}
+
 /// Starts another kernel; answers only when that fails.
 pub(super) fn kexec(command_line: &str) -> Result<Answer> {
+    // kexec-tools loses what the device tree says about it.
+    let command_line = &format!("{command_line} console={}", console()?);
     match load_kernel(command_line) {
         Ok(()) => {}
         // Not every kernel can by itself.
@@ -119,7 +125,7 @@ fn load_kernel(command_line: &str) -> io::Result<()> {
 /// The same by kexec-tools.
 fn run_kexec(command_line: &str) -> Result<()> {
     let output = Command::new("/kexec/loader")
-        .args(["--library-path", "/kexec/libraries", "/kexec/kexec", "--kexec-syscall", "-l"])
+        .args(["--library-path", "/kexec/libraries", "/kexec/kexec", "--kexec-syscall", "-i", "-l"])
         .args([NEXT_KERNEL, &format!("--initrd={NEXT_INITRD}")])
         .arg(format!("--command-line={command_line}"))
         .output()
