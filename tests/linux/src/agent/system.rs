@@ -2,7 +2,9 @@
 
 use std::ffi::CString;
 use std::fs::{self, File};
+use std::io;
 use std::os::fd::AsRawFd;
+use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -73,9 +75,7 @@ pub(super) fn processor_off_on(driver: &str) -> Result<Answer> {
 
 /// Suspends to idle; input on the console wakes.
 pub(super) fn suspend(driver: &str) -> Result<Answer> {
-    let active = fs::read_to_string("/sys/class/tty/console/active")?;
-    let console = active.split_whitespace().last().context("no console")?;
-    let wakeup = format!("/sys/class/tty/{console}/power/wakeup");
+    let wakeup = format!("/sys/class/tty/{}/power/wakeup", console()?);
     write(&wakeup, "enabled")?;
     let begin = Instant::now();
     write("/sys/power/state", "freeze")?;
@@ -83,10 +83,29 @@ pub(super) fn suspend(driver: &str) -> Result<Answer> {
     seconds(begin)
 }
 
+/// The console's terminal.
+fn console() -> Result<String> {
+    let active = fs::read_to_string("/sys/class/tty/console/active")?;
+    Ok(active.split_whitespace().last().context("no console")?.to_owned())
+}
+
 /// Starts another kernel; answers only when that fails.
 pub(super) fn kexec(command_line: &str) -> Result<Answer> {
-    let kernel = File::open(NEXT_KERNEL).context("no kernel to start")?;
-    let initrd = File::open(NEXT_INITRD).context("no initial file system")?;
+    // kexec-tools loses what the device tree says about it.
+    let command_line = &format!("{command_line} console={}", console()?);
+    match load_kernel(command_line) {
+        Ok(()) => {}
+        // Not every kernel can by itself.
+        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => run_kexec(command_line)?,
+        Err(error) => return Err(error).context("the kernel cannot be loaded"),
+    }
+    reboot(RebootCommand::Kexec).context("the kernel does not start")?;
+    bail!("the kernel did not start")
+}
+
+fn load_kernel(command_line: &str) -> io::Result<()> {
+    let kernel = File::open(NEXT_KERNEL)?;
+    let initrd = File::open(NEXT_INITRD)?;
     let line = CString::new(command_line)?;
     let length = line.as_bytes_with_nul().len();
     // SAFETY: both files are open, and the line is as long as is said.
@@ -100,11 +119,22 @@ pub(super) fn kexec(command_line: &str) -> Result<Answer> {
             0_u64,
         )
     };
-    if status != 0 {
-        bail!("the kernel cannot be loaded: {}", std::io::Error::last_os_error());
+    if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The same by kexec-tools.
+fn run_kexec(command_line: &str) -> Result<()> {
+    let output = Command::new("/kexec/loader")
+        .args(["--library-path", "/kexec/libraries", "/kexec/kexec", "--kexec-syscall", "-i", "-l"])
+        .args([NEXT_KERNEL, &format!("--initrd={NEXT_INITRD}")])
+        .arg(format!("--command-line={command_line}"))
+        .output()
+        .context("no kexec")?;
+    if !output.status.success() {
+        let told = String::from_utf8_lossy(&output.stderr);
+        bail!("kexec: {}: {}", output.status, told.trim());
     }
-    reboot(RebootCommand::Kexec).context("the kernel does not start")?;
-    bail!("the kernel did not start")
+    Ok(())
 }
 
 /// Ends the machine.

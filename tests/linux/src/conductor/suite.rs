@@ -63,7 +63,9 @@ pub(super) fn run(boot: &Boot, index: usize, outcome: &mut Outcome) -> Result<()
         }
         Suite::Reload => stage.with(Function::Nvme, |scene| {
             scene.silent = true;
+            scene.loaded = false;
             scene.event(Event::Bind, "load nvme")?;
+            scene.loaded = true;
             scene.event(Event::ModuleReload, "module_reload 200")
         })?,
     }
@@ -137,6 +139,8 @@ struct Scene<'s, 'a> {
     counters: Counters,
     /// The module says nothing about it: it is not loaded, or does not know the function any more.
     silent: bool,
+    /// Whether the module is loaded, or comes and goes.
+    loaded: bool,
 }
 
 impl<'a> Stage<'a> {
@@ -147,7 +151,8 @@ impl<'a> Stage<'a> {
     ) -> Result<()> {
         let counters = Counters::start(self.table_pages(function)?)?;
         self.guest.ask(&format!("prepare {}", function.name()), LIMIT)?;
-        events(&mut Scene { stage: self, function, counters, silent: false })
+        let loaded = self.boot.module;
+        events(&mut Scene { stage: self, function, counters, silent: false, loaded })
     }
 
     /// The pages of the host that a function's vector table shares.
@@ -198,7 +203,7 @@ impl Scene<'_, '_> {
             page_size: page_size()?,
             vmm: boot.vmm,
             policy: boot.policy,
-            module: boot.module,
+            module: self.loaded,
             function: self.function,
             event,
             count: answer.count.unwrap_or(count),
@@ -334,7 +339,9 @@ impl Scene<'_, '_> {
             guest.ask("prepare nvme", LIMIT)?;
             guest.ask("load nvme", LIMIT)?;
             Ok(Answer { seconds: begin.elapsed().as_secs_f64(), ..Answer::default() })
-        })
+        })?;
+        self.loaded = false;
+        Ok(())
     }
 
     fn fail(&mut self, event: &str, why: &str) {

@@ -15,7 +15,7 @@ use pvmsi_linux_lab::report::{LinuxEvent, Policy, Vmm};
 use serde_json::{Value, json};
 use std::slice;
 
-use self::parts::{Kernel, Parts, Qemu, Series};
+use self::parts::{Kernel, Parts, Program, Series};
 use super::BOOT_LIMIT;
 use super::Options;
 use super::description::PageSize;
@@ -133,7 +133,8 @@ pub(crate) struct LinuxLab {
     pvmsi: PathBuf,
     program: PathBuf,
     kernels: Vec<Kernel>,
-    qemu: Option<Qemu>,
+    qemu: Option<Program>,
+    kexec: Option<Program>,
 }
 
 /// The host of some guests.
@@ -167,11 +168,11 @@ impl LinuxLab {
         if (scenario, extent) == (LinuxScenario::Events, Extent::Full) {
             kernels.push(parts.kernel(Series::Newest)?);
         }
-        let qemu = match scenario {
-            LinuxScenario::Peers => Some(parts.qemu()?),
-            LinuxScenario::Events => None,
+        let (qemu, kexec) = match scenario {
+            LinuxScenario::Peers => (Some(parts.qemu()?), None),
+            LinuxScenario::Events => (None, Some(parts.kexec()?)),
         };
-        Ok(Self { architecture, host, pvmsi, program, kernels, qemu })
+        Ok(Self { architecture, host, pvmsi, program, kernels, qemu, kexec })
     }
 
     /// Boots the hosts of a scenario, and judges what was counted.
@@ -225,6 +226,7 @@ impl LinuxLab {
             let mut suites = host.boots.iter().filter(|boot| boot.kernel == inside(kernel));
             let Some(first) = suites.next().map(|boot| boot.suite) else { continue };
             let kexec = first == Suite::Events || suites.any(|boot| boot.suite == Suite::Events);
+            let kexec = self.kexec.as_ref().filter(|_| kexec);
             let initrd = guest.initrd(kernel, kexec, &folder.join("guest"))?;
             let to = inside(kernel);
             let to = to.trim_start_matches('/');
@@ -372,7 +374,7 @@ struct Guest<'a> {
 
 impl Guest<'_> {
     /// The initial file system of guests with a kernel; `folder` is scratch space.
-    fn initrd(&self, kernel: &Kernel, kexec: bool, folder: &Path) -> Result<PathBuf> {
+    fn initrd(&self, kernel: &Kernel, kexec: Option<&Program>, folder: &Path) -> Result<PathBuf> {
         let root = folder.join(&kernel.release);
         if root.exists() {
             fs::remove_dir_all(&root)?;
@@ -389,13 +391,15 @@ impl Guest<'_> {
         )?;
         initramfs::add(&Addition::file(&kernel.modules, "modules".to_owned()), &root, self.native)?;
         let archive = folder.join(format!("{}.cpio", kernel.release));
-        if kexec {
+        if let Some(kexec) = kexec {
             // The next kernel's: no module of ours, and no other kernel.
             let next = folder.join(format!("{}-next.cpio", kernel.release));
             parts::plain_archive(&root, &next)?;
             fs::create_dir_all(root.join("boot"))?;
             initramfs::copy(&next, &root.join("boot/initrd"))?;
             initramfs::copy(&kernel.image, &root.join("boot/vmlinuz"))?;
+            let tool = Addition::file(&kexec.folder, "kexec".to_owned());
+            initramfs::add(&tool, &root, self.native)?;
         }
         initramfs::copy(&kernel.module, &root.join("modules/pvmsi.ko"))?;
         parts::plain_archive(&root, &archive)?;

@@ -1,5 +1,5 @@
-//! Parts of the Linux scenarios: guest kernels with their modules, and Debian's QEMU with all that it
-//! needs to run in the emulated host.
+//! Parts of the Linux scenarios: guest kernels with their modules, and programs of Debian with all that
+//! they need to run in an initial file system.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -75,8 +75,8 @@ pub(crate) struct Kernel {
     pub module: PathBuf,
 }
 
-/// QEMU for the emulated host.
-pub(crate) struct Qemu {
+/// A program of Debian with all that it needs, to be run anywhere.
+pub(crate) struct Program {
     /// Folder of `loader`, the program, `libraries` and `firmware`.
     pub folder: PathBuf,
     /// Of its package.
@@ -141,21 +141,40 @@ impl<'a> Parts<'a> {
     ///
     /// # Errors
     /// When Debian lacks it.
-    pub(crate) fn qemu(&mut self) -> Result<Qemu> {
-        let folder = self.folder.join("qemu");
+    pub(crate) fn qemu(&mut self) -> Result<Program> {
+        let names = self.architecture.description();
+        let firmware = firmware(self.architecture);
+        self.program("qemu", names.emulator, names.emulator_package, firmware)
+    }
+
+    /// What starts another kernel where the kernel itself cannot load one from a file, as Debian's
+    /// for arm64.
+    ///
+    /// # Errors
+    /// When Debian lacks it.
+    pub(crate) fn kexec(&mut self) -> Result<Program> {
+        self.program("kexec", "kexec", "kexec-tools", &[])
+    }
+
+    /// A program, fetched unless it is there.
+    fn program(
+        &mut self,
+        name: &str,
+        program: &str,
+        package: &str,
+        firmware: &[&str],
+    ) -> Result<Program> {
+        let folder = self.folder.join(name);
         let mark = folder.join("version");
         if let Ok(version) = fs::read_to_string(&mark) {
-            return Ok(Qemu { folder, version: version.trim().to_owned() });
+            return Ok(Program { folder, version: version.trim().to_owned() });
         }
-        let names = self.architecture.description();
-        let (program, package) = (names.emulator, names.emulator_package);
-        let firmware = firmware(self.architecture);
         let apt = self.apt()?;
-        let version = process::step("fetching QEMU for the emulated host (40 MB)", || {
-            unpack_qemu(apt, &folder, program, package, firmware)
+        let version = process::step(&format!("fetching {package} and what it needs"), || {
+            unpack_program(apt, &folder, program, package, firmware)
         })?;
         fs::write(&mark, &version)?;
-        Ok(Qemu { folder, version })
+        Ok(Program { folder, version })
     }
 
     fn apt(&mut self) -> Result<&Apt> {
@@ -245,7 +264,7 @@ fn dependencies(module: &[u8]) -> Vec<String> {
         .collect()
 }
 
-fn unpack_qemu(
+fn unpack_program(
     apt: &Apt,
     folder: &Path,
     program: &str,
@@ -282,7 +301,12 @@ fn unpack_qemu(
     for name in firmware {
         fs::copy(find(name)?, folder.join("firmware").join(name))?;
     }
-    fs::copy(find(program)?, folder.join(program))?;
+    // Not its configuration, which may have the same name.
+    let installed = files
+        .iter()
+        .find(|file| ["bin", "sbin"].iter().any(|bin| file.ends_with(format!("{bin}/{program}"))))
+        .with_context(|| format!("the packages of {package} hold no program {program}"))?;
+    fs::copy(installed, folder.join(program))?;
     let mut open = vec![folder.join(program)];
     while let Some(file) = open.pop() {
         for needed in needed_libraries(&file)? {
@@ -298,7 +322,7 @@ fn unpack_qemu(
         .flatten()
         .map(|entry| entry.path())
         .find(|path| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("ld-linux")))
-        .context("QEMU needs no loader")?;
+        .with_context(|| format!("{program} needs no loader"))?;
     fs::copy(loader, folder.join("loader"))?;
     for package in packages {
         fs::remove_file(package)?;
