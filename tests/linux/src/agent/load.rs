@@ -38,6 +38,7 @@ impl Load {
     pub(super) fn stop(self) -> Result<u64> {
         self.stop.store(true, Ordering::Relaxed);
         match self.thread.join() {
+            Ok(Ok(0)) => bail!("nothing was read meanwhile: that was no load"),
             Ok(pieces) => pieces,
             Err(_) => bail!("the reading thread has failed"),
         }

@@ -23,6 +23,9 @@ pub(crate) const BAD: &[&str] = &[
     "Unhandled fault",
     "hung_task",
     "soft lockup",
+    "NETDEV WATCHDOG",
+    "Tx Unit Hang",
+    "Internal error",
 ];
 
 /// Words of those among them that say that an interrupt did not arrive.

@@ -152,11 +152,16 @@ impl Guest {
     pub(super) fn ask_and_wake(&mut self, request: &str, limit: Duration) -> Result<Answer> {
         self.send(request)?;
         let begin = Instant::now();
+        let mut woken = false;
         loop {
             // It must have time to fall asleep; one that was not asleep yet is woken again.
             let answer = self.listen(Duration::from_secs(10));
             match answer {
-                Err(error) if error.is::<Silence>() && begin.elapsed() < limit => self.send("")?,
+                Err(error) if error.is::<Silence>() && begin.elapsed() < limit => {
+                    self.send("")?;
+                    woken = true;
+                }
+                Ok(_) if !woken => bail!("the guest, asked for \"{request}\", did not sleep"),
                 answer => {
                     return answer.with_context(|| format!("the guest, asked for \"{request}\""));
                 }
