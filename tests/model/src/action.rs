@@ -225,6 +225,8 @@ impl Operation {
                     rules.become_default();
                 }
             }
+            // Nobody is left who could want it.
+            Self::Remove => rules.enable = false,
             Self::FunctionLevelReset | Self::ResetFunction => {
                 if rules.assigned == 0 {
                     rules.become_default();

@@ -93,7 +93,8 @@ impl Model for Exploration {
 
     fn properties(&self) -> Vec<Property<Self>> {
         use crate::violation::PROPERTIES as P;
-        vec![
+        // As many as there are: one that is missing here would never be checked.
+        let all: [_; P.len()] = [
             Property::always(P[0].name, kept::<{ Violations::LOST.bits() }>),
             Property::always(P[1].name, kept::<{ Violations::DOUBLED.bits() }>),
             Property::always(P[2].name, kept::<{ Violations::MASKED.bits() }>),
@@ -107,7 +108,9 @@ impl Model for Exploration {
             Property::always(P[10].name, kept::<{ Violations::GENERATION.bits() }>),
             Property::always(P[11].name, reads),
             Property::always(P[12].name, kept::<{ Violations::CALLS.bits() }>),
-        ]
+            Property::always(P[13].name, kept::<{ Violations::ENABLE.bits() }>),
+        ];
+        all.into()
     }
 }
 
