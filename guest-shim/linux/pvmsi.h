@@ -60,6 +60,18 @@ struct pvmsi_counters {
 };
 
 /**
+ * enum pvmsi_flag - what is set and cleared without a lock in common
+ * @PVMSI_USED: a driver uses the domain: the module must stay
+ * @PVMSI_UNBOUND: a driver may have gone: @PVMSI_USED shall be looked at
+ * @PVMSI_STALE: the host has changed something: it shall be asked what
+ */
+enum pvmsi_flag {
+	PVMSI_USED,
+	PVMSI_UNBOUND,
+	PVMSI_STALE,
+};
+
+/**
  * struct pvmsi_function - a PCI function that the host serves
  * @list: of all of them: RCU, and pvmsi_lock to change it
  * @references: the list's, and those of who looks at it without locks
@@ -70,7 +82,7 @@ struct pvmsi_counters {
  * @limit: most vectors that it can be granted
  * @domain: the domain that it was given to; NULL: left where it was
  * @reason: why it was left there, in words; NULL: it was not
- * @used: a driver has taken vectors from @domain: the module must stay
+ * @flags: bits of enum pvmsi_flag
  * @granted: vectors 0 to @granted - 1 are assigned; 0: the ordinary table
  * @live: interrupts that exist in @domain
  * @vectors: for each granted vector; NULL: none
@@ -78,8 +90,6 @@ struct pvmsi_counters {
  * @reasons: likewise
  * @generation: likewise
  * @failure: how the last configure has failed; PVMSI_SUCCESS: it did not
- * @stale: the host has changed something: it shall be asked what
- * @unbound: a driver may have gone: @used shall be looked at
  * @ordinary: the PCI core's callbacks; its name is NULL while they are unknown
  * @prepare_desc: what the PCI core does to a new descriptor
  * @counters: what was done
@@ -95,7 +105,7 @@ struct pvmsi_function {
 	u16 limit;
 	struct pvmsi_domain *domain;
 	const char *reason;
-	bool used;
+	unsigned long flags;
 	u16 granted;
 	unsigned int live;
 	struct pvmsi_vector_setup *vectors;
@@ -103,8 +113,6 @@ struct pvmsi_function {
 	u32 reasons;
 	u32 generation;
 	enum pvmsi_status failure;
-	bool stale;
-	bool unbound;
 #ifdef PVMSI_DEVICE_DOMAINS
 	struct irq_chip ordinary;
 	void (*prepare_desc)(struct irq_domain *domain, msi_alloc_info_t *arg,

@@ -702,7 +702,7 @@ void pvmsi_domain_resume(struct pvmsi_function *function)
 
 /**
  * pvmsi_domain_refresh() - follows what the host has changed
- * @function: the function
+ * @function: the function; its device is locked
  */
 void pvmsi_domain_refresh(struct pvmsi_function *function)
 {

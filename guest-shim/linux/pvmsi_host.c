@@ -467,7 +467,7 @@ enum pvmsi_status pvmsi_host_update(struct pvmsi_function *function, u16 vector,
 	if (status == PVMSI_SUCCESS) {
 		atomic64_inc(&function->counters.updates);
 		if (generation != function->generation) {
-			function->stale = true;
+			set_bit(PVMSI_STALE, &function->flags);
 			pvmsi_look();
 		}
 	} else {

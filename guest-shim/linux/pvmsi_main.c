@@ -46,6 +46,7 @@ MODULE_PARM_DESC(debug, "Log what is asked of the host for each function (defaul
 
 static LIST_HEAD(pvmsi_functions);
 static DEFINE_MUTEX(pvmsi_lock);
+static struct workqueue_struct *pvmsi_queue;
 static unsigned int pvmsi_next_number;
 static bool pvmsi_serving;
 
@@ -114,24 +115,22 @@ static void pvmsi_put_function(struct pvmsi_function *function)
  */
 bool pvmsi_hold(struct pvmsi_function *function)
 {
-	if (function->used)
+	if (test_bit(PVMSI_USED, &function->flags))
 		return true;
 	if (!try_module_get(THIS_MODULE)) {
 		pci_warn(function->pdev,
 			 "pvmsi: no interrupts while the module is unloaded; bind the driver again\n");
 		return false;
 	}
-	function->used = true;
+	set_bit(PVMSI_USED, &function->flags);
 	return true;
 }
 
 /* Only from the notifier, or where the module waits for the end of it. */
 static void pvmsi_drop(struct pvmsi_function *function)
 {
-	if (!function->used)
-		return;
-	function->used = false;
-	module_put(THIS_MODULE);
+	if (test_and_clear_bit(PVMSI_USED, &function->flags))
+		module_put(THIS_MODULE);
 }
 
 /*
@@ -144,7 +143,8 @@ static struct pvmsi_function *pvmsi_next_to_look_at(void)
 
 	mutex_lock(&pvmsi_lock);
 	list_for_each_entry(function, &pvmsi_functions, list) {
-		if (function->unbound || function->stale) {
+		if (test_bit(PVMSI_UNBOUND, &function->flags) ||
+		    test_bit(PVMSI_STALE, &function->flags)) {
 			found = function;
 			kref_get(&found->references);
 			break;
@@ -161,18 +161,13 @@ static void pvmsi_look_work(struct work_struct *work)
 	while ((function = pvmsi_next_to_look_at())) {
 		struct device *dev = &function->pdev->dev;
 
-		if (function->unbound) {
-			/* Waits for the end of a probe that has failed. */
-			device_lock(dev);
-			function->unbound = false;
-			if (!dev->driver)
-				pvmsi_drop(function);
-			device_unlock(dev);
-		}
-		if (function->stale) {
-			function->stale = false;
+		/* Waits for the end of a probe that has failed; nobody unbinds meanwhile. */
+		device_lock(dev);
+		if (test_and_clear_bit(PVMSI_UNBOUND, &function->flags) && !dev->driver)
+			pvmsi_drop(function);
+		if (test_and_clear_bit(PVMSI_STALE, &function->flags))
 			pvmsi_domain_refresh(function);
-		}
+		device_unlock(dev);
 		pvmsi_put_function(function);
 	}
 }
@@ -186,7 +181,7 @@ static DECLARE_WORK(pvmsi_look_later, pvmsi_look_work);
  */
 void pvmsi_look(void)
 {
-	schedule_work(&pvmsi_look_later);
+	queue_work(pvmsi_queue, &pvmsi_look_later);
 }
 
 /*
@@ -341,8 +336,8 @@ static int pvmsi_notify(struct notifier_block *block, unsigned long event, void 
 	case BUS_NOTIFY_DRIVER_NOT_BOUND:
 		/* What the driver has allocated is freed after this. */
 		function = pvmsi_find_function(dev);
-		if (function && function->used) {
-			function->unbound = true;
+		if (function && test_bit(PVMSI_USED, &function->flags)) {
+			set_bit(PVMSI_UNBOUND, &function->flags);
 			pvmsi_look();
 		}
 		break;
@@ -444,10 +439,17 @@ static int __init pvmsi_init(void)
 		pvmsi_service.minor, pvmsi_host_doorbell(),
 		pvmsi_terms.features & PVMSI_FEATURE_DIRECT ? ", tables may be direct" : "");
 
+	/* Of its own: it takes devices' locks, and it does not run while the machine sleeps. */
+	pvmsi_queue = alloc_workqueue("pvmsi", WQ_FREEZABLE | WQ_UNBOUND, 0);
+	if (!pvmsi_queue) {
+		pvmsi_host_close();
+		return -ENOMEM;
+	}
 	pvmsi_debugfs_open();
 	ret = bus_register_notifier(&pci_bus_type, &pvmsi_notifier);
 	if (ret) {
 		pvmsi_debugfs_close();
+		destroy_workqueue(pvmsi_queue);
 		pvmsi_host_close();
 		return ret;
 	}
@@ -465,7 +467,7 @@ static void __exit pvmsi_exit(void)
 		return;
 	pvmsi_syscore_close();
 	bus_unregister_notifier(&pci_bus_type, &pvmsi_notifier);
-	cancel_work_sync(&pvmsi_look_later);
+	destroy_workqueue(pvmsi_queue);
 
 	mutex_lock(&pvmsi_lock);
 	list_for_each_entry_safe(function, next, &pvmsi_functions, list) {
