@@ -126,7 +126,6 @@ struct pvmsi_function {
 extern bool pvmsi_debug;
 
 struct pvmsi_function *pvmsi_find_function(struct device *dev);
-bool pvmsi_hold(struct pvmsi_function *function);
 void pvmsi_look(void);
 
 /* Says what happens, where the parameter "debug" asks for it. */

@@ -451,7 +451,7 @@ static bool pvmsi_init_dev_msi_info(struct device *dev, struct irq_domain *domai
 	struct pvmsi_function *function = pvmsi_find_function(dev);
 	struct irq_domain *parent = domain->parent;
 
-	if (!function || !pvmsi_hold(function))
+	if (!function)
 		return false;
 	/* The parent accepts no other than itself on top of it. */
 	if (!parent->msi_parent_ops->init_dev_msi_info(dev, parent, parent, info))
@@ -476,7 +476,7 @@ static int pvmsi_top_prepare(struct irq_domain *domain, struct device *dev, int 
 	struct pvmsi_function *function = pvmsi_find_function(dev);
 	int ret;
 
-	if (!function || !pvmsi_hold(function))
+	if (!function)
 		return -ENODEV;
 	ret = ordinary->ops->msi_prepare(domain, dev, count, arg);
 	if (!ret && to_pci_dev(dev)->msix_enabled)
@@ -601,6 +601,16 @@ static struct pvmsi_domain *pvmsi_domain_for(struct irq_domain *base)
 	return pvmsi_domain_create(base);
 }
 
+/* What functions get in place of @base. */
+static struct irq_domain *pvmsi_domain_above(struct pvmsi_domain *own)
+{
+#ifndef PVMSI_DEVICE_DOMAINS
+	return own->top;
+#else
+	return own->domain;
+#endif
+}
+
 /**
  * pvmsi_domain_enter() - puts the domain between a function and its own
  * @function: the function, which no driver uses; its device is locked
@@ -628,22 +638,22 @@ const char *pvmsi_domain_enter(struct pvmsi_function *function)
 	if (!own)
 		return "memory is short";
 	function->domain = own;
-#ifndef PVMSI_DEVICE_DOMAINS
-	dev_set_msi_domain(dev, own->top);
-#else
-	dev_set_msi_domain(dev, own->domain);
-#endif
+	dev_set_msi_domain(dev, pvmsi_domain_above(own));
 	return NULL;
 }
 
 /**
  * pvmsi_domain_leave() - gives a function back the domain that it had
- * @function: the function, which no driver uses; its device is locked
+ * @function: the function, which no driver uses; its device is locked, or gone
+ *
+ * Where somebody else has put another domain on top meanwhile, that one stays.
  */
 void pvmsi_domain_leave(struct pvmsi_function *function)
 {
-	if (function->domain)
-		dev_set_msi_domain(&function->pdev->dev, function->domain->base);
+	struct device *dev = &function->pdev->dev;
+
+	if (function->domain && dev_get_msi_domain(dev) == pvmsi_domain_above(function->domain))
+		dev_set_msi_domain(dev, function->domain->base);
 	function->domain = NULL;
 }
 

@@ -107,21 +107,13 @@ static void pvmsi_put_function(struct pvmsi_function *function)
 	kref_put(&function->references, pvmsi_free_function);
 }
 
-/**
- * pvmsi_hold() - keeps the module while a function uses its domain
- * @function: the function
- *
- * Return: false: the module is going.
- */
-bool pvmsi_hold(struct pvmsi_function *function)
+/* Keeps the module while a driver uses the domain. False: the module is going. */
+static bool pvmsi_hold(struct pvmsi_function *function)
 {
 	if (test_bit(PVMSI_USED, &function->flags))
 		return true;
-	if (!try_module_get(THIS_MODULE)) {
-		pci_warn(function->pdev,
-			 "pvmsi: no interrupts while the module is unloaded; bind the driver again\n");
+	if (!try_module_get(THIS_MODULE))
 		return false;
-	}
 	set_bit(PVMSI_USED, &function->flags);
 	return true;
 }
@@ -230,13 +222,14 @@ static bool pvmsi_ask(struct pci_dev *pdev, u32 address, struct pvmsi_state *sta
 static void pvmsi_enter(struct pvmsi_function *function)
 {
 	struct pci_dev *pdev = function->pdev;
+	const char *before = function->reason;
 
-	if (function->domain)
+	if (function->domain || !pvmsi_serving)
 		return;
 	function->reason = pvmsi_domain_enter(function);
-	if (function->reason)
+	if (function->reason && function->reason != before)
 		pci_info(pdev, "pvmsi: left alone: %s\n", function->reason);
-	else
+	if (!function->reason)
 		pci_info(pdev, "pvmsi: its interrupts go through the host's PV-MSI service, up to %u vectors\n",
 			 function->limit);
 }
@@ -254,7 +247,7 @@ static void pvmsi_add(struct pci_dev *pdev)
 		return;
 
 	mutex_lock(&pvmsi_lock);
-	if (pvmsi_find_function(&pdev->dev))
+	if (!pvmsi_serving || pvmsi_find_function(&pdev->dev))
 		goto unlock;
 	function = kzalloc(sizeof(*function), GFP_KERNEL);
 	if (!function)
@@ -290,14 +283,6 @@ unlock:
 	mutex_unlock(&pvmsi_lock);
 }
 
-/* With pvmsi_lock. */
-static void pvmsi_delete(struct pvmsi_function *function)
-{
-	list_del_rcu(&function->list);
-	pvmsi_debugfs_remove(function);
-	pvmsi_put_function(function);
-}
-
 static void pvmsi_removed(struct device *dev)
 {
 	struct pvmsi_function *function;
@@ -305,10 +290,21 @@ static void pvmsi_removed(struct device *dev)
 	mutex_lock(&pvmsi_lock);
 	function = pvmsi_find_function(dev);
 	if (function) {
+		pvmsi_domain_leave(function);
 		pvmsi_drop(function);
-		pvmsi_delete(function);
+		list_del_rcu(&function->list);
+		pvmsi_debugfs_remove(function);
+		pvmsi_put_function(function);
 	}
 	mutex_unlock(&pvmsi_lock);
+}
+
+/* From the beginning of a probe on: the driver allocates when it likes. */
+static void pvmsi_bind(struct pvmsi_function *function)
+{
+	pvmsi_enter(function);
+	if (function->domain && !pvmsi_hold(function))
+		pvmsi_domain_leave(function);
 }
 
 static int pvmsi_notify(struct notifier_block *block, unsigned long event, void *data)
@@ -326,7 +322,7 @@ static int pvmsi_notify(struct notifier_block *block, unsigned long event, void 
 	case BUS_NOTIFY_BIND_DRIVER:
 		function = pvmsi_find_function(dev);
 		if (function)
-			pvmsi_enter(function);
+			pvmsi_bind(function);
 		break;
 	case BUS_NOTIFY_UNBOUND_DRIVER:
 		function = pvmsi_find_function(dev);
@@ -446,37 +442,55 @@ static int __init pvmsi_init(void)
 		return -ENOMEM;
 	}
 	pvmsi_debugfs_open();
+	pvmsi_serving = true;
 	ret = bus_register_notifier(&pci_bus_type, &pvmsi_notifier);
 	if (ret) {
+		pvmsi_serving = false;
 		pvmsi_debugfs_close();
 		destroy_workqueue(pvmsi_queue);
 		pvmsi_host_close();
 		return ret;
 	}
 	pvmsi_syscore_open();
-	pvmsi_serving = true;
 	pvmsi_scan();
 	return 0;
 }
 
+static struct pvmsi_function *pvmsi_first(void)
+{
+	struct pvmsi_function *function;
+
+	mutex_lock(&pvmsi_lock);
+	function = list_first_entry_or_null(&pvmsi_functions, struct pvmsi_function, list);
+	if (function)
+		kref_get(&function->references);
+	mutex_unlock(&pvmsi_lock);
+	return function;
+}
+
 static void __exit pvmsi_exit(void)
 {
-	struct pvmsi_function *function, *next;
+	struct pvmsi_function *function;
 
 	if (!pvmsi_serving)
 		return;
 	pvmsi_syscore_close();
+
+	/* No function comes, and none enters its domain, from here on. */
+	mutex_lock(&pvmsi_lock);
+	pvmsi_serving = false;
+	mutex_unlock(&pvmsi_lock);
+	while ((function = pvmsi_first())) {
+		struct device *dev = &function->pdev->dev;
+
+		/* Not under pvmsi_lock: see pvmsi_add(). */
+		device_lock(dev);
+		pvmsi_removed(dev);
+		device_unlock(dev);
+		pvmsi_put_function(function);
+	}
 	bus_unregister_notifier(&pci_bus_type, &pvmsi_notifier);
 	destroy_workqueue(pvmsi_queue);
-
-	mutex_lock(&pvmsi_lock);
-	list_for_each_entry_safe(function, next, &pvmsi_functions, list) {
-		device_lock(&function->pdev->dev);
-		pvmsi_domain_leave(function);
-		device_unlock(&function->pdev->dev);
-		pvmsi_delete(function);
-	}
-	mutex_unlock(&pvmsi_lock);
 	pvmsi_debugfs_close();
 	pvmsi_domains_remove();
 	pvmsi_host_close();
