@@ -138,7 +138,7 @@ void pvmsi_look(void);
 const char *pvmsi_domain_enter(struct pvmsi_function *function);
 void pvmsi_domain_leave(struct pvmsi_function *function);
 void pvmsi_domain_forget(struct pvmsi_function *function);
-void pvmsi_domain_resume(struct pvmsi_function *function);
+void pvmsi_domain_resume(struct pvmsi_function *function, unsigned int *attempts);
 void pvmsi_domain_refresh(struct pvmsi_function *function);
 void pvmsi_domains_remove(void);
 
@@ -153,8 +153,7 @@ enum pvmsi_status pvmsi_host_query(u32 address, struct pvmsi_state *state);
 enum pvmsi_status pvmsi_host_configure(struct pvmsi_function *function, u16 count);
 enum pvmsi_status pvmsi_host_update(struct pvmsi_function *function, u16 vector,
 				    const struct pvmsi_message *message);
-enum pvmsi_status pvmsi_host_release(struct pvmsi_function *function);
-enum pvmsi_status pvmsi_host_resume(struct pvmsi_function *function);
+enum pvmsi_status pvmsi_host_resume(struct pvmsi_function *function, unsigned int *attempts);
 enum pvmsi_status pvmsi_host_relearn(struct pvmsi_function *function);
 
 /* pvmsi_debugfs.c */

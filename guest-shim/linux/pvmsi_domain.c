@@ -674,26 +674,40 @@ void pvmsi_domains_remove(void)
  * Sleep and changes of the host
  */
 
+/* Delivers what waits, unless the driver has the vector masked: then unmasking does. */
+static void pvmsi_deliver_now(struct pvmsi_vector_setup *setup)
+{
+	struct irq_data *data = setup->desc->irq ? irq_get_irq_data(setup->desc->irq) : NULL;
+
+	if (data && setup->pending && irqd_is_started(data) && !irqd_irq_masked(data)) {
+		setup->pending = false;
+		irq_chip_retrigger_hierarchy(data);
+	}
+}
+
 /**
  * pvmsi_domain_resume() - sees after sleep that the function's vectors work
  * @function: the function
+ * @attempts: how often hosts that are busy may still be asked; counts down
  *
  * Before devices resume, so that the PCI core writes the right messages back:
  * those of the host, or the guest's own where the host has none any more.
  */
-void pvmsi_domain_resume(struct pvmsi_function *function)
+void pvmsi_domain_resume(struct pvmsi_function *function, unsigned int *attempts)
 {
 	enum pvmsi_status status;
 	u16 vector, granted = function->granted;
 
-	if (!granted)
+	/* Without MSI-X the vectors are gone, and so are their descriptors. */
+	if (!granted || !function->pdev->msix_enabled)
 		return;
-	status = pvmsi_host_resume(function);
+	status = pvmsi_host_resume(function, attempts);
 	if (status != PVMSI_SUCCESS) {
 		pci_warn(function->pdev,
 			 "pvmsi: no vectors from the host after sleep: %s; goes on with the ordinary table\n",
 			 pvmsi_status_name(status));
 		function->granted = 0;
+		function->mode = PVMSI_TRAPPED;
 	}
 	for (vector = 0; vector < granted; vector++) {
 		struct pvmsi_vector_setup *setup = &function->vectors[vector];
@@ -706,7 +720,10 @@ void pvmsi_domain_resume(struct pvmsi_function *function)
 			setup->desc->msg.address_lo = lower_32_bits(setup->guest.address);
 			setup->desc->msg.address_hi = upper_32_bits(setup->guest.address);
 			setup->desc->msg.data = setup->guest.data;
+		} else {
+			memset(&setup->desc->msg, 0, sizeof(setup->desc->msg));
 		}
+		pvmsi_deliver_now(setup);
 	}
 }
 

@@ -25,6 +25,9 @@
 
 #define PVMSI_LISTED_MAX	64
 
+/* How often hosts that are busy are asked again when the machine wakes up. */
+#define PVMSI_RESUME_ATTEMPTS	100000
+
 static bool pvmsi_off;
 module_param_named(off, pvmsi_off, bool, 0444);
 MODULE_PARM_DESC(off, "Do nothing: every function is left alone (default: N)");
@@ -375,10 +378,11 @@ static void pvmsi_scan(void)
 static void pvmsi_resume(void)
 {
 	struct pvmsi_function *function;
+	unsigned int attempts = PVMSI_RESUME_ATTEMPTS;
 
 	/* Nobody else runs. */
 	list_for_each_entry(function, &pvmsi_functions, list)
-		pvmsi_domain_resume(function);
+		pvmsi_domain_resume(function, &attempts);
 }
 
 #ifdef PVMSI_SYSCORE_DATA
