@@ -25,7 +25,7 @@ struct pvmsi_domain;
 
 /**
  * struct pvmsi_vector_setup - a vector that the host has assigned
- * @desc: the PCI core's descriptor, while its interrupt exists
+ * @desc: the PCI core's descriptor, while it exists
  * @table: the table message: all that is ever written to the entry
  * @known: whether the host has told @table
  * @guest: the guest message that the host has
@@ -155,6 +155,7 @@ enum pvmsi_status pvmsi_host_update(struct pvmsi_function *function, u16 vector,
 				    const struct pvmsi_message *message);
 enum pvmsi_status pvmsi_host_resume(struct pvmsi_function *function, unsigned int *attempts);
 enum pvmsi_status pvmsi_host_relearn(struct pvmsi_function *function);
+void pvmsi_host_restore(struct pvmsi_function *function);
 
 /* pvmsi_debugfs.c */
 void pvmsi_debugfs_open(void);

@@ -140,14 +140,21 @@ static int pvmsi_tell(struct irq_data *data, struct pvmsi_vector_setup *setup)
 	return 0;
 }
 
-/* What belongs into the table where the host did not say. */
-static void pvmsi_read_table(struct msi_desc *desc, struct pvmsi_vector_setup *setup, u16 vector)
+/*
+ * The PCI core remembers what belongs into the table, to write it back after a
+ * reset. Where the host did not say, it is there to be read.
+ */
+static void pvmsi_remember(struct msi_desc *desc, struct pvmsi_vector_setup *setup)
 {
-	void __iomem *entry = desc->pci.mask_base + vector * PCI_MSIX_ENTRY_SIZE;
+	void __iomem *entry = desc->pci.mask_base + desc->msi_index * PCI_MSIX_ENTRY_SIZE;
 
-	setup->table.address_lo = readl(entry + PCI_MSIX_ENTRY_LOWER_ADDR);
-	setup->table.address_hi = readl(entry + PCI_MSIX_ENTRY_UPPER_ADDR);
-	setup->table.data = readl(entry + PCI_MSIX_ENTRY_DATA);
+	if (!setup->known) {
+		setup->table.address_lo = readl(entry + PCI_MSIX_ENTRY_LOWER_ADDR);
+		setup->table.address_hi = readl(entry + PCI_MSIX_ENTRY_UPPER_ADDR);
+		setup->table.data = readl(entry + PCI_MSIX_ENTRY_DATA);
+	}
+	desc->msg = setup->table;
+	setup->desc = desc;
 }
 
 /* Why the host shall not be asked for vectors; NULL: it shall. */
@@ -197,10 +204,9 @@ static void pvmsi_start_over(struct pvmsi_function *function)
 static void pvmsi_acquire(struct pvmsi_function *function)
 {
 	const char *obstacle = pvmsi_obstacle(function->pdev);
-	struct msi_desc *desc, *any = NULL;
+	struct msi_desc *desc;
 	enum pvmsi_status status;
 	unsigned int count = 0;
-	u16 vector;
 
 	pvmsi_domain_forget(function);
 	if (obstacle) {
@@ -208,10 +214,8 @@ static void pvmsi_acquire(struct pvmsi_function *function)
 		return;
 	}
 	msi_for_each_desc(desc, &function->pdev->dev, MSI_DESC_ALL) {
-		if (desc->msi_index < function->table_size) {
+		if (desc->msi_index < function->table_size)
 			count = max_t(unsigned int, count, desc->msi_index + 1);
-			any = desc;
-		}
 	}
 	count = min_t(unsigned int, count, pvmsi_terms.vectors);
 	if (!count)
@@ -230,9 +234,10 @@ static void pvmsi_acquire(struct pvmsi_function *function)
 		pvmsi_domain_forget(function);
 		return;
 	}
-	for (vector = 0; vector < function->granted; vector++)
-		if (!function->vectors[vector].known)
-			pvmsi_read_table(any, &function->vectors[vector], vector);
+	/* A managed vector without a processor is never written, but restored after a reset. */
+	msi_for_each_desc(desc, &function->pdev->dev, MSI_DESC_ALL)
+		if (desc->msi_index < function->granted)
+			pvmsi_remember(desc, &function->vectors[desc->msi_index]);
 	pvmsi_dbg(function, "%u of %u vectors, table %s\n", function->granted, count,
 		  pvmsi_mode_name(function->mode));
 }
@@ -355,18 +360,11 @@ static const struct irq_chip *pvmsi_ordinary(struct irq_data *data)
 #endif
 }
 
-/* The table is the host's: what the core remembers is the table message. */
+/* The table is the host's: what the core remembers has been seen to. */
 static void pvmsi_top_write_msg(struct irq_data *data, struct msi_msg *msg)
 {
-	struct pvmsi_vector_setup *setup = pvmsi_setup_of(data->parent_data);
-	struct msi_desc *desc = irq_data_get_msi_desc(data);
-
-	if (!setup) {
+	if (!pvmsi_setup_of(data->parent_data))
 		pvmsi_ordinary(data)->irq_write_msi_msg(data, msg);
-		return;
-	}
-	desc->msg = setup->table;
-	setup->desc = desc;
 }
 
 static int pvmsi_top_set_affinity(struct irq_data *data, const struct cpumask *mask, bool force)
@@ -457,8 +455,11 @@ static bool pvmsi_init_dev_msi_info(struct device *dev, struct irq_domain *domai
 	if (!parent->msi_parent_ops->init_dev_msi_info(dev, parent, parent, info))
 		return false;
 	info->flags &= ~MSI_FLAG_PCI_MSIX_ALLOC_DYN;
-	if (info->bus_token != DOMAIN_BUS_PCI_DEVICE_MSIX)
+	if (info->bus_token != DOMAIN_BUS_PCI_DEVICE_MSIX) {
+		/* Nothing was allocated of what the host has once granted. */
+		pvmsi_domain_forget(function);
 		return true;
+	}
 	function->ordinary.name = NULL;
 	function->prepare_desc = info->ops->prepare_desc;
 	info->ops->prepare_desc = pvmsi_prepare_desc;
@@ -479,9 +480,13 @@ static int pvmsi_top_prepare(struct irq_domain *domain, struct device *dev, int 
 	if (!function)
 		return -ENODEV;
 	ret = ordinary->ops->msi_prepare(domain, dev, count, arg);
-	if (!ret && to_pci_dev(dev)->msix_enabled)
+	if (ret)
+		return ret;
+	if (to_pci_dev(dev)->msix_enabled)
 		pvmsi_acquire(function);
-	return ret;
+	else
+		pvmsi_domain_forget(function);
+	return 0;
 }
 #endif
 
@@ -730,19 +735,24 @@ void pvmsi_domain_resume(struct pvmsi_function *function, unsigned int *attempts
 /**
  * pvmsi_domain_refresh() - follows what the host has changed
  * @function: the function; its device is locked
+ *
+ * After the guest has moved, the PCI core remembers the new host's table
+ * messages before that host makes the table direct.
  */
 void pvmsi_domain_refresh(struct pvmsi_function *function)
 {
 	struct device *dev = &function->pdev->dev;
-	u16 vector;
+	struct msi_desc *desc;
 
 	if (!dev->msi.data)
 		return;
 	msi_lock_descs(dev);
-	if (function->granted && pvmsi_host_relearn(function) == PVMSI_SUCCESS)
-		for (vector = 0; vector < function->granted; vector++)
-			if (function->vectors[vector].desc)
-				function->vectors[vector].desc->msg =
-					function->vectors[vector].table;
+	if (function->granted && function->pdev->msix_enabled &&
+	    pvmsi_host_relearn(function) == PVMSI_SUCCESS) {
+		msi_for_each_desc(desc, dev, MSI_DESC_ALL)
+			if (desc->msi_index < function->granted)
+				pvmsi_remember(desc, &function->vectors[desc->msi_index]);
+		pvmsi_host_restore(function);
+	}
 	msi_unlock_descs(dev);
 }

@@ -559,8 +559,7 @@ static enum pvmsi_status pvmsi_learn_vectors(struct pvmsi_function *function)
 		while (next < function->granted && pvmsi_next_vector(&vectors, &vector)) {
 			struct pvmsi_vector_setup *setup = &function->vectors[next++];
 
-			if (!vector.has_table)
-				continue;
+			setup->known = vector.has_table;
 			setup->table.address_lo = lower_32_bits(vector.table.address);
 			setup->table.address_hi = upper_32_bits(vector.table.address);
 			setup->table.data = vector.table.data;
@@ -575,16 +574,16 @@ static enum pvmsi_status pvmsi_learn_vectors(struct pvmsi_function *function)
  * pvmsi_host_relearn() - follows what the host has changed; may sleep
  * @function: the function, which has vectors
  *
- * A host to which the guest has moved waits for a sign before it makes the
- * table direct again (H-810). Other changes are only noted.
+ * A host to which the guest has moved has table messages of its own. Other
+ * changes are only noted.
  *
- * Return: how it ended; PVMSI_BUSY where the table messages are as before.
+ * Return: how it ended; PVMSI_BUSY where the table messages are as before. After
+ * success the caller takes them over, and calls pvmsi_host_restore().
  */
 enum pvmsi_status pvmsi_host_relearn(struct pvmsi_function *function)
 {
 	struct pvmsi_state state;
 	enum pvmsi_status status;
-	u64 begin;
 
 	status = pvmsi_host_query(function->address, &state);
 	if (status != PVMSI_SUCCESS)
@@ -596,18 +595,37 @@ enum pvmsi_status pvmsi_host_relearn(struct pvmsi_function *function)
 		return PVMSI_BUSY;
 
 	mutex_lock(&pvmsi_shared_lock);
+	status = pvmsi_learn_vectors(function);
+	mutex_unlock(&pvmsi_shared_lock);
+	if (status != PVMSI_SUCCESS)
+		atomic64_inc(&function->counters.errors);
+	return status;
+}
+
+/**
+ * pvmsi_host_restore() - has the table messages put back; may sleep
+ * @function: the function, which has vectors
+ *
+ * A host to which the guest has moved waits for this before it makes the table
+ * direct again (H-810).
+ */
+void pvmsi_host_restore(struct pvmsi_function *function)
+{
+	struct pvmsi_state state;
+	enum pvmsi_status status;
+	u64 begin;
+
+	mutex_lock(&pvmsi_shared_lock);
 	begin = pvmsi_begin();
 	status = pvmsi_restore(&pvmsi_shared, function->address, &state);
 	pvmsi_end(begin, function->address, PVMSI_CALL_RESTORE, 0, 0, status);
+	mutex_unlock(&pvmsi_shared_lock);
 	atomic64_inc(&function->counters.restores);
 	if (status == PVMSI_SUCCESS) {
 		function->mode = state.mode;
 		function->reasons = state.reasons;
 		function->generation = state.generation;
-		status = pvmsi_learn_vectors(function);
-	}
-	mutex_unlock(&pvmsi_shared_lock);
-	if (status != PVMSI_SUCCESS)
+	} else {
 		atomic64_inc(&function->counters.errors);
-	return status;
+	}
 }
