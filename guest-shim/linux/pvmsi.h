@@ -30,6 +30,7 @@ struct pvmsi_domain;
  * @known: whether the host has told @table
  * @guest: the guest message that the host has
  * @has_guest: whether it has one
+ * @doubt: whether the host may have another one after all
  * @pending: an event that is to be delivered when the vector starts
  */
 struct pvmsi_vector_setup {
@@ -38,6 +39,7 @@ struct pvmsi_vector_setup {
 	bool known;
 	struct pvmsi_message guest;
 	bool has_guest;
+	bool doubt;
 	bool pending;
 };
 
@@ -135,6 +137,7 @@ void pvmsi_look(void);
 } while (0)
 
 /* pvmsi_domain.c */
+const char *pvmsi_domain_refuses(struct pvmsi_function *function);
 const char *pvmsi_domain_enter(struct pvmsi_function *function);
 void pvmsi_domain_leave(struct pvmsi_function *function);
 void pvmsi_domain_forget(struct pvmsi_function *function);

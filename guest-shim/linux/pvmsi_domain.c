@@ -121,12 +121,19 @@ static int pvmsi_tell(struct irq_data *data, struct pvmsi_vector_setup *setup)
 
 	if (!pvmsi_compose(data, &msg))
 		return -ENXIO;
+#ifdef CONFIG_X86
+	/* The host would send it to another processor. */
+	if (!(pvmsi_terms.features & PVMSI_FEATURE_EXT_DEST) &&
+	    (msg.address_hi || msg.address_lo & 0xfe0))
+		return -ERANGE;
+#endif
 	message.address = (u64)msg.address_hi << 32 | msg.address_lo;
 	message.data = msg.data;
-	if (setup->has_guest && setup->guest.address == message.address &&
+	if (setup->has_guest && !setup->doubt && setup->guest.address == message.address &&
 	    setup->guest.data == message.data)
 		return 0;
 	status = pvmsi_host_update(function, desc->msi_index, &message);
+	setup->doubt = status == PVMSI_HARDWARE;
 	if (status != PVMSI_SUCCESS) {
 		dev_warn_ratelimited(&function->pdev->dev,
 				     "pvmsi: the host refuses where vector %u shall go: %s\n",
@@ -252,6 +259,9 @@ static int pvmsi_set_affinity(struct irq_data *data, const struct cpumask *mask,
 	struct pvmsi_vector_setup *setup = pvmsi_setup_of(data);
 	int ret = irq_chip_set_affinity_parent(data, mask, force);
 
+	/* It waits for an interrupt that does not come where the host has refused the move. */
+	if (ret == -EBUSY && setup)
+		pvmsi_tell(data, setup);
 	if (ret < 0 || ret == IRQ_SET_MASK_OK_DONE || !setup)
 		return ret;
 	ret = pvmsi_tell(data, setup);
@@ -283,8 +293,8 @@ static int pvmsi_domain_alloc(struct irq_domain *domain, unsigned int virq,
 	if (!function)
 		return -ENODEV;
 	/* A short grant: the PCI core tries again with the vectors so far. */
-	if (desc->pci.msi_attrib.is_msix && function->granted &&
-	    desc->msi_index >= function->granted)
+	if (desc->pci.msi_attrib.is_msix && !desc->pci.msi_attrib.is_virtual &&
+	    function->granted && desc->msi_index >= function->granted)
 		return -ENOSPC;
 
 	ret = irq_domain_alloc_irqs_parent(domain, virq, count, arg);
@@ -416,10 +426,9 @@ static void pvmsi_set_callbacks(struct pvmsi_function *function, struct irq_chip
 		return;
 	chip->irq_write_msi_msg = pvmsi_top_write_msg;
 	chip->irq_set_affinity = pvmsi_top_set_affinity;
+	chip->irq_unmask = pvmsi_top_unmask;
 	if (chip->irq_startup)
 		chip->irq_startup = pvmsi_top_startup;
-	else
-		chip->irq_unmask = pvmsi_top_unmask;
 #ifdef PVMSI_MOVE_DEFERRED
 	chip->flags &= ~IRQCHIP_MOVE_DEFERRED;
 #endif
@@ -617,6 +626,19 @@ static struct irq_domain *pvmsi_domain_above(struct pvmsi_domain *own)
 }
 
 /**
+ * pvmsi_domain_refuses() - why a function cannot get the domain
+ * @function: the function
+ *
+ * Return: NULL, or why it is left where it is, in words.
+ */
+const char *pvmsi_domain_refuses(struct pvmsi_function *function)
+{
+	struct irq_domain *base = dev_get_msi_domain(&function->pdev->dev);
+
+	return base ? pvmsi_unsuitable(base) : "it has no interrupt domain";
+}
+
+/**
  * pvmsi_domain_enter() - puts the domain between a function and its own
  * @function: the function, which no driver uses; its device is locked
  *
@@ -626,12 +648,9 @@ const char *pvmsi_domain_enter(struct pvmsi_function *function)
 {
 	struct device *dev = &function->pdev->dev;
 	struct irq_domain *base = dev_get_msi_domain(dev);
+	const char *reason = pvmsi_domain_refuses(function);
 	struct pvmsi_domain *own;
-	const char *reason;
 
-	if (!base)
-		return "it has no interrupt domain";
-	reason = pvmsi_unsuitable(base);
 	if (reason)
 		return reason;
 	if (dev->msi.data)

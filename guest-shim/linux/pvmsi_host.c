@@ -23,6 +23,7 @@
 #include <linux/of_address.h>
 #endif
 #ifdef CONFIG_X86
+#include <asm/cpufeature.h>
 #ifdef PVMSI_CPUID_API
 #include <asm/cpuid/api.h>
 #else
@@ -78,7 +79,9 @@ static void pvmsi_cpuid(void *context, u32 leaf, u32 words[4])
 
 static bool pvmsi_discover(void)
 {
-	return pvmsi_find_cpuid(&pvmsi_service, pvmsi_cpuid, NULL);
+	/* Without a hypervisor the leaves are those of something else. */
+	return boot_cpu_has(X86_FEATURE_HYPERVISOR) &&
+	       pvmsi_find_cpuid(&pvmsi_service, pvmsi_cpuid, NULL);
 }
 #endif
 
@@ -272,6 +275,7 @@ int pvmsi_host_open(void)
 
 	length = max_t(u32, pvmsi_configure_length(pvmsi_terms.vectors), PVMSI_PAGE);
 	length = min_t(u32, length, pvmsi_terms.largest_buffer);
+	pvmsi_terms.vectors = min(pvmsi_terms.vectors, pvmsi_configure_vectors(length));
 	ret = pvmsi_client_open(&pvmsi_shared, NUMA_NO_NODE, length, ring);
 	if (ret)
 		goto close;

@@ -348,22 +348,50 @@ static struct notifier_block pvmsi_notifier = {
 	.notifier_call = pvmsi_notify,
 };
 
+/* A name that is misspelt would go unnoticed. */
+static void pvmsi_check_listed(void)
+{
+	unsigned int i;
+
+	for (i = 0; i < pvmsi_listed_count; i++) {
+		struct pci_dev *pdev = NULL;
+
+		for_each_pci_dev(pdev)
+			if (!strcmp(pvmsi_listed[i], pci_name(pdev)))
+				break;
+		if (!pdev)
+			pr_warn("parameter functions: there is no %s now; names are as 0000:01:00.0\n",
+				pvmsi_listed[i]);
+		pci_dev_put(pdev);
+	}
+}
+
+static void pvmsi_bind_again(struct pci_dev *pdev)
+{
+	pci_info(pdev, "pvmsi: its driver is bound again, to move it over\n");
+	device_release_driver(&pdev->dev);
+	if (device_attach(&pdev->dev) <= 0)
+		pci_warn(pdev, "pvmsi: its driver does not bind again\n");
+}
+
 static void pvmsi_scan(void)
 {
 	struct pci_dev *pdev = NULL;
 
 	for_each_pci_dev(pdev) {
 		struct pvmsi_function *function;
+		const char *reason;
 
 		pvmsi_add(pdev);
 		if (!pvmsi_rebind)
 			continue;
 		function = pvmsi_get_function(&pdev->dev);
 		if (function && !function->domain && pdev->dev.driver) {
-			pci_info(pdev, "pvmsi: its driver is bound again, to move it over\n");
-			device_release_driver(&pdev->dev);
-			if (device_attach(&pdev->dev) <= 0)
-				pci_warn(pdev, "pvmsi: its driver does not bind again\n");
+			reason = pvmsi_domain_refuses(function);
+			if (reason)
+				pci_info(pdev, "pvmsi: left alone: %s\n", reason);
+			else
+				pvmsi_bind_again(pdev);
 		}
 		if (function)
 			pvmsi_put_function(function);
@@ -457,6 +485,7 @@ static int __init pvmsi_init(void)
 	}
 	pvmsi_syscore_open();
 	pvmsi_scan();
+	pvmsi_check_listed();
 	return 0;
 }
 
