@@ -25,11 +25,12 @@ struct pvmsi_domain;
 
 /**
  * struct pvmsi_vector_setup - a vector that the host has assigned
- * @desc: the PCI core's descriptor, while its interrupt exists
+ * @desc: the PCI core's descriptor, while it exists
  * @table: the table message: all that is ever written to the entry
  * @known: whether the host has told @table
  * @guest: the guest message that the host has
  * @has_guest: whether it has one
+ * @doubt: whether the host may have another one after all
  * @pending: an event that is to be delivered when the vector starts
  */
 struct pvmsi_vector_setup {
@@ -38,6 +39,7 @@ struct pvmsi_vector_setup {
 	bool known;
 	struct pvmsi_message guest;
 	bool has_guest;
+	bool doubt;
 	bool pending;
 };
 
@@ -60,6 +62,18 @@ struct pvmsi_counters {
 };
 
 /**
+ * enum pvmsi_flag - what is set and cleared without a lock in common
+ * @PVMSI_USED: a driver uses the domain: the module must stay
+ * @PVMSI_UNBOUND: a driver may have gone: @PVMSI_USED shall be looked at
+ * @PVMSI_STALE: the host has changed something: it shall be asked what
+ */
+enum pvmsi_flag {
+	PVMSI_USED,
+	PVMSI_UNBOUND,
+	PVMSI_STALE,
+};
+
+/**
  * struct pvmsi_function - a PCI function that the host serves
  * @list: of all of them: RCU, and pvmsi_lock to change it
  * @references: the list's, and those of who looks at it without locks
@@ -70,7 +84,7 @@ struct pvmsi_counters {
  * @limit: most vectors that it can be granted
  * @domain: the domain that it was given to; NULL: left where it was
  * @reason: why it was left there, in words; NULL: it was not
- * @used: a driver has taken vectors from @domain: the module must stay
+ * @flags: bits of enum pvmsi_flag
  * @granted: vectors 0 to @granted - 1 are assigned; 0: the ordinary table
  * @live: interrupts that exist in @domain
  * @vectors: for each granted vector; NULL: none
@@ -78,8 +92,6 @@ struct pvmsi_counters {
  * @reasons: likewise
  * @generation: likewise
  * @failure: how the last configure has failed; PVMSI_SUCCESS: it did not
- * @stale: the host has changed something: it shall be asked what
- * @unbound: a driver may have gone: @used shall be looked at
  * @ordinary: the PCI core's callbacks; its name is NULL while they are unknown
  * @prepare_desc: what the PCI core does to a new descriptor
  * @counters: what was done
@@ -95,7 +107,7 @@ struct pvmsi_function {
 	u16 limit;
 	struct pvmsi_domain *domain;
 	const char *reason;
-	bool used;
+	unsigned long flags;
 	u16 granted;
 	unsigned int live;
 	struct pvmsi_vector_setup *vectors;
@@ -103,8 +115,6 @@ struct pvmsi_function {
 	u32 reasons;
 	u32 generation;
 	enum pvmsi_status failure;
-	bool stale;
-	bool unbound;
 #ifdef PVMSI_DEVICE_DOMAINS
 	struct irq_chip ordinary;
 	void (*prepare_desc)(struct irq_domain *domain, msi_alloc_info_t *arg,
@@ -118,7 +128,6 @@ struct pvmsi_function {
 extern bool pvmsi_debug;
 
 struct pvmsi_function *pvmsi_find_function(struct device *dev);
-bool pvmsi_hold(struct pvmsi_function *function);
 void pvmsi_look(void);
 
 /* Says what happens, where the parameter "debug" asks for it. */
@@ -128,10 +137,11 @@ void pvmsi_look(void);
 } while (0)
 
 /* pvmsi_domain.c */
+const char *pvmsi_domain_refuses(struct pvmsi_function *function);
 const char *pvmsi_domain_enter(struct pvmsi_function *function);
 void pvmsi_domain_leave(struct pvmsi_function *function);
 void pvmsi_domain_forget(struct pvmsi_function *function);
-void pvmsi_domain_resume(struct pvmsi_function *function);
+void pvmsi_domain_resume(struct pvmsi_function *function, unsigned int *attempts);
 void pvmsi_domain_refresh(struct pvmsi_function *function);
 void pvmsi_domains_remove(void);
 
@@ -146,9 +156,9 @@ enum pvmsi_status pvmsi_host_query(u32 address, struct pvmsi_state *state);
 enum pvmsi_status pvmsi_host_configure(struct pvmsi_function *function, u16 count);
 enum pvmsi_status pvmsi_host_update(struct pvmsi_function *function, u16 vector,
 				    const struct pvmsi_message *message);
-enum pvmsi_status pvmsi_host_release(struct pvmsi_function *function);
-enum pvmsi_status pvmsi_host_resume(struct pvmsi_function *function);
+enum pvmsi_status pvmsi_host_resume(struct pvmsi_function *function, unsigned int *attempts);
 enum pvmsi_status pvmsi_host_relearn(struct pvmsi_function *function);
+void pvmsi_host_restore(struct pvmsi_function *function);
 
 /* pvmsi_debugfs.c */
 void pvmsi_debugfs_open(void);

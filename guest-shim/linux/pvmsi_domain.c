@@ -121,12 +121,19 @@ static int pvmsi_tell(struct irq_data *data, struct pvmsi_vector_setup *setup)
 
 	if (!pvmsi_compose(data, &msg))
 		return -ENXIO;
+#ifdef CONFIG_X86
+	/* The host would send it to another processor. */
+	if (!(pvmsi_terms.features & PVMSI_FEATURE_EXT_DEST) &&
+	    (msg.address_hi || msg.address_lo & 0xfe0))
+		return -ERANGE;
+#endif
 	message.address = (u64)msg.address_hi << 32 | msg.address_lo;
 	message.data = msg.data;
-	if (setup->has_guest && setup->guest.address == message.address &&
+	if (setup->has_guest && !setup->doubt && setup->guest.address == message.address &&
 	    setup->guest.data == message.data)
 		return 0;
 	status = pvmsi_host_update(function, desc->msi_index, &message);
+	setup->doubt = status == PVMSI_HARDWARE;
 	if (status != PVMSI_SUCCESS) {
 		dev_warn_ratelimited(&function->pdev->dev,
 				     "pvmsi: the host refuses where vector %u shall go: %s\n",
@@ -140,14 +147,21 @@ static int pvmsi_tell(struct irq_data *data, struct pvmsi_vector_setup *setup)
 	return 0;
 }
 
-/* What belongs into the table where the host did not say. */
-static void pvmsi_read_table(struct msi_desc *desc, struct pvmsi_vector_setup *setup, u16 vector)
+/*
+ * The PCI core remembers what belongs into the table, to write it back after a
+ * reset. Where the host did not say, it is there to be read.
+ */
+static void pvmsi_remember(struct msi_desc *desc, struct pvmsi_vector_setup *setup)
 {
-	void __iomem *entry = desc->pci.mask_base + vector * PCI_MSIX_ENTRY_SIZE;
+	void __iomem *entry = desc->pci.mask_base + desc->msi_index * PCI_MSIX_ENTRY_SIZE;
 
-	setup->table.address_lo = readl(entry + PCI_MSIX_ENTRY_LOWER_ADDR);
-	setup->table.address_hi = readl(entry + PCI_MSIX_ENTRY_UPPER_ADDR);
-	setup->table.data = readl(entry + PCI_MSIX_ENTRY_DATA);
+	if (!setup->known) {
+		setup->table.address_lo = readl(entry + PCI_MSIX_ENTRY_LOWER_ADDR);
+		setup->table.address_hi = readl(entry + PCI_MSIX_ENTRY_UPPER_ADDR);
+		setup->table.data = readl(entry + PCI_MSIX_ENTRY_DATA);
+	}
+	desc->msg = setup->table;
+	setup->desc = desc;
 }
 
 /* Why the host shall not be asked for vectors; NULL: it shall. */
@@ -197,10 +211,9 @@ static void pvmsi_start_over(struct pvmsi_function *function)
 static void pvmsi_acquire(struct pvmsi_function *function)
 {
 	const char *obstacle = pvmsi_obstacle(function->pdev);
-	struct msi_desc *desc, *any = NULL;
+	struct msi_desc *desc;
 	enum pvmsi_status status;
 	unsigned int count = 0;
-	u16 vector;
 
 	pvmsi_domain_forget(function);
 	if (obstacle) {
@@ -208,10 +221,8 @@ static void pvmsi_acquire(struct pvmsi_function *function)
 		return;
 	}
 	msi_for_each_desc(desc, &function->pdev->dev, MSI_DESC_ALL) {
-		if (desc->msi_index < function->table_size) {
+		if (desc->msi_index < function->table_size)
 			count = max_t(unsigned int, count, desc->msi_index + 1);
-			any = desc;
-		}
 	}
 	count = min_t(unsigned int, count, pvmsi_terms.vectors);
 	if (!count)
@@ -230,9 +241,10 @@ static void pvmsi_acquire(struct pvmsi_function *function)
 		pvmsi_domain_forget(function);
 		return;
 	}
-	for (vector = 0; vector < function->granted; vector++)
-		if (!function->vectors[vector].known)
-			pvmsi_read_table(any, &function->vectors[vector], vector);
+	/* A managed vector without a processor is never written, but restored after a reset. */
+	msi_for_each_desc(desc, &function->pdev->dev, MSI_DESC_ALL)
+		if (desc->msi_index < function->granted)
+			pvmsi_remember(desc, &function->vectors[desc->msi_index]);
 	pvmsi_dbg(function, "%u of %u vectors, table %s\n", function->granted, count,
 		  pvmsi_mode_name(function->mode));
 }
@@ -247,6 +259,9 @@ static int pvmsi_set_affinity(struct irq_data *data, const struct cpumask *mask,
 	struct pvmsi_vector_setup *setup = pvmsi_setup_of(data);
 	int ret = irq_chip_set_affinity_parent(data, mask, force);
 
+	/* It waits for an interrupt that does not come where the host has refused the move. */
+	if (ret == -EBUSY && setup)
+		pvmsi_tell(data, setup);
 	if (ret < 0 || ret == IRQ_SET_MASK_OK_DONE || !setup)
 		return ret;
 	ret = pvmsi_tell(data, setup);
@@ -278,8 +293,8 @@ static int pvmsi_domain_alloc(struct irq_domain *domain, unsigned int virq,
 	if (!function)
 		return -ENODEV;
 	/* A short grant: the PCI core tries again with the vectors so far. */
-	if (desc->pci.msi_attrib.is_msix && function->granted &&
-	    desc->msi_index >= function->granted)
+	if (desc->pci.msi_attrib.is_msix && !desc->pci.msi_attrib.is_virtual &&
+	    function->granted && desc->msi_index >= function->granted)
 		return -ENOSPC;
 
 	ret = irq_domain_alloc_irqs_parent(domain, virq, count, arg);
@@ -355,18 +370,11 @@ static const struct irq_chip *pvmsi_ordinary(struct irq_data *data)
 #endif
 }
 
-/* The table is the host's: what the core remembers is the table message. */
+/* The table is the host's: what the core remembers has been seen to. */
 static void pvmsi_top_write_msg(struct irq_data *data, struct msi_msg *msg)
 {
-	struct pvmsi_vector_setup *setup = pvmsi_setup_of(data->parent_data);
-	struct msi_desc *desc = irq_data_get_msi_desc(data);
-
-	if (!setup) {
+	if (!pvmsi_setup_of(data->parent_data))
 		pvmsi_ordinary(data)->irq_write_msi_msg(data, msg);
-		return;
-	}
-	desc->msg = setup->table;
-	setup->desc = desc;
 }
 
 static int pvmsi_top_set_affinity(struct irq_data *data, const struct cpumask *mask, bool force)
@@ -418,10 +426,9 @@ static void pvmsi_set_callbacks(struct pvmsi_function *function, struct irq_chip
 		return;
 	chip->irq_write_msi_msg = pvmsi_top_write_msg;
 	chip->irq_set_affinity = pvmsi_top_set_affinity;
+	chip->irq_unmask = pvmsi_top_unmask;
 	if (chip->irq_startup)
 		chip->irq_startup = pvmsi_top_startup;
-	else
-		chip->irq_unmask = pvmsi_top_unmask;
 #ifdef PVMSI_MOVE_DEFERRED
 	chip->flags &= ~IRQCHIP_MOVE_DEFERRED;
 #endif
@@ -451,14 +458,17 @@ static bool pvmsi_init_dev_msi_info(struct device *dev, struct irq_domain *domai
 	struct pvmsi_function *function = pvmsi_find_function(dev);
 	struct irq_domain *parent = domain->parent;
 
-	if (!function || !pvmsi_hold(function))
+	if (!function)
 		return false;
 	/* The parent accepts no other than itself on top of it. */
 	if (!parent->msi_parent_ops->init_dev_msi_info(dev, parent, parent, info))
 		return false;
 	info->flags &= ~MSI_FLAG_PCI_MSIX_ALLOC_DYN;
-	if (info->bus_token != DOMAIN_BUS_PCI_DEVICE_MSIX)
+	if (info->bus_token != DOMAIN_BUS_PCI_DEVICE_MSIX) {
+		/* Nothing was allocated of what the host has once granted. */
+		pvmsi_domain_forget(function);
 		return true;
+	}
 	function->ordinary.name = NULL;
 	function->prepare_desc = info->ops->prepare_desc;
 	info->ops->prepare_desc = pvmsi_prepare_desc;
@@ -476,12 +486,16 @@ static int pvmsi_top_prepare(struct irq_domain *domain, struct device *dev, int 
 	struct pvmsi_function *function = pvmsi_find_function(dev);
 	int ret;
 
-	if (!function || !pvmsi_hold(function))
+	if (!function)
 		return -ENODEV;
 	ret = ordinary->ops->msi_prepare(domain, dev, count, arg);
-	if (!ret && to_pci_dev(dev)->msix_enabled)
+	if (ret)
+		return ret;
+	if (to_pci_dev(dev)->msix_enabled)
 		pvmsi_acquire(function);
-	return ret;
+	else
+		pvmsi_domain_forget(function);
+	return 0;
 }
 #endif
 
@@ -601,6 +615,29 @@ static struct pvmsi_domain *pvmsi_domain_for(struct irq_domain *base)
 	return pvmsi_domain_create(base);
 }
 
+/* What functions get in place of @base. */
+static struct irq_domain *pvmsi_domain_above(struct pvmsi_domain *own)
+{
+#ifndef PVMSI_DEVICE_DOMAINS
+	return own->top;
+#else
+	return own->domain;
+#endif
+}
+
+/**
+ * pvmsi_domain_refuses() - why a function cannot get the domain
+ * @function: the function
+ *
+ * Return: NULL, or why it is left where it is, in words.
+ */
+const char *pvmsi_domain_refuses(struct pvmsi_function *function)
+{
+	struct irq_domain *base = dev_get_msi_domain(&function->pdev->dev);
+
+	return base ? pvmsi_unsuitable(base) : "it has no interrupt domain";
+}
+
 /**
  * pvmsi_domain_enter() - puts the domain between a function and its own
  * @function: the function, which no driver uses; its device is locked
@@ -611,12 +648,9 @@ const char *pvmsi_domain_enter(struct pvmsi_function *function)
 {
 	struct device *dev = &function->pdev->dev;
 	struct irq_domain *base = dev_get_msi_domain(dev);
+	const char *reason = pvmsi_domain_refuses(function);
 	struct pvmsi_domain *own;
-	const char *reason;
 
-	if (!base)
-		return "it has no interrupt domain";
-	reason = pvmsi_unsuitable(base);
 	if (reason)
 		return reason;
 	if (dev->msi.data)
@@ -628,22 +662,22 @@ const char *pvmsi_domain_enter(struct pvmsi_function *function)
 	if (!own)
 		return "memory is short";
 	function->domain = own;
-#ifndef PVMSI_DEVICE_DOMAINS
-	dev_set_msi_domain(dev, own->top);
-#else
-	dev_set_msi_domain(dev, own->domain);
-#endif
+	dev_set_msi_domain(dev, pvmsi_domain_above(own));
 	return NULL;
 }
 
 /**
  * pvmsi_domain_leave() - gives a function back the domain that it had
- * @function: the function, which no driver uses; its device is locked
+ * @function: the function, which no driver uses; its device is locked, or gone
+ *
+ * Where somebody else has put another domain on top meanwhile, that one stays.
  */
 void pvmsi_domain_leave(struct pvmsi_function *function)
 {
-	if (function->domain)
-		dev_set_msi_domain(&function->pdev->dev, function->domain->base);
+	struct device *dev = &function->pdev->dev;
+
+	if (function->domain && dev_get_msi_domain(dev) == pvmsi_domain_above(function->domain))
+		dev_set_msi_domain(dev, function->domain->base);
 	function->domain = NULL;
 }
 
@@ -664,26 +698,40 @@ void pvmsi_domains_remove(void)
  * Sleep and changes of the host
  */
 
+/* Delivers what waits, unless the driver has the vector masked: then unmasking does. */
+static void pvmsi_deliver_now(struct pvmsi_vector_setup *setup)
+{
+	struct irq_data *data = setup->desc->irq ? irq_get_irq_data(setup->desc->irq) : NULL;
+
+	if (data && setup->pending && irqd_is_started(data) && !irqd_irq_masked(data)) {
+		setup->pending = false;
+		irq_chip_retrigger_hierarchy(data);
+	}
+}
+
 /**
  * pvmsi_domain_resume() - sees after sleep that the function's vectors work
  * @function: the function
+ * @attempts: how often hosts that are busy may still be asked; counts down
  *
  * Before devices resume, so that the PCI core writes the right messages back:
  * those of the host, or the guest's own where the host has none any more.
  */
-void pvmsi_domain_resume(struct pvmsi_function *function)
+void pvmsi_domain_resume(struct pvmsi_function *function, unsigned int *attempts)
 {
 	enum pvmsi_status status;
 	u16 vector, granted = function->granted;
 
-	if (!granted)
+	/* Without MSI-X the vectors are gone, and so are their descriptors. */
+	if (!granted || !function->pdev->msix_enabled)
 		return;
-	status = pvmsi_host_resume(function);
+	status = pvmsi_host_resume(function, attempts);
 	if (status != PVMSI_SUCCESS) {
 		pci_warn(function->pdev,
 			 "pvmsi: no vectors from the host after sleep: %s; goes on with the ordinary table\n",
 			 pvmsi_status_name(status));
 		function->granted = 0;
+		function->mode = PVMSI_TRAPPED;
 	}
 	for (vector = 0; vector < granted; vector++) {
 		struct pvmsi_vector_setup *setup = &function->vectors[vector];
@@ -696,26 +744,34 @@ void pvmsi_domain_resume(struct pvmsi_function *function)
 			setup->desc->msg.address_lo = lower_32_bits(setup->guest.address);
 			setup->desc->msg.address_hi = upper_32_bits(setup->guest.address);
 			setup->desc->msg.data = setup->guest.data;
+		} else {
+			memset(&setup->desc->msg, 0, sizeof(setup->desc->msg));
 		}
+		pvmsi_deliver_now(setup);
 	}
 }
 
 /**
  * pvmsi_domain_refresh() - follows what the host has changed
- * @function: the function
+ * @function: the function; its device is locked
+ *
+ * After the guest has moved, the PCI core remembers the new host's table
+ * messages before that host makes the table direct.
  */
 void pvmsi_domain_refresh(struct pvmsi_function *function)
 {
 	struct device *dev = &function->pdev->dev;
-	u16 vector;
+	struct msi_desc *desc;
 
 	if (!dev->msi.data)
 		return;
 	msi_lock_descs(dev);
-	if (function->granted && pvmsi_host_relearn(function) == PVMSI_SUCCESS)
-		for (vector = 0; vector < function->granted; vector++)
-			if (function->vectors[vector].desc)
-				function->vectors[vector].desc->msg =
-					function->vectors[vector].table;
+	if (function->granted && function->pdev->msix_enabled &&
+	    pvmsi_host_relearn(function) == PVMSI_SUCCESS) {
+		msi_for_each_desc(desc, dev, MSI_DESC_ALL)
+			if (desc->msi_index < function->granted)
+				pvmsi_remember(desc, &function->vectors[desc->msi_index]);
+		pvmsi_host_restore(function);
+	}
 	msi_unlock_descs(dev);
 }

@@ -23,6 +23,7 @@
 #include <linux/of_address.h>
 #endif
 #ifdef CONFIG_X86
+#include <asm/cpufeature.h>
 #ifdef PVMSI_CPUID_API
 #include <asm/cpuid/api.h>
 #else
@@ -50,7 +51,6 @@ enum {
 #define PVMSI_BUSY_LIMIT	(5 * NSEC_PER_SEC)
 #define PVMSI_DELAY_MIN		50U
 #define PVMSI_DELAY_MAX		20000U
-#define PVMSI_ATTEMPTS		100000
 
 struct pvmsi_service pvmsi_service;
 struct pvmsi_terms pvmsi_terms;
@@ -79,7 +79,9 @@ static void pvmsi_cpuid(void *context, u32 leaf, u32 words[4])
 
 static bool pvmsi_discover(void)
 {
-	return pvmsi_find_cpuid(&pvmsi_service, pvmsi_cpuid, NULL);
+	/* Without a hypervisor the leaves are those of something else. */
+	return boot_cpu_has(X86_FEATURE_HYPERVISOR) &&
+	       pvmsi_find_cpuid(&pvmsi_service, pvmsi_cpuid, NULL);
 }
 #endif
 
@@ -273,6 +275,7 @@ int pvmsi_host_open(void)
 
 	length = max_t(u32, pvmsi_configure_length(pvmsi_terms.vectors), PVMSI_PAGE);
 	length = min_t(u32, length, pvmsi_terms.largest_buffer);
+	pvmsi_terms.vectors = min(pvmsi_terms.vectors, pvmsi_configure_vectors(length));
 	ret = pvmsi_client_open(&pvmsi_shared, NUMA_NO_NODE, length, ring);
 	if (ret)
 		goto close;
@@ -313,31 +316,20 @@ enum pvmsi_status pvmsi_host_query(u32 address, struct pvmsi_state *state)
 	return status;
 }
 
-static enum pvmsi_status pvmsi_release_locked(struct pvmsi_function *function)
+/* With @client for itself. */
+static void pvmsi_release_with(struct pvmsi_client *client,
+			       struct pvmsi_function *function)
 {
 	enum pvmsi_status status;
 	u64 begin = pvmsi_begin();
 
-	status = pvmsi_release(&pvmsi_shared, function->address, &function->generation);
+	status = pvmsi_release(client, function->address, &function->generation);
 	pvmsi_end(begin, function->address, PVMSI_CALL_RELEASE, 0, 0, status);
 	atomic64_inc(&function->counters.releases);
-	return status;
-}
-
-/**
- * pvmsi_host_release() - gives all vectors of a function back; may sleep
- * @function: the function
- *
- * Return: how it ended.
- */
-enum pvmsi_status pvmsi_host_release(struct pvmsi_function *function)
-{
-	enum pvmsi_status status;
-
-	mutex_lock(&pvmsi_shared_lock);
-	status = pvmsi_release_locked(function);
-	mutex_unlock(&pvmsi_shared_lock);
-	return status;
+	if (status != PVMSI_SUCCESS)
+		dev_warn_ratelimited(&function->pdev->dev,
+				     "pvmsi: the host does not take vectors back: %s\n",
+				     pvmsi_status_name(status));
 }
 
 /* Takes the answer, which is still in the buffer, to the function. */
@@ -377,8 +369,8 @@ static enum pvmsi_status pvmsi_attempt(struct pvmsi_function *function,
 		  status == PVMSI_SUCCESS ? configure->granted : configure->requested, status);
 	if (status == PVMSI_SUCCESS)
 		status = pvmsi_granted(function, configure);
-	if (status == PVMSI_HARDWARE && pvmsi_release_locked(function) != PVMSI_SUCCESS)
-		dev_warn_ratelimited(&function->pdev->dev, "pvmsi: the host does not take vectors back\n");
+	if (status == PVMSI_HARDWARE)
+		pvmsi_release_with(&pvmsi_shared, function);
 	return status;
 }
 
@@ -414,7 +406,7 @@ enum pvmsi_status pvmsi_host_configure(struct pvmsi_function *function, u16 coun
 		parameter = pvmsi_shared.parameter;
 		late = ktime_get_ns() > end;
 		if (status == PVMSI_BUSY && late)
-			pvmsi_release_locked(function);
+			pvmsi_release_with(&pvmsi_shared, function);
 		mutex_unlock(&pvmsi_shared_lock);
 		if (status != PVMSI_BUSY || late)
 			break;
@@ -467,7 +459,7 @@ enum pvmsi_status pvmsi_host_update(struct pvmsi_function *function, u16 vector,
 	if (status == PVMSI_SUCCESS) {
 		atomic64_inc(&function->counters.updates);
 		if (generation != function->generation) {
-			function->stale = true;
+			set_bit(PVMSI_STALE, &function->flags);
 			pvmsi_look();
 		}
 	} else {
@@ -477,7 +469,8 @@ enum pvmsi_status pvmsi_host_update(struct pvmsi_function *function, u16 vector,
 }
 
 /* As pvmsi_host_configure(), for vectors that Linux believes to have. */
-static enum pvmsi_status pvmsi_configure_again(struct pvmsi_function *function)
+static enum pvmsi_status pvmsi_configure_again(struct pvmsi_function *function,
+					       unsigned int *attempts)
 {
 	struct pvmsi_configure configure = {
 		.kind = PVMSI_KIND_MSIX,
@@ -486,7 +479,6 @@ static enum pvmsi_status pvmsi_configure_again(struct pvmsi_function *function)
 	};
 	struct pvmsi_setup *setups;
 	enum pvmsi_status status;
-	unsigned int attempts = 0;
 	u16 vector;
 
 	setups = kcalloc(function->granted, sizeof(*setups), GFP_ATOMIC);
@@ -499,58 +491,52 @@ static enum pvmsi_status pvmsi_configure_again(struct pvmsi_function *function)
 	}
 	configure.setups = setups;
 
-	atomic64_inc(&function->counters.configures);
 	/* Clocks may stand still here, so that attempts are counted. */
-	do {
+	for (;;) {
 		status = pvmsi_attempt(function, &configure);
-		if (status == PVMSI_BUSY) {
-			atomic64_inc(&function->counters.busy);
-			udelay(PVMSI_DELAY_MIN);
-		}
-	} while (status == PVMSI_BUSY && ++attempts < PVMSI_ATTEMPTS);
+		if (status != PVMSI_BUSY || !*attempts)
+			break;
+		--*attempts;
+		atomic64_inc(&function->counters.busy);
+		udelay(PVMSI_DELAY_MIN);
+	}
 	kfree(setups);
-
-	if (status == PVMSI_SUCCESS && configure.granted < function->granted)
-		status = PVMSI_NO_RESOURCES;
 	if (status != PVMSI_SUCCESS)
-		pvmsi_release_locked(function);
-	return status;
+		return status;
+
+	/* What belongs into a table that is not there yet cannot be read from it. */
+	for (vector = 0; vector < configure.granted; vector++)
+		if (!function->vectors[vector].known)
+			return PVMSI_NOT_SUPPORTED;
+	return configure.granted < function->granted ? PVMSI_NO_RESOURCES : PVMSI_SUCCESS;
 }
 
 /**
- * pvmsi_host_resume() - sees after sleep that the host still has the vectors
+ * pvmsi_host_resume() - sees after sleep that the host has the vectors
  * @function: the function, which has vectors
+ * @attempts: how often hosts that are busy may still be asked; counts down
  *
- * On the only processor that runs, with interrupts off. A host that went on
- * only puts the table messages back. One that started anew, as after
- * hibernation, is asked for the same vectors with the same messages; then the
- * table messages are others.
+ * On the only processor that runs, with interrupts off. The host may have
+ * started anew, or have vectors of the kernel that has read this one from a
+ * disk: it is asked for the same vectors with the same messages, whatever it
+ * has. The table messages are others then.
  *
- * Return: how it ended.
+ * Return: how it ended. Anything but success: the host has no vectors.
  */
-enum pvmsi_status pvmsi_host_resume(struct pvmsi_function *function)
+enum pvmsi_status pvmsi_host_resume(struct pvmsi_function *function, unsigned int *attempts)
 {
-	struct pvmsi_state state;
-	enum pvmsi_status status;
-	u64 begin;
+	enum pvmsi_status status = PVMSI_NO_RESOURCES;
 
-	/* Who sleeps with the lock has been frozen with it: does not happen. */
-	if (!mutex_trylock(&pvmsi_shared_lock))
-		return PVMSI_HARDWARE;
-	begin = pvmsi_begin();
-	status = pvmsi_restore(&pvmsi_shared, function->address, &state);
-	pvmsi_end(begin, function->address, PVMSI_CALL_RESTORE, 0, 0, status);
-	atomic64_inc(&function->counters.restores);
-	if (status == PVMSI_SUCCESS && state.reasons & PVMSI_REASON_NOT_ASSIGNED) {
-		status = pvmsi_configure_again(function);
-	} else if (status == PVMSI_SUCCESS) {
-		function->mode = state.mode;
-		function->reasons = state.reasons;
-		function->generation = state.generation;
+	atomic64_inc(&function->counters.configures);
+	if (mutex_trylock(&pvmsi_shared_lock)) {
+		status = pvmsi_configure_again(function, attempts);
+		mutex_unlock(&pvmsi_shared_lock);
 	}
-	if (status != PVMSI_SUCCESS)
+	function->failure = status;
+	if (status != PVMSI_SUCCESS) {
 		atomic64_inc(&function->counters.errors);
-	mutex_unlock(&pvmsi_shared_lock);
+		pvmsi_release_with(this_cpu_ptr(&pvmsi_clients), function);
+	}
 	return status;
 }
 
@@ -577,8 +563,7 @@ static enum pvmsi_status pvmsi_learn_vectors(struct pvmsi_function *function)
 		while (next < function->granted && pvmsi_next_vector(&vectors, &vector)) {
 			struct pvmsi_vector_setup *setup = &function->vectors[next++];
 
-			if (!vector.has_table)
-				continue;
+			setup->known = vector.has_table;
 			setup->table.address_lo = lower_32_bits(vector.table.address);
 			setup->table.address_hi = upper_32_bits(vector.table.address);
 			setup->table.data = vector.table.data;
@@ -593,16 +578,16 @@ static enum pvmsi_status pvmsi_learn_vectors(struct pvmsi_function *function)
  * pvmsi_host_relearn() - follows what the host has changed; may sleep
  * @function: the function, which has vectors
  *
- * A host to which the guest has moved waits for a sign before it makes the
- * table direct again (H-810). Other changes are only noted.
+ * A host to which the guest has moved has table messages of its own. Other
+ * changes are only noted.
  *
- * Return: how it ended; PVMSI_BUSY where the table messages are as before.
+ * Return: how it ended; PVMSI_BUSY where the table messages are as before. After
+ * success the caller takes them over, and calls pvmsi_host_restore().
  */
 enum pvmsi_status pvmsi_host_relearn(struct pvmsi_function *function)
 {
 	struct pvmsi_state state;
 	enum pvmsi_status status;
-	u64 begin;
 
 	status = pvmsi_host_query(function->address, &state);
 	if (status != PVMSI_SUCCESS)
@@ -614,18 +599,37 @@ enum pvmsi_status pvmsi_host_relearn(struct pvmsi_function *function)
 		return PVMSI_BUSY;
 
 	mutex_lock(&pvmsi_shared_lock);
+	status = pvmsi_learn_vectors(function);
+	mutex_unlock(&pvmsi_shared_lock);
+	if (status != PVMSI_SUCCESS)
+		atomic64_inc(&function->counters.errors);
+	return status;
+}
+
+/**
+ * pvmsi_host_restore() - has the table messages put back; may sleep
+ * @function: the function, which has vectors
+ *
+ * A host to which the guest has moved waits for this before it makes the table
+ * direct again (H-810).
+ */
+void pvmsi_host_restore(struct pvmsi_function *function)
+{
+	struct pvmsi_state state;
+	enum pvmsi_status status;
+	u64 begin;
+
+	mutex_lock(&pvmsi_shared_lock);
 	begin = pvmsi_begin();
 	status = pvmsi_restore(&pvmsi_shared, function->address, &state);
 	pvmsi_end(begin, function->address, PVMSI_CALL_RESTORE, 0, 0, status);
+	mutex_unlock(&pvmsi_shared_lock);
 	atomic64_inc(&function->counters.restores);
 	if (status == PVMSI_SUCCESS) {
 		function->mode = state.mode;
 		function->reasons = state.reasons;
 		function->generation = state.generation;
-		status = pvmsi_learn_vectors(function);
-	}
-	mutex_unlock(&pvmsi_shared_lock);
-	if (status != PVMSI_SUCCESS)
+	} else {
 		atomic64_inc(&function->counters.errors);
-	return status;
+	}
 }

@@ -25,6 +25,9 @@
 
 #define PVMSI_LISTED_MAX	64
 
+/* How often hosts that are busy are asked again when the machine wakes up. */
+#define PVMSI_RESUME_ATTEMPTS	100000
+
 static bool pvmsi_off;
 module_param_named(off, pvmsi_off, bool, 0444);
 MODULE_PARM_DESC(off, "Do nothing: every function is left alone (default: N)");
@@ -46,6 +49,7 @@ MODULE_PARM_DESC(debug, "Log what is asked of the host for each function (defaul
 
 static LIST_HEAD(pvmsi_functions);
 static DEFINE_MUTEX(pvmsi_lock);
+static struct workqueue_struct *pvmsi_queue;
 static unsigned int pvmsi_next_number;
 static bool pvmsi_serving;
 
@@ -106,32 +110,22 @@ static void pvmsi_put_function(struct pvmsi_function *function)
 	kref_put(&function->references, pvmsi_free_function);
 }
 
-/**
- * pvmsi_hold() - keeps the module while a function uses its domain
- * @function: the function
- *
- * Return: false: the module is going.
- */
-bool pvmsi_hold(struct pvmsi_function *function)
+/* Keeps the module while a driver uses the domain. False: the module is going. */
+static bool pvmsi_hold(struct pvmsi_function *function)
 {
-	if (function->used)
+	if (test_bit(PVMSI_USED, &function->flags))
 		return true;
-	if (!try_module_get(THIS_MODULE)) {
-		pci_warn(function->pdev,
-			 "pvmsi: no interrupts while the module is unloaded; bind the driver again\n");
+	if (!try_module_get(THIS_MODULE))
 		return false;
-	}
-	function->used = true;
+	set_bit(PVMSI_USED, &function->flags);
 	return true;
 }
 
 /* Only from the notifier, or where the module waits for the end of it. */
 static void pvmsi_drop(struct pvmsi_function *function)
 {
-	if (!function->used)
-		return;
-	function->used = false;
-	module_put(THIS_MODULE);
+	if (test_and_clear_bit(PVMSI_USED, &function->flags))
+		module_put(THIS_MODULE);
 }
 
 /*
@@ -144,7 +138,8 @@ static struct pvmsi_function *pvmsi_next_to_look_at(void)
 
 	mutex_lock(&pvmsi_lock);
 	list_for_each_entry(function, &pvmsi_functions, list) {
-		if (function->unbound || function->stale) {
+		if (test_bit(PVMSI_UNBOUND, &function->flags) ||
+		    test_bit(PVMSI_STALE, &function->flags)) {
 			found = function;
 			kref_get(&found->references);
 			break;
@@ -161,18 +156,13 @@ static void pvmsi_look_work(struct work_struct *work)
 	while ((function = pvmsi_next_to_look_at())) {
 		struct device *dev = &function->pdev->dev;
 
-		if (function->unbound) {
-			/* Waits for the end of a probe that has failed. */
-			device_lock(dev);
-			function->unbound = false;
-			if (!dev->driver)
-				pvmsi_drop(function);
-			device_unlock(dev);
-		}
-		if (function->stale) {
-			function->stale = false;
+		/* Waits for the end of a probe that has failed; nobody unbinds meanwhile. */
+		device_lock(dev);
+		if (test_and_clear_bit(PVMSI_UNBOUND, &function->flags) && !dev->driver)
+			pvmsi_drop(function);
+		if (test_and_clear_bit(PVMSI_STALE, &function->flags))
 			pvmsi_domain_refresh(function);
-		}
+		device_unlock(dev);
 		pvmsi_put_function(function);
 	}
 }
@@ -186,7 +176,7 @@ static DECLARE_WORK(pvmsi_look_later, pvmsi_look_work);
  */
 void pvmsi_look(void)
 {
-	schedule_work(&pvmsi_look_later);
+	queue_work(pvmsi_queue, &pvmsi_look_later);
 }
 
 /*
@@ -235,13 +225,14 @@ static bool pvmsi_ask(struct pci_dev *pdev, u32 address, struct pvmsi_state *sta
 static void pvmsi_enter(struct pvmsi_function *function)
 {
 	struct pci_dev *pdev = function->pdev;
+	const char *before = function->reason;
 
-	if (function->domain)
+	if (function->domain || !pvmsi_serving)
 		return;
 	function->reason = pvmsi_domain_enter(function);
-	if (function->reason)
+	if (function->reason && function->reason != before)
 		pci_info(pdev, "pvmsi: left alone: %s\n", function->reason);
-	else
+	if (!function->reason)
 		pci_info(pdev, "pvmsi: its interrupts go through the host's PV-MSI service, up to %u vectors\n",
 			 function->limit);
 }
@@ -259,7 +250,7 @@ static void pvmsi_add(struct pci_dev *pdev)
 		return;
 
 	mutex_lock(&pvmsi_lock);
-	if (pvmsi_find_function(&pdev->dev))
+	if (!pvmsi_serving || pvmsi_find_function(&pdev->dev))
 		goto unlock;
 	function = kzalloc(sizeof(*function), GFP_KERNEL);
 	if (!function)
@@ -295,14 +286,6 @@ unlock:
 	mutex_unlock(&pvmsi_lock);
 }
 
-/* With pvmsi_lock. */
-static void pvmsi_delete(struct pvmsi_function *function)
-{
-	list_del_rcu(&function->list);
-	pvmsi_debugfs_remove(function);
-	pvmsi_put_function(function);
-}
-
 static void pvmsi_removed(struct device *dev)
 {
 	struct pvmsi_function *function;
@@ -310,10 +293,21 @@ static void pvmsi_removed(struct device *dev)
 	mutex_lock(&pvmsi_lock);
 	function = pvmsi_find_function(dev);
 	if (function) {
+		pvmsi_domain_leave(function);
 		pvmsi_drop(function);
-		pvmsi_delete(function);
+		list_del_rcu(&function->list);
+		pvmsi_debugfs_remove(function);
+		pvmsi_put_function(function);
 	}
 	mutex_unlock(&pvmsi_lock);
+}
+
+/* From the beginning of a probe on: the driver allocates when it likes. */
+static void pvmsi_bind(struct pvmsi_function *function)
+{
+	pvmsi_enter(function);
+	if (function->domain && !pvmsi_hold(function))
+		pvmsi_domain_leave(function);
 }
 
 static int pvmsi_notify(struct notifier_block *block, unsigned long event, void *data)
@@ -331,7 +325,7 @@ static int pvmsi_notify(struct notifier_block *block, unsigned long event, void 
 	case BUS_NOTIFY_BIND_DRIVER:
 		function = pvmsi_find_function(dev);
 		if (function)
-			pvmsi_enter(function);
+			pvmsi_bind(function);
 		break;
 	case BUS_NOTIFY_UNBOUND_DRIVER:
 		function = pvmsi_find_function(dev);
@@ -341,8 +335,8 @@ static int pvmsi_notify(struct notifier_block *block, unsigned long event, void 
 	case BUS_NOTIFY_DRIVER_NOT_BOUND:
 		/* What the driver has allocated is freed after this. */
 		function = pvmsi_find_function(dev);
-		if (function && function->used) {
-			function->unbound = true;
+		if (function && test_bit(PVMSI_USED, &function->flags)) {
+			set_bit(PVMSI_UNBOUND, &function->flags);
 			pvmsi_look();
 		}
 		break;
@@ -354,22 +348,50 @@ static struct notifier_block pvmsi_notifier = {
 	.notifier_call = pvmsi_notify,
 };
 
+/* A name that is misspelt would go unnoticed. */
+static void pvmsi_check_listed(void)
+{
+	unsigned int i;
+
+	for (i = 0; i < pvmsi_listed_count; i++) {
+		struct pci_dev *pdev = NULL;
+
+		for_each_pci_dev(pdev)
+			if (!strcmp(pvmsi_listed[i], pci_name(pdev)))
+				break;
+		if (!pdev)
+			pr_warn("parameter functions: there is no %s now; names are as 0000:01:00.0\n",
+				pvmsi_listed[i]);
+		pci_dev_put(pdev);
+	}
+}
+
+static void pvmsi_bind_again(struct pci_dev *pdev)
+{
+	pci_info(pdev, "pvmsi: its driver is bound again, to move it over\n");
+	device_release_driver(&pdev->dev);
+	if (device_attach(&pdev->dev) <= 0)
+		pci_warn(pdev, "pvmsi: its driver does not bind again\n");
+}
+
 static void pvmsi_scan(void)
 {
 	struct pci_dev *pdev = NULL;
 
 	for_each_pci_dev(pdev) {
 		struct pvmsi_function *function;
+		const char *reason;
 
 		pvmsi_add(pdev);
 		if (!pvmsi_rebind)
 			continue;
 		function = pvmsi_get_function(&pdev->dev);
 		if (function && !function->domain && pdev->dev.driver) {
-			pci_info(pdev, "pvmsi: its driver is bound again, to move it over\n");
-			device_release_driver(&pdev->dev);
-			if (device_attach(&pdev->dev) <= 0)
-				pci_warn(pdev, "pvmsi: its driver does not bind again\n");
+			reason = pvmsi_domain_refuses(function);
+			if (reason)
+				pci_info(pdev, "pvmsi: left alone: %s\n", reason);
+			else
+				pvmsi_bind_again(pdev);
 		}
 		if (function)
 			pvmsi_put_function(function);
@@ -384,10 +406,11 @@ static void pvmsi_scan(void)
 static void pvmsi_resume(void)
 {
 	struct pvmsi_function *function;
+	unsigned int attempts = PVMSI_RESUME_ATTEMPTS;
 
 	/* Nobody else runs. */
 	list_for_each_entry(function, &pvmsi_functions, list)
-		pvmsi_domain_resume(function);
+		pvmsi_domain_resume(function, &attempts);
 }
 
 #ifdef PVMSI_SYSCORE_DATA
@@ -444,37 +467,63 @@ static int __init pvmsi_init(void)
 		pvmsi_service.minor, pvmsi_host_doorbell(),
 		pvmsi_terms.features & PVMSI_FEATURE_DIRECT ? ", tables may be direct" : "");
 
+	/* Of its own: it takes devices' locks, and it does not run while the machine sleeps. */
+	pvmsi_queue = alloc_workqueue("pvmsi", WQ_FREEZABLE | WQ_UNBOUND, 0);
+	if (!pvmsi_queue) {
+		pvmsi_host_close();
+		return -ENOMEM;
+	}
 	pvmsi_debugfs_open();
+	pvmsi_serving = true;
 	ret = bus_register_notifier(&pci_bus_type, &pvmsi_notifier);
 	if (ret) {
+		pvmsi_serving = false;
 		pvmsi_debugfs_close();
+		destroy_workqueue(pvmsi_queue);
 		pvmsi_host_close();
 		return ret;
 	}
 	pvmsi_syscore_open();
-	pvmsi_serving = true;
 	pvmsi_scan();
+	pvmsi_check_listed();
 	return 0;
+}
+
+static struct pvmsi_function *pvmsi_first(void)
+{
+	struct pvmsi_function *function;
+
+	mutex_lock(&pvmsi_lock);
+	function = list_first_entry_or_null(&pvmsi_functions, struct pvmsi_function, list);
+	if (function)
+		kref_get(&function->references);
+	mutex_unlock(&pvmsi_lock);
+	return function;
 }
 
 static void __exit pvmsi_exit(void)
 {
-	struct pvmsi_function *function, *next;
+	struct pvmsi_function *function;
 
 	if (!pvmsi_serving)
 		return;
 	pvmsi_syscore_close();
-	bus_unregister_notifier(&pci_bus_type, &pvmsi_notifier);
-	cancel_work_sync(&pvmsi_look_later);
 
+	/* No function comes, and none enters its domain, from here on. */
 	mutex_lock(&pvmsi_lock);
-	list_for_each_entry_safe(function, next, &pvmsi_functions, list) {
-		device_lock(&function->pdev->dev);
-		pvmsi_domain_leave(function);
-		device_unlock(&function->pdev->dev);
-		pvmsi_delete(function);
-	}
+	pvmsi_serving = false;
 	mutex_unlock(&pvmsi_lock);
+	while ((function = pvmsi_first())) {
+		struct device *dev = &function->pdev->dev;
+
+		/* Not under pvmsi_lock: see pvmsi_add(). */
+		device_lock(dev);
+		pvmsi_removed(dev);
+		device_unlock(dev);
+		pvmsi_put_function(function);
+	}
+	bus_unregister_notifier(&pci_bus_type, &pvmsi_notifier);
+	destroy_workqueue(pvmsi_queue);
 	pvmsi_debugfs_close();
 	pvmsi_domains_remove();
 	pvmsi_host_close();
