@@ -79,9 +79,7 @@ static void pvmsi_cpuid(void *context, u32 leaf, u32 words[4])
 
 static bool pvmsi_discover(void)
 {
-	/* Without a hypervisor the leaves are those of something else. */
-	return boot_cpu_has(X86_FEATURE_HYPERVISOR) &&
-	       pvmsi_find_cpuid(&pvmsi_service, pvmsi_cpuid, NULL);
+	return pvmsi_find_cpuid(&pvmsi_service, pvmsi_cpuid, NULL);
 }
 #endif
 
