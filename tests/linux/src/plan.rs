@@ -28,8 +28,6 @@ pub struct Boot {
     pub isolation: bool,
     /// What happens in it.
     pub suite: Suite,
-    /// Whether another kernel takes over at the end of [`Suite::Events`].
-    pub kexec: bool,
 }
 
 /// A sequence of events.

@@ -122,12 +122,18 @@ fn load_kernel(command_line: &str) -> io::Result<()> {
     if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// arm64: where the next kernel lies, in the upper half of the guest's RAM. Linux leaves its tables
+/// of LPIs where they are when it goes, in the lower half. A kernel that lies over them takes them
+/// for reserved, and writes LPIs' configuration into its own code (`gic_check_reserved_range` in
+/// `drivers/irqchip/irq-gic-v3-its.c`); only EFI firmware keeps them out of the way.
+const NEXT_FROM: &str = "--mem-min=0x58000000";
+
 /// The same by kexec-tools.
 fn run_kexec(command_line: &str) -> Result<()> {
     let output = Command::new("/kexec/loader")
         .args(["--library-path", "/kexec/libraries", "/kexec/kexec", "--kexec-syscall", "-i", "-l"])
         .args([NEXT_KERNEL, &format!("--initrd={NEXT_INITRD}")])
-        .arg(format!("--command-line={command_line}"))
+        .args([format!("--command-line={command_line}").as_str(), NEXT_FROM])
         .output()
         .context("no kexec")?;
     if !output.status.success() {

@@ -60,9 +60,7 @@ pub(super) fn run(boot: &Boot, index: usize, outcome: &mut Outcome) -> Result<()
             stage.with(Function::Igb, |scene| scene.unplug())?;
             stage.with(Function::Nvme, |scene| {
                 scene.event(Event::Bind, "bind nvme")?;
-                if scene.stage.boot.kexec {
-                    scene.kexec()?;
-                }
+                scene.kexec()?;
                 scene.unplug()
             })?;
         }

@@ -201,9 +201,6 @@ impl LinuxLab {
             run.text.insert_str(0, &judge::table(self.architecture, &outcome.events));
             run.events.extend(outcome.events);
         }
-        if scenario == LinuxScenario::Events && !kexecs(self.architecture, extent) {
-            run.text.push_str("kexec is left out: on this architecture the full scenario has it\n");
-        }
         if let Some(qemu) = &self.qemu {
             run.text.push_str(&format!("QEMU {} of Debian\n", qemu.version));
         }
@@ -296,7 +293,6 @@ fn plan(
         }
         LinuxScenario::Events => {
             let chosen = if extent == Extent::Full { kernels } else { slice::from_ref(stable) };
-            let kexec = kexecs(architecture, extent);
             let mut boots = Vec::new();
             for kernel in chosen {
                 let policies: &[Policy] = match extent {
@@ -304,7 +300,7 @@ fn plan(
                     Extent::Short => &[Policy::Direct],
                 };
                 for &policy in policies {
-                    boots.push(Boot { kexec, ..events(kernel, policy, true, Suite::Events) });
+                    boots.push(events(kernel, policy, true, Suite::Events));
                 }
                 if extent == Extent::Full {
                     boots.push(events(kernel, Policy::Off, false, Suite::Events));
@@ -323,12 +319,6 @@ fn plan(
     Ok(hosts)
 }
 
-/// Whether guests start another kernel. On arm64 the next one stops early (README), which the full
-/// scenario shows and the tests do not wait for.
-fn kexecs(architecture: Architecture, extent: Extent) -> bool {
-    extent == Extent::Full || architecture == Architecture::X86_64
-}
-
 /// A guest below each VMM.
 fn peers(kernel: &Kernel, suite: Suite) -> Vec<Boot> {
     let boot = |vmm, policy, module| Boot {
@@ -339,7 +329,6 @@ fn peers(kernel: &Kernel, suite: Suite) -> Vec<Boot> {
         functions: vec![NVME.to_owned()],
         isolation: true,
         suite,
-        kexec: false,
     };
     let mut boots = vec![
         boot(Vmm::Qemu, None, false),
@@ -363,7 +352,6 @@ fn events(kernel: &Kernel, policy: Policy, module: bool, suite: Suite) -> Boot {
         functions: vec![NVME.to_owned(), NETWORK.to_owned()],
         isolation: true,
         suite,
-        kexec: true,
     }
 }
 
