@@ -23,7 +23,6 @@
 #include <linux/of_address.h>
 #endif
 #ifdef CONFIG_X86
-#include <asm/cpufeature.h>
 #ifdef PVMSI_CPUID_API
 #include <asm/cpuid/api.h>
 #else
