@@ -82,7 +82,7 @@ pub(crate) fn pack(
         .map(|step| format!("{} {} {}\n", step.name, step.limit.as_secs(), step.command))
         .collect();
     fs::write(folder.join("steps"), steps)?;
-    archive_of(folder, archive)
+    archive_of(folder, archive, &Packing::Gzip)
 }
 
 /// Copies an addition to where it belongs below `root`. `native`: programs may be linked dynamically.
@@ -149,10 +149,26 @@ pub(crate) fn write_program(path: &Path, content: &[u8]) -> Result<()> {
     Ok(())
 }
 
-fn archive_of(folder: &Path, archive: &Path) -> Result<()> {
-    let script = "find . | cpio --create --format=newc --owner=0:0 --quiet | gzip -1";
+/// What becomes of an archive.
+pub(crate) enum Packing {
+    /// The kernel unpacks it without decompressing.
+    Plain,
+    /// It is smaller.
+    Gzip,
+}
+
+/// Makes an archive of a folder, as the kernel unpacks it.
+///
+/// # Errors
+/// When cpio fails.
+pub(crate) fn archive_of(folder: &Path, archive: &Path, packing: &Packing) -> Result<()> {
+    let pack = "find . | cpio --create --format=newc --owner=0:0 --quiet";
+    let script = match packing {
+        Packing::Plain => pack.to_owned(),
+        Packing::Gzip => format!("{pack} | gzip -1"),
+    };
     let status = Command::new("sh")
-        .args(["-c", script])
+        .args(["-c", &script])
         .current_dir(folder)
         .stdin(Stdio::null())
         .stdout(File::create(archive)?)

@@ -20,7 +20,7 @@ use super::BOOT_LIMIT;
 use super::Options;
 use super::description::PageSize;
 use super::host::Host;
-use super::initramfs::{self, Addition};
+use super::initramfs::{self, Addition, Packing};
 use super::machine::{self, Hardware, NETWORK, NVME, Step};
 use crate::architecture::Architecture;
 use crate::check::{self, Check};
@@ -400,7 +400,7 @@ impl Guest<'_> {
         if let Some(kexec) = kexec {
             // The next kernel's: no module of ours, and no other kernel.
             let next = folder.join(format!("{}-next.cpio", kernel.release));
-            parts::plain_archive(&root, &next)?;
+            initramfs::archive_of(&root, &next, &Packing::Plain)?;
             fs::create_dir_all(root.join("boot"))?;
             initramfs::copy(&next, &root.join("boot/initrd"))?;
             initramfs::copy(&kernel.image, &root.join("boot/vmlinuz"))?;
@@ -408,7 +408,7 @@ impl Guest<'_> {
             initramfs::add(&tool, &root, self.native)?;
         }
         initramfs::copy(&kernel.module, &root.join("modules/pvmsi.ko"))?;
-        parts::plain_archive(&root, &archive)?;
+        initramfs::archive_of(&root, &archive, &Packing::Plain)?;
         Ok(archive)
     }
 }

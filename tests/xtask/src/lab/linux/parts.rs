@@ -1,7 +1,7 @@
 //! Parts of the Linux scenarios: guest kernels with their modules, and programs of Debian with all that
 //! they need to run in an initial file system.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -369,24 +369,6 @@ fn needed_libraries(file: &Path) -> Result<Vec<String>> {
             Ok(strings.get(at)?.to_owned())
         })
         .collect()
-}
-
-/// Makes an archive of a folder that the kernel unpacks without decompressing.
-///
-/// # Errors
-/// When cpio fails.
-pub(super) fn plain_archive(folder: &Path, archive: &Path) -> Result<()> {
-    let status = Command::new("sh")
-        .args(["-c", "find . | cpio --create --format=newc --owner=0:0 --quiet"])
-        .current_dir(folder)
-        .stdin(Stdio::null())
-        .stdout(File::create(archive)?)
-        .status()
-        .context("cannot start sh")?;
-    if !status.success() {
-        bail!("packing {}: {status}", archive.display());
-    }
-    Ok(())
 }
 
 #[cfg(test)]
