@@ -5,7 +5,7 @@
 # from the same source package: it needs kexec-tools with --kexec-syscall there, and with it the old
 # call's limits (no signatures). preempt=none on the command line does nothing on arm64, where the
 # model of preemption is fixed when the kernel is built. VFIO's character devices, which newer VMMs
-# open first, exist on neither, since they need iommufd. Both preempt lazily, which 6.12 did not.
+# open first, exist on neither, since they need iommufd. Both preempt lazily, as Linux can since 6.13.
 # Needs: Debian with apt; takes the mirror of this machine's sources. 2 MB, in a temporary folder.
 set -euo pipefail
 
