@@ -8,7 +8,7 @@ use clap::builder::PossibleValue;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use pvmsi_hypervisor::Policy;
-use pvmsi_protocol::FunctionId;
+use pvmsi_protocol::{FunctionId, VECTORS_MAX};
 
 use crate::config::{Doorbell, FunctionConfig};
 use crate::{arch, probe, run};
@@ -62,6 +62,7 @@ Functions:
   software[:vectors=N][,isolated=no]             a function in software (64 vectors)
   vfio:BDF                                       a function of this host, bound to vfio-pci
   each with [,pv-msi=off|trapped|direct]         a lower policy for this function alone
+            [,most-vectors=N]                    the most vectors that the guest is granted
        and  [,allow-unisolated=yes]              map its table although the host does not confine its
                                                  interrupts: the guest can raise any interrupt of the host,
                                                  which must not move the function's (keep irqbalance off)
@@ -99,8 +100,14 @@ pub(crate) struct RunArguments {
     /// What is printed on stdout: a table (none for Linux), one JSON object (schema pvmsi.report/1), or nothing
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = ReportFormat::Text)]
     pub(crate) report: ReportFormat,
+    /// Write the report, as JSON, to this file as well
+    #[arg(long, value_name = "PATH")]
+    pub(crate) report_file: Option<PathBuf>,
     #[arg(long, value_name = "KIND", value_enum, default_value_t, help = arch::DOORBELL_HELP)]
     pub(crate) doorbell: Doorbell,
+    /// The most vectors that one call sets up before it answers busy, and the guest repeats it [default: all]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(VECTORS_MAX)))]
+    pub(crate) vectors_per_call: Option<u16>,
     /// End the run, as failed, after this many seconds
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) timeout: Option<u64>,
@@ -249,8 +256,12 @@ mod tests {
             "64M",
             "--report",
             "json",
+            "--report-file",
+            "report.json",
             "--doorbell",
             "mmio",
+            "--vectors-per-call",
+            "16",
             "--timeout",
             "5",
             "--append",
@@ -262,7 +273,9 @@ mod tests {
         assert_eq!(arguments.policy, Policy::Trapped);
         assert_eq!((arguments.cpus, arguments.memory), (2, 64 << 20));
         assert_eq!(arguments.report, ReportFormat::Json);
+        assert_eq!(arguments.report_file, Some(PathBuf::from("report.json")));
         assert_eq!(arguments.doorbell, Doorbell::Mmio);
+        assert_eq!(arguments.vectors_per_call, Some(16));
         assert_eq!(arguments.timeout, Some(5));
         assert_eq!(arguments.append, "pairs=2 writes=3");
         assert_eq!(arguments.guest(), Some(PathBuf::from("guest.elf")));
@@ -281,6 +294,7 @@ mod tests {
             (&["--memory", "lots"], "write 64M or 1G"),
             (&["--memory", "99999999999G"], "write 64M or 1G"),
             (&["--cpus", "0"], "1..="),
+            (&["--vectors-per-call", "0"], "1..="),
             (&["--report", "xml"], "possible values: text, json, none"),
             (&["--doorbell", "bell"], "mmio"),
             (&["--guest", "a", "b"], "cannot be used with"),

@@ -104,13 +104,20 @@ pub struct FunctionConfig {
     pub policy: Option<Policy>,
     /// Map the table even though the host does not confine the function to its own interrupts. The guest can then raise any interrupt of the host.
     pub allow_unisolated: bool,
+    /// The most vectors that the guest is granted; `None` for as many as the function has.
+    pub most_vectors: Option<u16>,
 }
 
 impl FunctionConfig {
     /// A software function with the machine's policy.
     pub fn software(vectors: u16) -> Self {
         let options = SoftwareOptions { vectors, ..SoftwareOptions::default() };
-        Self { backend: Backend::Software(options), policy: None, allow_unisolated: false }
+        Self::new(Backend::Software(options))
+    }
+
+    /// A function with the machine's policy.
+    pub(crate) fn new(backend: Backend) -> Self {
+        Self { backend, policy: None, allow_unisolated: false, most_vectors: None }
     }
 }
 

@@ -44,9 +44,9 @@ pub enum FunctionArgumentError {
     Twice(&'static str),
 }
 
-const SOFTWARE_OPTIONS: &str =
-    "vectors=1..2048, isolated=yes|no, pv-msi=off|trapped|direct, allow-unisolated=yes|no";
-const VFIO_OPTIONS: &str = "pv-msi=off|trapped|direct, allow-unisolated=yes|no";
+const SOFTWARE_OPTIONS: &str = "vectors=1..2048, isolated=yes|no, pv-msi=off|trapped|direct, most-vectors=1..2048, allow-unisolated=yes|no";
+const VFIO_OPTIONS: &str =
+    "pv-msi=off|trapped|direct, most-vectors=1..2048, allow-unisolated=yes|no";
 
 impl FromStr for FunctionConfig {
     type Err = FunctionArgumentError;
@@ -64,7 +64,7 @@ impl FromStr for FunctionConfig {
             }
             _ => return Err(FunctionArgumentError::Kind(text.to_owned())),
         };
-        let mut config = Self { backend, policy: None, allow_unisolated: false };
+        let mut config = Self::new(backend);
         let mut seen = Vec::new();
         for option in options.split(',').filter(|option| !option.is_empty()) {
             let name = config.apply(kind, option)?;
@@ -87,16 +87,12 @@ impl FunctionConfig {
         let (name, value) = option.split_once('=').unwrap_or((option, ""));
         match (name, &mut self.backend) {
             ("vectors", Backend::Software(options)) => {
-                options.vectors = value
-                    .parse()
-                    .ok()
-                    .filter(|vectors| (1..=VECTORS_MAX).contains(vectors))
-                    .ok_or_else(|| FunctionArgumentError::Value {
-                        value: value.to_owned(),
-                        option: "vectors",
-                        takes: "1 to 2048",
-                    })?;
+                options.vectors = vectors("vectors", value)?;
                 Ok("vectors")
+            }
+            ("most-vectors", _) => {
+                self.most_vectors = Some(vectors("most-vectors", value)?);
+                Ok("most-vectors")
             }
             ("isolated", Backend::Software(options)) => {
                 options.isolated = yes_or_no("isolated", value)?;
@@ -134,6 +130,15 @@ pub(crate) fn policy(text: &str) -> Option<Policy> {
     }
 }
 
+fn vectors(option: &'static str, value: &str) -> Result<u16, FunctionArgumentError> {
+    let number = value.parse().ok().filter(|vectors| (1..=VECTORS_MAX).contains(vectors));
+    number.ok_or_else(|| FunctionArgumentError::Value {
+        value: value.to_owned(),
+        option,
+        takes: "1 to 2048",
+    })
+}
+
 fn yes_or_no(option: &'static str, value: &str) -> Result<bool, FunctionArgumentError> {
     match value {
         "yes" => Ok(true),
@@ -166,9 +171,11 @@ mod tests {
                 backend: Backend::Software(SoftwareOptions { vectors: 3, isolated: false }),
                 policy: Some(Policy::Trapped),
                 allow_unisolated: true,
+                most_vectors: None,
             }
         );
-        let function = parse("vfio:0000:01:00.0,pv-msi=off").unwrap();
+        let function = parse("vfio:0000:01:00.0,pv-msi=off,most-vectors=2").unwrap();
+        assert_eq!(function.most_vectors, Some(2));
         assert_eq!(function.backend, Backend::Vfio(FunctionId::new(0, 1, 0, 0).unwrap()));
         assert_eq!(function.policy, Some(Policy::Off));
         assert_eq!(parse("vfio:01:00.0").unwrap().backend, function.backend);
@@ -189,6 +196,7 @@ mod tests {
             ("software:pv-msi=on", "off, trapped or direct"),
             ("software:queues=4", "it has vectors=1..2048"),
             ("vfio:0000:01:00.0,vectors=4", "no option of a vfio function"),
+            ("vfio:0000:01:00.0,most-vectors=0", "most-vectors; it takes 1 to 2048"),
             ("software:vectors=4,vectors=5", "given twice"),
         ] {
             let error = parse(text).unwrap_err();

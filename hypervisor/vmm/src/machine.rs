@@ -28,7 +28,7 @@ use crate::device_threads::DeviceThreads;
 use crate::error::MachineError;
 use crate::exits::{ExitCounters, ExitCounts};
 use crate::recorder::Recorder;
-use crate::removal::RequestThread;
+use crate::removal::{Removed, RequestThread};
 use crate::report::{FunctionService, Host, REPORT_SCHEMA, Report};
 use crate::serial::SerialPort;
 use crate::vcpu::{self, Vcpu};
@@ -44,6 +44,7 @@ pub struct Machine {
     _threads: Threads,
     _devices: Option<DeviceThreads>,
     _requests: Option<RequestThread>,
+    removed: Removed,
     parts: Arc<Parts>,
 }
 
@@ -174,10 +175,12 @@ impl Machine {
             DeviceThreads::start(devices).map_err(thread)
         });
         let devices = devices.transpose()?;
-        let requests = RequestThread::start(Arc::clone(&parts.bus.service), functions.requests)
-            .map_err(thread)?;
+        let removed = Removed::default();
+        let service = Arc::clone(&parts.bus.service);
+        let requests = RequestThread::start(service, functions.requests, removed.clone());
+        let requests = requests.map_err(thread)?;
         let threads = Threads::start(&parts)?;
-        Ok(Self { _threads: threads, _devices: devices, _requests: requests, parts })
+        Ok(Self { _threads: threads, _devices: devices, _requests: requests, removed, parts })
     }
 
     /// Lets the vCPUs run: the start, and the end of a pause.
@@ -282,6 +285,7 @@ impl Machine {
         if matches!(self.parts.guest.program, Program::Linux { .. }) {
             for (function, report) in self.parts.functions.iter().zip(&mut functions) {
                 let status = self.parts.bus.service.status(function.id);
+                let status = status.or_else(|| self.removed.status(function.id));
                 report.service = status.as_ref().map(FunctionService::from);
             }
         }

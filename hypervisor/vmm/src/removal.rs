@@ -6,12 +6,12 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use pvmsi_hypervisor::Service;
+use pvmsi_hypervisor::{FunctionStatus, Service};
 use pvmsi_protocol::FunctionId;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
@@ -20,6 +20,22 @@ use vmm_sys_util::eventfd::EventFd;
 const GRACE: Duration = Duration::from_secs(3);
 /// How often is looked whether it has let go, or the machine has ended.
 const LOOK: Duration = Duration::from_millis(50);
+
+/// How the functions stood that were removed, for the report.
+#[derive(Clone, Default)]
+pub(crate) struct Removed(Arc<Mutex<Vec<(FunctionId, FunctionStatus)>>>);
+
+impl Removed {
+    /// How a function stood when it was removed; `None`: it was not.
+    pub(crate) fn status(&self, id: FunctionId) -> Option<FunctionStatus> {
+        let removed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        removed.iter().find(|(removed, _)| *removed == id).map(|(_, status)| status.clone())
+    }
+
+    fn add(&self, id: FunctionId, status: FunctionStatus) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push((id, status));
+    }
+}
 
 /// One thread for all functions; it ends when this is dropped.
 pub(crate) struct RequestThread {
@@ -37,6 +53,7 @@ impl RequestThread {
     pub(crate) fn start(
         service: Arc<Service>,
         requests: Vec<(FunctionId, EventFd)>,
+        removed: Removed,
     ) -> io::Result<Option<Self>> {
         if requests.is_empty() {
             return Ok(None);
@@ -52,7 +69,7 @@ impl RequestThread {
         let stopped = Arc::clone(&stop);
         let thread = thread::Builder::new()
             .name("pvmsi-removal".into())
-            .spawn(move || watch(&epoll, &service, &requests, &stopped))?;
+            .spawn(move || watch(&epoll, &service, &requests, &removed, &stopped))?;
         Ok(Some(Self { stop, wake, thread: Some(thread) }))
     }
 }
@@ -68,7 +85,13 @@ impl Drop for RequestThread {
     }
 }
 
-fn watch(epoll: &Epoll, service: &Service, requests: &[(FunctionId, EventFd)], stop: &AtomicBool) {
+fn watch(
+    epoll: &Epoll,
+    service: &Service,
+    requests: &[(FunctionId, EventFd)],
+    removed: &Removed,
+    stop: &AtomicBool,
+) {
     let mut ready = [EpollEvent::default()];
     loop {
         match epoll.wait(-1, &mut ready) {
@@ -90,6 +113,9 @@ fn watch(epoll: &Epoll, service: &Service, requests: &[(FunctionId, EventFd)], s
         }
         tracing::warn!(function = %id, "the host wants the function back");
         if let_go(service, *id, stop) {
+            if let Some(status) = service.status(*id) {
+                removed.add(*id, status);
+            }
             service.remove_function(*id);
             tracing::warn!(function = %id, "removed");
         }

@@ -56,7 +56,7 @@ pub struct FunctionReport {
     pub vectors: u16,
     /// In the order in which the guest went through them.
     pub phases: Vec<PhaseReport>,
-    /// What the service says at the end of the run, where the guest is a Linux kernel, which sends no phases.
+    /// What the service says at the end of the run, or said when the host took the function back, where the guest is a Linux kernel, which sends no phases.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service: Option<FunctionService>,
 }

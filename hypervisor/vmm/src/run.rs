@@ -1,5 +1,6 @@
 //! `pvmsi run`.
 
+use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::os::raw::{c_int, c_void};
 use std::path::{Path, PathBuf};
@@ -43,6 +44,14 @@ fn run(arguments: &RunArguments) -> Result<Status, (Status, String)> {
         ReportFormat::Json => Box::new(io::stderr()),
         ReportFormat::Text | ReportFormat::None => Box::new(io::stdout()),
     };
+    // A guest shall not run for hours before a path turns out to be wrong.
+    let file = arguments.report_file.as_deref().map(|path| {
+        File::create(path).map_err(|error| {
+            let text = format!("the report file {} cannot be made: {error}", path.display());
+            (Status::Usage, text)
+        })
+    });
+    let file = file.transpose()?;
     let config = MachineConfig {
         program,
         command_line: arguments.append.clone(),
@@ -51,6 +60,7 @@ fn run(arguments: &RunArguments) -> Result<Status, (Status, String)> {
         policy: arguments.policy,
         doorbell: arguments.doorbell,
         functions: arguments.functions.clone(),
+        vectors_per_call: arguments.vectors_per_call,
         console: Some(console),
         ..MachineConfig::new(Vec::new())
     };
@@ -71,10 +81,13 @@ fn run(arguments: &RunArguments) -> Result<Status, (Status, String)> {
     }
 
     let report = machine.report();
+    let json = |mut to: &mut dyn Write| {
+        serde_json::to_writer_pretty(&mut to, &report)?;
+        writeln!(to)
+    };
+    let written = file.map_or(Ok(()), |mut file| json(&mut file));
     let printed = match arguments.report {
-        ReportFormat::Json => serde_json::to_string_pretty(&report)
-            .map_err(io::Error::other)
-            .and_then(|text| writeln!(io::stdout(), "{text}")),
+        ReportFormat::Json => json(&mut io::stdout()),
         // Linux measures nothing by itself.
         ReportFormat::Text if linux => Ok(()),
         ReportFormat::Text => {
@@ -84,6 +97,7 @@ fn run(arguments: &RunArguments) -> Result<Status, (Status, String)> {
         ReportFormat::None => Ok(()),
     };
     printed.map_err(|error| (Status::Host, format!("the report cannot be printed: {error}")))?;
+    written.map_err(|error| (Status::Host, format!("the report file is not written: {error}")))?;
     if arguments.report != ReportFormat::Text || linux {
         for failure in &report.failures {
             eprintln!("error: {failure}");

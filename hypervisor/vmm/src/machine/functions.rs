@@ -73,7 +73,7 @@ impl Functions {
             let policy = FunctionPolicy {
                 policy: function.policy.unwrap_or(config.policy),
                 allow_unisolated: function.allow_unisolated,
-                vectors: None,
+                vectors: function.most_vectors,
             };
             service
                 .add_function(id, implementation, Box::new(window), policy)
