@@ -50,6 +50,7 @@ struct pvmsi_vector_setup {
  * @updates: messages given
  * @restores: table messages put back
  * @releases: vectors given back by a call
+ * @queries: questions what the host has changed; those of debugfs are left out
  * @errors: calls that the host has refused
  */
 struct pvmsi_counters {
@@ -58,6 +59,7 @@ struct pvmsi_counters {
 	atomic64_t updates;
 	atomic64_t restores;
 	atomic64_t releases;
+	atomic64_t queries;
 	atomic64_t errors;
 };
 

@@ -81,6 +81,7 @@ static int pvmsi_function_show(struct seq_file *file, void *unused)
 	pvmsi_show_counter(file, "updates", &counters->updates);
 	pvmsi_show_counter(file, "restores", &counters->restores);
 	pvmsi_show_counter(file, "releases", &counters->releases);
+	pvmsi_show_counter(file, "queries", &counters->queries);
 	pvmsi_show_counter(file, "errors", &counters->errors);
 	return 0;
 }

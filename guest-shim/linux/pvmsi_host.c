@@ -553,6 +553,7 @@ static enum pvmsi_status pvmsi_learn_vectors(struct pvmsi_function *function)
 		begin = pvmsi_begin();
 		status = pvmsi_query_vectors(&pvmsi_shared, function->address, first,
 					     function->granted - first, &generation, &vectors);
+		atomic64_inc(&function->counters.queries);
 		pvmsi_end(begin, function->address, PVMSI_CALL_QUERY_VECTORS, first,
 			  function->granted - first, status);
 		if (status != PVMSI_SUCCESS)
@@ -587,6 +588,7 @@ enum pvmsi_status pvmsi_host_relearn(struct pvmsi_function *function)
 	enum pvmsi_status status;
 
 	status = pvmsi_host_query(function->address, &state);
+	atomic64_inc(&function->counters.queries);
 	if (status != PVMSI_SUCCESS)
 		return status;
 	function->mode = state.mode;
