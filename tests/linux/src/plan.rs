@@ -30,6 +30,14 @@ pub struct Boot {
     pub suite: Suite,
 }
 
+impl Boot {
+    /// Whether the service is as tight as it may be: it prepares one vector in a call and is busy
+    /// then, grants a function two vectors at most, and its doorbell is a register.
+    pub fn is_tight(&self) -> bool {
+        self.suite == Suite::Tight
+    }
+}
+
 /// A sequence of events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -42,6 +50,8 @@ pub enum Suite {
     Events,
     /// The module comes and goes beside a busy function.
     Reload,
+    /// All that Linux does with a drive, with a service that is as tight as it may be.
+    Tight,
 }
 
 /// What the conductor has counted and found wrong.

@@ -36,6 +36,8 @@ pub struct LinuxEvent {
     pub routing_updates: u64,
     /// `KVM_IRQFD`, attaching and detaching.
     pub irqfds: u64,
+    /// Exits of the guest's calls of PV-MSI: rings of the doorbell.
+    pub doorbells: u64,
     /// Calls of PV-MSI; null where they cannot be known.
     pub configures: Option<u64>,
     /// The same.
@@ -182,6 +184,7 @@ mod tests {
             set_irqs: 19,
             routing_updates: 4,
             irqfds: 8,
+            doorbells: 0,
             configures: None,
             updates: None,
             lost: Some(0),
@@ -197,7 +200,7 @@ mod tests {
                 "guest_kernel": "6.12.1", "host_kernel": "6.12.2", "architecture": "x86_64",
                 "page_size": 4096, "vmm": "qemu", "policy": null, "module": false,
                 "function": "nvme", "event": "bind", "count": 1, "table_exits": 194,
-                "exits": 2000, "set_irqs": 19, "routing_updates": 4, "irqfds": 8,
+                "exits": 2000, "set_irqs": 19, "routing_updates": 4, "irqfds": 8, "doorbells": 0,
                 "configures": null, "updates": null, "lost": 0, "seconds": 0.5,
             })
         );

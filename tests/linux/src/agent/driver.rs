@@ -52,6 +52,13 @@ pub(super) fn bind(driver: &str) -> Result<Answer> {
     finish(driver, begin)
 }
 
+/// Gives a driver its function and has it take its interrupts, without waiting for a link.
+pub(super) fn occupy(driver: &str) -> Result<()> {
+    let device = Device::of(driver)?;
+    write(&format!("/sys/bus/pci/drivers/{driver}/bind"), &device.address)?;
+    if driver == "nvme" { works(driver) } else { network::switch(&device, true) }
+}
+
 /// Takes its function from a driver.
 pub(super) fn unbind(driver: &str) -> Result<Answer> {
     let address = Device::of(driver)?.address;
@@ -100,10 +107,14 @@ pub(super) fn disable_enable(driver: &str) -> Result<Answer> {
     finish(driver, begin)
 }
 
-/// Resets a function through sysfs.
+/// Resets a function through sysfs. nvme is told before and afterwards. igb is not, and warns when its
+/// watchdog reads a function that is just being reset: the interface is down meanwhile.
 pub(super) fn reset(driver: &str) -> Result<Answer> {
     let device = Device::of(driver)?;
     let begin = Instant::now();
+    if driver != "nvme" {
+        network::switch(&device, false)?;
+    }
     write(&device.path("reset").to_string_lossy(), "1")?;
     finish(driver, begin)
 }

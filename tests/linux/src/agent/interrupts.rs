@@ -55,7 +55,7 @@ pub(super) fn affinity(driver: &str, count: u64) -> Result<Answer> {
             match fs::write(&path, target.to_string()) {
                 Ok(()) => moved = moved.saturating_add(1),
                 // The kernel moves this one itself.
-                Err(error) if error.kind() == ErrorKind::Other || is_io_error(&error) => {
+                Err(error) if is_refused(&error) => {
                     movable = false;
                     break;
                 }
@@ -75,6 +75,21 @@ pub(super) fn affinity(driver: &str, count: u64) -> Result<Answer> {
     }))
 }
 
+/// Moves each interrupt that may be moved to the last processor.
+pub(super) fn gather(driver: &str) -> Result<Answer> {
+    let last = system::processors()?.last().context("no processors")?.to_string();
+    for interrupt in Device::of(driver)?.interrupts()? {
+        match fs::write(format!("/proc/irq/{interrupt}/smp_affinity_list"), &last) {
+            Ok(()) => sleep(SETTLED),
+            // The kernel moves this one itself.
+            Err(error) if is_refused(&error) => {}
+            Err(error) => bail!("interrupt {interrupt} does not move: {error}"),
+        }
+    }
+    sleep(SETTLED);
+    object(json!({}))
+}
+
 /// Masks and unmasks the first vector, behind its driver's back.
 pub(super) fn mask_unmask(driver: &str, count: u64) -> Result<Answer> {
     let device = Device::of(driver)?;
@@ -92,8 +107,9 @@ pub(super) fn mask_unmask(driver: &str, count: u64) -> Result<Answer> {
     object(json!({ "seconds": seconds, "count": count, "lost": lost }))
 }
 
-fn is_io_error(error: &Error) -> bool {
-    error.raw_os_error() == Some(libc::EIO)
+/// Whether the kernel does not let one move an interrupt: EIO in older ones, EPERM in newer ones.
+fn is_refused(error: &Error) -> bool {
+    error.kind() == ErrorKind::PermissionDenied || error.raw_os_error() == Some(libc::EIO)
 }
 
 /// What makes a function raise a vector.

@@ -80,6 +80,7 @@ fn perform(words: &[&str], log: &mut KernelLog, listener: &mut Option<Listener>)
             load.stop()?;
             result
         }
+        ["gather", driver] => interrupts::gather(driver),
         ["mask_unmask", driver, count] => interrupts::mask_unmask(driver, number(count)?),
         ["check", driver] => driver::check(driver),
         ["disable_enable", driver] => driver::disable_enable(driver),
@@ -89,7 +90,7 @@ fn perform(words: &[&str], log: &mut KernelLog, listener: &mut Option<Listener>)
         ["module_load", parameters @ ..] => module::load(&parameters.join(" ")),
         ["module_unload"] => module::unload(),
         ["module_state", driver] => module::state(driver),
-        ["module_reload", count] => module::reload(number(count)?),
+        ["module_reload", driver, count] => module::reload(driver, number(count)?),
         ["listen"] => {
             *listener = Some(Listener::start(&network::interface()?)?);
             object(json!({}))

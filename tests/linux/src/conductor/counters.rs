@@ -46,6 +46,8 @@ pub(super) struct Counts {
     pub routing: u64,
     /// `KVM_IRQFD`.
     pub irqfds: u64,
+    /// Exits of PV-MSI's doorbell.
+    pub doorbells: u64,
 }
 
 impl Counts {
@@ -58,7 +60,23 @@ impl Counts {
             set_irqs: self.set_irqs.saturating_sub(before.set_irqs),
             routing: self.routing.saturating_sub(before.routing),
             irqfds: self.irqfds.saturating_sub(before.irqfds),
+            doorbells: self.doorbells.saturating_sub(before.doorbells),
         }
+    }
+}
+
+/// `VFIO_DEVICE_SET_IRQS`, of a guest's whole life.
+pub(super) struct SetIrqs(Counter);
+
+impl SetIrqs {
+    /// Starts to count.
+    pub(super) fn start() -> Result<Self> {
+        ioctl(SET_IRQS).map(Self)
+    }
+
+    /// How many so far.
+    pub(super) fn read(&self) -> Result<u64> {
+        self.0.read()
     }
 }
 
@@ -70,14 +88,14 @@ pub(super) struct Counters {
     set_irqs: Counter,
     routing: Counter,
     irqfds: Counter,
+    doorbells: Counter,
 }
 
 impl Counters {
-    /// Starts to count. `console` and `table` are ranges of guest physical addresses; on x86_64 the
-    /// console is known by its ports.
-    pub(super) fn start(table: Range) -> Result<Self> {
-        let ioctl =
-            |number: u64| Counter::new("syscalls/sys_enter_ioctl", &format!("cmd == {number:#x}"));
+    /// Starts to count; `table`: the pages of a function's vector table, `register`: the doorbell is
+    /// a register.
+    pub(super) fn start(table: Range, register: bool) -> Result<Self> {
+        let doorbell = if register { DOORBELL_REGISTER } else { DOORBELL };
         Ok(Self {
             exits: Counter::new("kvm/kvm_exit", EXITS)?,
             console: Counter::new(CONSOLE.0, CONSOLE.1)?,
@@ -85,6 +103,7 @@ impl Counters {
             set_irqs: ioctl(SET_IRQS)?,
             routing: ioctl(SET_GSI_ROUTING)?,
             irqfds: ioctl(IRQFD)?,
+            doorbells: Counter::new(doorbell.0, doorbell.1)?,
         })
     }
 
@@ -97,8 +116,13 @@ impl Counters {
             set_irqs: self.set_irqs.read()?,
             routing: self.routing.read()?,
             irqfds: self.irqfds.read()?,
+            doorbells: self.doorbells.read()?,
         })
     }
+}
+
+fn ioctl(number: u64) -> Result<Counter> {
+    Counter::new("syscalls/sys_enter_ioctl", &format!("cmd == {number:#x}"))
 }
 
 /// An access that KVM cannot complete by itself is traced when it exits; a read a second time, as
@@ -124,6 +148,22 @@ const CONSOLE: (&str, &str) = ("kvm/kvm_pio", "port >= 0x3f8 && port <= 0x3ff");
 /// The serial port of QEMU's machine, and of ours.
 #[cfg(target_arch = "aarch64")]
 const CONSOLE: (&str, &str) = ("kvm/kvm_mmio", "type != 1 && gpa >= 0x9000000 && gpa < 0x9001000");
+
+/// The port of `pvmsi run`.
+#[cfg(target_arch = "x86_64")]
+const DOORBELL: (&str, &str) = ("kvm/kvm_pio", "port == 0x5650");
+
+/// The register of `pvmsi run`.
+#[cfg(target_arch = "x86_64")]
+const DOORBELL_REGISTER: (&str, &str) = ("kvm/kvm_mmio", "type != 1 && gpa == 0xfebff000");
+
+/// The call that rings (W-220): its number is in X0.
+#[cfg(target_arch = "aarch64")]
+const DOORBELL: (&str, &str) = ("kvm/kvm_hvc_arm64", "r0 == 0xc6005651");
+
+/// The register of `pvmsi run`.
+#[cfg(target_arch = "aarch64")]
+const DOORBELL_REGISTER: (&str, &str) = ("kvm/kvm_mmio", "type != 1 && gpa == 0xa000000");
 
 /// A tracepoint, counted on all processors.
 struct Counter {

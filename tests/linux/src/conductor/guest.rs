@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
@@ -69,6 +69,12 @@ pub(super) struct Answer {
     pub configures: Option<u64>,
     /// The same.
     pub updates: Option<u64>,
+    /// The same: those that were repeated for a host that was busy.
+    pub busy: Option<u64>,
+    /// The same: `configure` repeated for a host that is busy, `restore`, and `release`.
+    pub others: Option<u64>,
+    /// The same: questions of the module's own, which come when it finds time.
+    pub queries: Option<u64>,
 }
 
 /// No answer in time.
@@ -104,14 +110,51 @@ pub(super) struct Guest {
     tail: Vec<String>,
     /// All output of the VMM beside the console.
     log: PathBuf,
+    /// What this project's VMM says at its end.
+    report: PathBuf,
+}
+
+/// What this project's VMM says at its end.
+#[derive(Debug, Deserialize)]
+pub(super) struct Report {
+    /// Its functions.
+    pub functions: Vec<ReportFunction>,
+}
+
+/// How a function stood.
+#[derive(Debug, Deserialize)]
+pub(super) struct ReportFunction {
+    /// Its address in the guest.
+    pub guest_address: String,
+    /// What the service says about it.
+    pub service: ReportService,
+}
+
+/// What the service says.
+#[derive(Debug, Deserialize)]
+pub(super) struct ReportService {
+    /// Since the start.
+    pub counters: ReportCounters,
+}
+
+/// What the service has counted.
+#[derive(Debug, Deserialize)]
+pub(super) struct ReportCounters {
+    /// Calls that it has refused.
+    pub failed_calls: u64,
+    /// `VFIO_DEVICE_SET_IRQS` that set something up or took it down.
+    pub interrupt_setups: u64,
+    /// Those that changed MSI-X Enable alone.
+    pub enable_changes: u64,
 }
 
 impl Guest {
     /// Starts it, and waits for what its agent says first.
     pub(super) fn start(boot: &Boot, index: usize) -> Result<(Self, Hello)> {
+        let report = PathBuf::from(format!("/run/report-{index}.json"));
         let mut command = match boot.vmm {
             Vmm::Qemu => qemu(boot),
-            Vmm::Pvmsi => pvmsi(boot),
+            Vmm::Pvmsi => pvmsi(boot, &report),
         };
         let log = PathBuf::from(format!("/run/vmm-{index}.log"));
         let mut vmm = command
@@ -137,7 +180,7 @@ impl Guest {
                 }
             }
         });
-        let mut guest = Self { vmm, console, lines, tail: Vec::new(), log };
+        let mut guest = Self { vmm, console, lines, tail: Vec::new(), log, report };
         let hello = guest.listen(BOOT).context("the guest does not come up")?;
         Ok((guest, hello))
     }
@@ -218,19 +261,27 @@ impl Guest {
         if last.is_empty() { String::new() } else { format!("; it said:\n  {}", last.join("\n  ")) }
     }
 
-    /// Lets it power off.
-    pub(super) fn finish(mut self) -> Result<()> {
+    /// Lets it power off. Tells what this project's VMM says at the end; QEMU says nothing.
+    pub(super) fn finish(mut self, vmm: Vmm) -> Result<Option<Report>> {
         self.send("power_off")?;
         let begin = Instant::now();
         while begin.elapsed() < Duration::from_secs(60) {
             match self.vmm.try_wait()? {
-                Some(status) if status.success() => return Ok(()),
+                Some(status) if status.success() => return self.report(vmm),
                 Some(status) => bail!("the VMM has failed: {status}{}", self.told()),
                 None => {}
             }
             thread::sleep(Duration::from_millis(100));
         }
         bail!("the guest does not power off{}", self.told())
+    }
+
+    fn report(&self, vmm: Vmm) -> Result<Option<Report>> {
+        if vmm == Vmm::Qemu {
+            return Ok(None);
+        }
+        let text = std::fs::read(&self.report).context("the VMM has written no report")?;
+        serde_json::from_slice(&text).context("the VMM's report is none").map(Some)
     }
 }
 
@@ -256,8 +307,10 @@ impl Drop for Guest {
 pub(super) fn command_line() -> String {
     // Boots faster, emulated twice.
     let fast = "nokaslr mitigations=off cryptomgr.notests rcupdate.rcu_expedited=1";
-    // iomem: the agent writes to the vector table. no_console_suspend: input must wake.
-    format!("{CONSOLE} quiet loglevel=3 panic=-1 {fast} iomem=relaxed no_console_suspend")
+    // iomem: the agent writes to the vector table. no_console_suspend: input must wake. log_buf_len: a
+    // driver that is bound hundreds of times in one event has a lot to say.
+    let needed = "iomem=relaxed no_console_suspend log_buf_len=4M";
+    format!("{CONSOLE} quiet loglevel=3 panic=-1 {fast} {needed}")
 }
 
 /// The console, and timers that an emulated processor holds up.
@@ -297,17 +350,23 @@ fn qemu(boot: &Boot) -> Command {
 }
 
 /// This project's VMM.
-fn pvmsi(boot: &Boot) -> Command {
+fn pvmsi(boot: &Boot, report: &Path) -> Command {
     let mut command = Command::new("pvmsi");
     command.args(["run", "--cpus", PROCESSORS, "--memory", MEMORY, "--report", "none"]);
+    command.arg("--report-file").arg(report);
     command.args(["--kernel", &format!("{}/vmlinuz", boot.kernel)]);
     command.args(["--initrd", &format!("{}/initrd", boot.kernel)]);
     command.args(["--append", &command_line()]);
     if let Some(policy) = boot.policy {
         command.args(["--pv-msi", policy.name()]);
     }
+    let mut options = "";
+    if boot.is_tight() {
+        command.args(["--vectors-per-call", "1", "--doorbell", "mmio"]);
+        options = ",most-vectors=2";
+    }
     for function in &boot.functions {
-        command.args(["--function", &format!("vfio:{function}")]);
+        command.args(["--function", &format!("vfio:{function}{options}")]);
     }
     command
 }

@@ -1,5 +1,6 @@
 //! In a host: runs guests below a VMM, has events happen in them, and counts.
 
+mod counterpart;
 mod counters;
 mod guest;
 mod suite;
@@ -18,7 +19,9 @@ pub(crate) fn run(plan: &Path) -> Result<bool> {
     let mut outcome = Outcome::default();
     for (index, boot) in plan.boots.iter().enumerate() {
         if let Err(error) = suite::run(boot, index, &mut outcome) {
-            outcome.failures.push(format!("{}: {error:#}", suite::title(boot)));
+            let what = format!("{}: {error:#}", suite::title(boot));
+            eprintln!("### {what}");
+            outcome.failures.push(what);
         }
     }
     println!("{}", serde_json::to_string(&outcome)?);

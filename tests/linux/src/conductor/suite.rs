@@ -8,13 +8,17 @@ use anyhow::{Context, Result, bail};
 use pvmsi_linux_lab::plan::{Boot, Outcome, Suite};
 use pvmsi_linux_lab::report::{Event, Function, LinuxEvent, Policy};
 
-use super::counters::{Counters, Range};
-use super::guest::{Answer, Guest, Hello, command_line};
+use super::counterpart::Counterpart;
+use super::counters::{Counters, Range, SetIrqs};
+use super::guest::{Answer, Guest, Hello, Report, ReportFunction, command_line};
 use crate::agent::KernelLog;
 use crate::packets::{self, Listener};
 
 /// Bound of an event.
 const LIMIT: Duration = Duration::from_secs(300);
+
+/// Bound of hundreds of loads of the module.
+const RELOADS: Duration = Duration::from_secs(1200);
 
 /// The VMM has taken a function's table back by then, and has not removed the function yet.
 const REVOKED: Duration = Duration::from_secs(1);
@@ -37,6 +41,7 @@ pub(super) fn run(boot: &Boot, index: usize, outcome: &mut Outcome) -> Result<()
     for function in &boot.functions {
         take(function)?;
     }
+    let set_irqs = SetIrqs::start()?;
     let (guest, hello) = Guest::start(boot, index)?;
     eprintln!("### guest {index}: up after {:.0} s of its own", hello.uptime);
     let mut stage = Stage { boot, guest, hello, outcome, log };
@@ -53,7 +58,14 @@ pub(super) fn run(boot: &Boot, index: usize, outcome: &mut Outcome) -> Result<()
             }
             Ok(())
         })?,
-        Suite::Peers => stage.with(Function::Nvme, peers)?,
+        Suite::Peers => {
+            stage.with(Function::Nvme, peers)?;
+            stage.with(Function::Igb, network_peers)?;
+            stage.with(Function::Nvme, |scene| {
+                scene.event(Event::Bind, "bind nvme")?;
+                scene.kexec()
+            })?;
+        }
         Suite::Events => {
             stage.with(Function::Nvme, drive)?;
             stage.with(Function::Igb, network)?;
@@ -64,15 +76,55 @@ pub(super) fn run(boot: &Boot, index: usize, outcome: &mut Outcome) -> Result<()
                 scene.unplug()
             })?;
         }
+        Suite::Tight => stage.with(Function::Nvme, |scene| {
+            drive(scene)?;
+            if scene.calls()?.busy.is_none_or(|busy| busy == 0) {
+                scene.fail("bind", "the host was never busy");
+            }
+            Ok(())
+        })?,
         Suite::Reload => stage.with(Function::Nvme, |scene| {
             scene.silent = true;
             scene.loaded = false;
             scene.event(Event::Bind, "load nvme")?;
+            scene.stage.guest.ask("prepare igb", LIMIT)?;
+            scene.stage.guest.ask("load igb", LIMIT)?;
+            scene.stage.guest.ask("unbind igb", LIMIT)?;
             scene.loaded = true;
-            scene.event(Event::ModuleReload, "module_reload 200")
+            scene.observed(Event::ModuleReload, 200, |scene| {
+                scene.stage.guest.ask("module_reload igb 200", RELOADS)
+            })
         })?,
     }
-    stage.guest.finish()
+    let Stage { guest, outcome, .. } = stage;
+    if let Some(report) = guest.finish(boot.vmm)? {
+        let mut wrong = disagreements(&report, set_irqs.read()?);
+        for why in &mut wrong {
+            *why = format!("{}: {why}", title(boot));
+        }
+        outcome.failures.append(&mut wrong);
+    }
+    Ok(())
+}
+
+/// Where the service's counters do not fit what the host's kernel has counted.
+fn disagreements(report: &Report, set_irqs: u64) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let mut told = 0_u64;
+    for ReportFunction { guest_address, service } in &report.functions {
+        let counters = &service.counters;
+        if counters.failed_calls > 0 {
+            wrong.push(format!("{guest_address}: {} calls were refused", counters.failed_calls));
+        }
+        told =
+            told.saturating_add(counters.interrupt_setups).saturating_add(counters.enable_changes);
+    }
+    // A function that leaves the machine with interrupts loses them after it was asked.
+    let functions = u64::try_from(report.functions.len()).unwrap_or(u64::MAX);
+    if told > set_irqs || set_irqs > told.saturating_add(functions) {
+        wrong.push(format!("{set_irqs} SET_IRQS, and the service has counted {told}"));
+    }
+    wrong
 }
 
 /// What is compared with other VMMs.
@@ -82,7 +134,19 @@ fn peers(scene: &mut Scene<'_, '_>) -> Result<()> {
     scene.event(Event::Affinity, "affinity nvme 10")?;
     scene.event(Event::MaskUnmask, "mask_unmask nvme 10")?;
     scene.counted(Event::Read, "read 2048 4096", 2048)?;
+    everything(scene)?;
     scene.event(Event::Unbind, "unbind nvme")
+}
+
+/// The same of a network function.
+fn network_peers(scene: &mut Scene<'_, '_>) -> Result<()> {
+    scene.event(Event::Bind, "load igb")?;
+    scene.check_mode()?;
+    scene.frames(100)?;
+    scene.event(Event::Affinity, "affinity igb 10")?;
+    scene.event(Event::MaskUnmask, "mask_unmask igb 10")?;
+    everything(scene)?;
+    scene.event(Event::Unbind, "unbind igb")
 }
 
 /// All that Linux does with a drive.
@@ -120,6 +184,8 @@ fn network(scene: &mut Scene<'_, '_>) -> Result<()> {
 fn everything(scene: &mut Scene<'_, '_>) -> Result<()> {
     let name = scene.function.name();
     scene.event(Event::DisableEnable, &format!("disable_enable {name}"))?;
+    // The processor that goes has all of them: the same for every VMM.
+    scene.stage.guest.ask(&format!("gather {name}"), LIMIT)?;
     scene.event(Event::CpuOffOn, &format!("cpu_off_on {name}"))?;
     scene.event(Event::Reset, &format!("reset {name}"))?;
     scene.observed(Event::Suspend, 1, |scene| {
@@ -153,7 +219,7 @@ impl<'a> Stage<'a> {
         function: Function,
         events: impl FnOnce(&mut Scene<'_, 'a>) -> Result<()>,
     ) -> Result<()> {
-        let counters = Counters::start(self.table_pages(function)?)?;
+        let counters = Counters::start(self.table_pages(function)?, self.boot.is_tight())?;
         self.guest.ask(&format!("prepare {}", function.name()), LIMIT)?;
         let loaded = self.boot.module;
         events(&mut Scene { stage: self, function, counters, silent: false, loaded })
@@ -216,6 +282,7 @@ impl Scene<'_, '_> {
             set_irqs: counts.set_irqs,
             routing_updates: counts.routing,
             irqfds: counts.irqfds,
+            doorbells: counts.doorbells,
             configures: since(calls.configures, calls_before.configures),
             updates: since(calls.updates, calls_before.updates),
             // The last lines of the kernel that another one replaces are gone.
@@ -224,7 +291,7 @@ impl Scene<'_, '_> {
         };
         eprintln!(
             "### {} {} x {}: {} exits on the table's pages, {} in all, {} SET_IRQS, {} routings, {} irqfds, \
-             {:.3} s",
+             {} calls, {:.3} s",
             self.function.name(),
             event.name(),
             item.count,
@@ -233,8 +300,22 @@ impl Scene<'_, '_> {
             item.set_irqs,
             item.routing_updates,
             item.irqfds,
+            item.doorbells,
             item.seconds
         );
+        if let (Some(calls), Some(queries)) = (
+            [item.configures, item.updates, since(calls.others, calls_before.others)]
+                .into_iter()
+                .sum::<Option<u64>>(),
+            since(calls.queries, calls_before.queries),
+        ) && event != Event::ModuleReload
+            && !(calls..=calls.saturating_add(queries)).contains(&item.doorbells)
+        {
+            let exits = item.doorbells;
+            let why =
+                format!("{exits} exits for {calls} calls and {queries} queries of the module");
+            self.fail(event.name(), &why);
+        }
         for line in log.bad {
             self.fail(event.name(), &format!("the guest's log: {line}"));
         }
@@ -294,13 +375,13 @@ impl Scene<'_, '_> {
 
     /// Frames from the counterpart, and to it.
     fn frames(&mut self, count: u64) -> Result<()> {
-        let counterpart = counterpart()?;
+        let counterpart = Counterpart::switch_on()?;
         self.observed(Event::Read, count, |scene| {
             let begin = Instant::now();
             scene.stage.guest.ask("listen", LIMIT)?;
-            packets::send(&counterpart, count)?;
+            packets::send(counterpart.name(), count)?;
             let guest = scene.stage.guest.ask("heard", LIMIT)?;
-            let listener = Listener::start(&counterpart)?;
+            let listener = Listener::start(counterpart.name())?;
             scene.stage.guest.ask(&format!("send {count}"), LIMIT)?;
             let host = listener.stop()?;
             let lost = |heard: u64| count.saturating_sub(heard);
@@ -370,20 +451,39 @@ fn take(function: &str) -> Result<()> {
         .with_context(|| format!("vfio-pci does not take {function}"))
 }
 
-/// The interface of the host that shares a wire with the guest's network function.
-fn counterpart() -> Result<String> {
-    for entry in fs::read_dir("/sys/class/net")? {
-        let entry = entry?;
-        let driver = fs::read_link(entry.path().join("device/driver")).unwrap_or_default();
-        if driver.ends_with("virtio_net") {
-            let flags = entry.path().join("flags");
-            fs::write(&flags, "0x1003").context("the counterpart cannot be switched on")?;
-            return Ok(entry.file_name().to_string_lossy().into_owned());
-        }
-    }
-    bail!("the host has no counterpart of the network function")
-}
-
 fn page_size() -> Result<u64> {
     Ok(u64::try_from(rustix::param::page_size())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Of two functions, with these counters.
+    fn report(failed_calls: u64, interrupt_setups: u64) -> Report {
+        let function = |address: &str, failed: u64| {
+            json!({
+                "id": "0000:01:00.0", "guest_address": address,
+                "service": { "mode": "direct", "counters": {
+                    "calls": 9, "failed_calls": failed,
+                    "interrupt_setups": interrupt_setups, "enable_changes": 2,
+                } },
+            })
+        };
+        let functions = [function("00:01.0", 0), function("00:02.0", failed_calls)];
+        serde_json::from_value(json!({ "functions": functions })).unwrap()
+    }
+
+    #[test]
+    fn the_service_and_the_kernel_must_agree() {
+        let none: [&str; 0] = [];
+        assert_eq!(disagreements(&report(0, 3), 10), none);
+        assert_eq!(disagreements(&report(0, 3), 12), none, "both left with interrupts");
+        assert_eq!(disagreements(&report(1, 3), 10), ["00:02.0: 1 calls were refused"]);
+        for wrong in [9, 13] {
+            assert_eq!(disagreements(&report(0, 3), wrong).len(), 1, "{wrong}");
+        }
+    }
 }

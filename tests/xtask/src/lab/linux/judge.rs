@@ -12,6 +12,12 @@ use crate::check::{Check, equal};
 /// before anybody can ask the host for anything.
 const BIND_EXITS: u64 = 6;
 
+/// What is compared, and named.
+const TABLE_EXITS: &str = "exits on the table's page";
+
+/// Both functions have nothing but their table on a page of this size.
+const TABLE_PAGE: u64 = 4096;
+
 /// Which guest an event happened in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Kind<'a> {
@@ -70,15 +76,19 @@ pub(super) fn checks(outcome: &Outcome, isolated: bool) -> Vec<Check> {
 
 /// What must hold beside QEMU.
 pub(super) fn peer_checks(outcome: &Outcome) -> Vec<Check> {
-    let plain: Vec<_> =
-        outcome.events.iter().filter(|event| event.vmm == Vmm::Pvmsi && !event.module).collect();
     vec![
-        Check::new(
-            "without the module it costs no more than below QEMU",
-            some_of(&plain).and_then(|()| each(&plain, |event| no_more_than_qemu(outcome, event))),
-        ),
+        cheap_without_module(outcome),
         Check::new("the first block is there no later than below QEMU", sooner(outcome)),
     ]
+}
+
+fn cheap_without_module(outcome: &Outcome) -> Check {
+    let plain: Vec<_> =
+        outcome.events.iter().filter(|event| event.vmm == Vmm::Pvmsi && !event.module).collect();
+    Check::new(
+        "without the module it costs no more than below QEMU",
+        some_of(&plain).and_then(|()| each(&plain, |event| no_more_than_qemu(outcome, event))),
+    )
 }
 
 /// Commands of NVMe on a host whose pages hold both its doorbells and its table.
@@ -98,6 +108,7 @@ pub(super) fn large_page_checks(outcome: &Outcome) -> Vec<Check> {
         Err(format!("{} exits for {} commands, must be 1 each", event.table_exits, event.count))
     });
     vec![
+        cheap_without_module(outcome),
         Check::new("trapped, each command exits", some_of(&reads(false)).and(trapped)),
         Check::new(
             "direct, no command exits",
@@ -117,6 +128,9 @@ fn counted(outcome: &Outcome) -> Result<(), String> {
             if seen >= least { Ok(()) } else { Err(format!("{what}: {seen}, at least {least}")) }
         };
         at_least("exits", event.exits, 1)?;
+        if event.event == Event::Bind && event.configures.is_some() {
+            at_least("exits of calls", event.doorbells, 1)?;
+        }
         let trapped = !Kind::of(event).is_direct();
         match event.event {
             Event::Bind => {
@@ -186,7 +200,9 @@ fn direct_is_free(event: &LinuxEvent) -> Result<(), String> {
             match event.event {
                 Event::Affinity => {
                     // The host's kernel moves nothing: the guest's messages change, and nothing else.
-                    equal("routing updates", event.routing_updates, event.updates.unwrap_or(0))?;
+                    let updates = event.updates.unwrap_or(0);
+                    equal("routing updates", event.routing_updates, updates)?;
+                    equal("exits of calls", event.doorbells, updates)?;
                     equal("SET_IRQS", event.set_irqs, 0)?;
                     // On arm64 a guest's translation service knows where an event goes: its message stays.
                     if event.architecture == "x86_64" && event.updates == Some(0) {
@@ -252,12 +268,20 @@ fn no_more_than_qemu(outcome: &Outcome, event: &LinuxEvent) -> Result<(), String
     let peers = below_qemu(outcome, event);
     let dearest = |figure: fn(&LinuxEvent) -> u64| peers.iter().map(|peer| figure(peer)).max();
     for (name, figure) in [
-        ("exits on the table's page", (|e| e.table_exits) as fn(&LinuxEvent) -> u64),
+        (TABLE_EXITS, (|e| e.table_exits) as fn(&LinuxEvent) -> u64),
         ("SET_IRQS", |e| e.set_irqs),
         // One for each vector that is armed or moved, as there.
         ("routing updates", |e| e.routing_updates),
     ] {
-        let most = dearest(figure).ok_or("not seen below QEMU")?;
+        let mut most = dearest(figure).ok_or("not seen below QEMU")?;
+        // On a large page there are registers, too, and a driver that waits reads them as often as time
+        // lets it. igb raises its vectors whenever it likes, and Linux writes more where a move meets
+        // an interrupt.
+        let vague = event.page_size > TABLE_PAGE
+            || (event.function, event.event) == (Function::Igb, Event::Affinity);
+        if name == TABLE_EXITS && vague {
+            most = most.saturating_add(most.div_ceil(10));
+        }
         if figure(event) > most {
             return Err(format!("{name}: {}, below QEMU {most}", figure(event)));
         }
@@ -303,7 +327,7 @@ pub(super) fn table(architecture: Architecture, events: &[LinuxEvent]) -> String
         let _ = writeln!(
             text,
             "{}, host {host}, page size {page_size}, guest {kernel}\n\n  {:<24}{:<6}{:<16}{:>7}{:>8}{:>9}\
-             {:>9}{:>9}{:>8}{:>8}{:>8}{:>6}{:>10}",
+             {:>9}{:>9}{:>8}{:>7}{:>8}{:>8}{:>6}{:>10}",
             architecture.name(),
             "below",
             "",
@@ -314,6 +338,7 @@ pub(super) fn table(architecture: Architecture, events: &[LinuxEvent]) -> String
             "SET_IRQS",
             "routing",
             "irqfds",
+            "calls",
             "config.",
             "update",
             "lost",
@@ -323,7 +348,7 @@ pub(super) fn table(architecture: Architecture, events: &[LinuxEvent]) -> String
             let optional = |value: Option<u64>| value.map_or("-".to_owned(), |v| v.to_string());
             let _ = writeln!(
                 text,
-                "  {:<24}{:<6}{:<16}{:>7}{:>8}{:>9}{:>9}{:>9}{:>8}{:>8}{:>8}{:>6}{:>10.3}",
+                "  {:<24}{:<6}{:<16}{:>7}{:>8}{:>9}{:>9}{:>9}{:>8}{:>7}{:>8}{:>8}{:>6}{:>10.3}",
                 Kind::of(event).title(),
                 event.function.name(),
                 event.event.name(),
@@ -333,6 +358,7 @@ pub(super) fn table(architecture: Architecture, events: &[LinuxEvent]) -> String
                 event.set_irqs,
                 event.routing_updates,
                 event.irqfds,
+                event.doorbells,
                 optional(event.configures),
                 optional(event.updates),
                 optional(event.lost),
@@ -407,6 +433,11 @@ mod tests {
             },
             routing_updates: if event == Event::Unbind { 0 } else { 10 },
             irqfds: 5,
+            doorbells: match (module, event) {
+                (true, Event::Bind) => 12,
+                (true, Event::Affinity) => 10,
+                _ => 0,
+            },
             configures: module.then_some(if event == Event::Bind { 2 } else { 0 }),
             updates: module.then_some(10),
             lost: Some(0),
@@ -486,6 +517,8 @@ mod tests {
             event.routing_updates = 0;
         });
         must_fail(direct(Event::Unbind), |event| event.routing_updates = 1);
+        must_fail(direct(Event::Bind), |event| event.doorbells = 0);
+        must_fail(direct(Event::Affinity), |event| event.doorbells = 0);
     }
 
     #[test]

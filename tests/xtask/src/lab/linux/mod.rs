@@ -134,7 +134,7 @@ pub(crate) struct LinuxLab {
     program: PathBuf,
     kernels: Vec<Kernel>,
     qemu: Option<Program>,
-    kexec: Option<Program>,
+    kexec: Program,
 }
 
 /// The host of some guests.
@@ -168,21 +168,30 @@ impl LinuxLab {
         if (scenario, extent) == (LinuxScenario::Events, Extent::Full) {
             kernels.push(parts.kernel(Series::Newest)?);
         }
-        let (qemu, kexec) = match scenario {
-            LinuxScenario::Peers => (Some(parts.qemu()?), None),
-            LinuxScenario::Events => (None, Some(parts.kexec()?)),
+        let kexec = parts.kexec()?;
+        let qemu = match scenario {
+            LinuxScenario::Peers => Some(parts.qemu()?),
+            LinuxScenario::Events => None,
         };
         Ok(Self { architecture, host, pvmsi, program, kernels, qemu, kexec })
     }
 
-    /// Boots the hosts of a scenario, and judges what was counted.
+    /// Boots the hosts of a scenario, and judges what was counted. A host that does not come to its
+    /// end is a check that has failed: what the others have shown is kept.
     ///
     /// # Errors
-    /// When a host does not boot or does not come to its end.
+    /// When there is nothing to run.
     pub(crate) fn run(&self, scenario: LinuxScenario, extent: Extent) -> Result<Run> {
         let mut run = Run { events: Vec::new(), checks: Vec::new(), text: String::new() };
         for host in plan(self.architecture, &self.kernels, scenario, extent)? {
-            let outcome = self.boot(scenario, &host)?;
+            let outcome = match self.boot(scenario, &host) {
+                Ok(outcome) => outcome,
+                Err(error) => {
+                    let name = format!("{}: the host comes to its end", host.name);
+                    run.checks.push(Check::new(&name, Err(format!("{error:#}"))));
+                    continue;
+                }
+            };
             let mut checks = judge::checks(&outcome, host.hardware.isolation);
             match (scenario, host.hardware.pages) {
                 (LinuxScenario::Peers, PageSize::K16) => {
@@ -223,11 +232,10 @@ impl LinuxLab {
             additions.push(Addition::file(&qemu.folder, "qemu".to_owned()));
         }
         for kernel in &self.kernels {
-            let mut suites = host.boots.iter().filter(|boot| boot.kernel == inside(kernel));
-            let Some(first) = suites.next().map(|boot| boot.suite) else { continue };
-            let kexec = first == Suite::Events || suites.any(|boot| boot.suite == Suite::Events);
-            let kexec = self.kexec.as_ref().filter(|_| kexec);
-            let initrd = guest.initrd(kernel, kexec, &folder.join("guest"))?;
+            if host.boots.iter().all(|boot| boot.kernel != inside(kernel)) {
+                continue;
+            }
+            let initrd = guest.initrd(kernel, &self.kexec, &folder.join("guest"))?;
             let to = inside(kernel);
             let to = to.trim_start_matches('/');
             additions.push(Addition::file(&kernel.image, format!("{to}/vmlinuz")));
@@ -306,6 +314,7 @@ fn plan(
                     boots.push(events(kernel, Policy::Off, false, Suite::Events));
                     boots.push(events(kernel, Policy::Direct, false, Suite::Events));
                     boots.push(events(kernel, Policy::Direct, true, Suite::Reload));
+                    boots.push(events(kernel, Policy::Direct, true, Suite::Tight));
                 }
             }
             hosts.push(host("isolated", true, PageSize::K4, boots));
@@ -326,7 +335,10 @@ fn peers(kernel: &Kernel, suite: Suite) -> Vec<Boot> {
         policy,
         module,
         kernel: inside(kernel),
-        functions: vec![NVME.to_owned()],
+        functions: match suite {
+            Suite::Bind => vec![NVME.to_owned()],
+            _ => vec![NVME.to_owned(), NETWORK.to_owned()],
+        },
         isolation: true,
         suite,
     };
@@ -380,7 +392,7 @@ struct Guest<'a> {
 
 impl Guest<'_> {
     /// The initial file system of guests with a kernel; `folder` is scratch space.
-    fn initrd(&self, kernel: &Kernel, kexec: Option<&Program>, folder: &Path) -> Result<PathBuf> {
+    fn initrd(&self, kernel: &Kernel, kexec: &Program, folder: &Path) -> Result<PathBuf> {
         let root = folder.join(&kernel.release);
         if root.exists() {
             fs::remove_dir_all(&root)?;
@@ -397,16 +409,14 @@ impl Guest<'_> {
         )?;
         initramfs::add(&Addition::file(&kernel.modules, "modules".to_owned()), &root, self.native)?;
         let archive = folder.join(format!("{}.cpio", kernel.release));
-        if let Some(kexec) = kexec {
-            // The next kernel's: no module of ours, and no other kernel.
-            let next = folder.join(format!("{}-next.cpio", kernel.release));
-            initramfs::archive_of(&root, &next, &Packing::Plain)?;
-            fs::create_dir_all(root.join("boot"))?;
-            initramfs::copy(&next, &root.join("boot/initrd"))?;
-            initramfs::copy(&kernel.image, &root.join("boot/vmlinuz"))?;
-            let tool = Addition::file(&kexec.folder, "kexec".to_owned());
-            initramfs::add(&tool, &root, self.native)?;
-        }
+        // The next kernel's: no module of ours, and no other kernel.
+        let next = folder.join(format!("{}-next.cpio", kernel.release));
+        initramfs::archive_of(&root, &next, &Packing::Plain)?;
+        fs::create_dir_all(root.join("boot"))?;
+        initramfs::copy(&next, &root.join("boot/initrd"))?;
+        initramfs::copy(&kernel.image, &root.join("boot/vmlinuz"))?;
+        let tool = Addition::file(&kexec.folder, "kexec".to_owned());
+        initramfs::add(&tool, &root, self.native)?;
         initramfs::copy(&kernel.module, &root.join("modules/pvmsi.ko"))?;
         initramfs::archive_of(&root, &archive, &Packing::Plain)?;
         Ok(archive)
@@ -448,6 +458,7 @@ mod tests {
                     (Policy::Off, false, Suite::Events),
                     (Policy::Direct, false, Suite::Events),
                     (Policy::Direct, true, Suite::Reload),
+                    (Policy::Direct, true, Suite::Tight),
                 ] {
                     let found = isolated.boots.iter().filter(|boot| {
                         boot.kernel == kernel
