@@ -1,6 +1,7 @@
 //! Build, demonstration, lab and test commands of the project: `cargo xtask --help`.
 
 mod architecture;
+mod bench;
 mod check;
 mod conformance;
 mod debian;
@@ -64,6 +65,8 @@ enum Command {
     Lab(lab::Options),
     /// Attacks wire types and host service with inputs that libFuzzer makes up.
     Fuzz(fuzz::Options),
+    /// Counts what the operations of both halves cost, beside the standard table.
+    Bench(bench::Options),
     /// Does random valid operations under load and accounts for every interrupt.
     Soak(soak::Options),
     /// Explores all states of the host service, and tries its locks in many orders.
@@ -87,6 +90,7 @@ fn main() -> ExitCode {
             Command::Conformance(options) => conformance::command(&workspace, options),
             Command::Lab(options) => lab::command(&workspace, options),
             Command::Fuzz(options) => fuzz::command(&workspace, options),
+            Command::Bench(options) => bench::command(&workspace, options),
             Command::Soak(options) => soak::command(&workspace, options),
             Command::Model(options) => model::command(&workspace, options),
             Command::Test(options) => test::command(&workspace, options),

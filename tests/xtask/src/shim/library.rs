@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::object::Object;
+use super::object::{Object, Size};
 use super::toolchain::Toolchain;
 use crate::architecture::Architecture;
 use crate::process;
@@ -66,6 +66,26 @@ impl Library {
             process::run("ar", ar.arg("rcsD").arg(&archive).arg(&shim), LIMIT)?;
             Ok(Self { archive, object: Object::read(&shim)? })
         })
+    }
+
+    /// Links only what some functions of the ABI need, as a freestanding kernel does, and weighs it.
+    /// No code calls them: what is weighed is the library's alone.
+    ///
+    /// # Errors
+    /// When a tool is missing or fails.
+    pub(super) fn link_with_collection(
+        &self,
+        workspace: &Workspace,
+        architecture: Architecture,
+        functions: &[&str],
+    ) -> Result<Size> {
+        let program = self.archive.with_file_name("minimal");
+        let mut gcc = Toolchain::prepare(workspace, architecture)?.tool("gcc");
+        gcc.args(["-nostdlib", "-static", "-no-pie"]);
+        gcc.arg("-Wl,--gc-sections,--build-id=none,--fatal-warnings,--entry=0");
+        gcc.args(functions.iter().map(|function| format!("-Wl,--undefined=pvmsi_{function}")));
+        process::run("gcc", gcc.arg(&self.archive).arg("-o").arg(&program), LIMIT)?;
+        Ok(Object::read(&program)?.size)
     }
 }
 

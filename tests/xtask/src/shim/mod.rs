@@ -89,6 +89,37 @@ pub(crate) fn checks(workspace: &Workspace) -> Result<Vec<Check>> {
     Ok(checks)
 }
 
+/// Bytes of code and constants, as a freestanding kernel links them.
+pub(crate) struct TextSizes {
+    /// All of the library.
+    pub(crate) whole: u64,
+    /// What stays of it where a kernel uses only [`MINIMAL`] and its linker collects sections.
+    pub(crate) minimal: u64,
+}
+
+/// What a kernel calls that does the main job and nothing else, without the prefix of the library.
+const MINIMAL: [&str; 9] = [
+    "discover",
+    "client_init",
+    "negotiate",
+    "msix_init",
+    "msix_enable",
+    "msix_set",
+    "msix_mask",
+    "msix_unmask",
+    "msix_disable",
+];
+
+/// Weighs the library of an architecture.
+///
+/// # Errors
+/// When it cannot be built or linked.
+pub(crate) fn text_sizes(workspace: &Workspace, architecture: Architecture) -> Result<TextSizes> {
+    let library = Library::build(workspace, architecture)?;
+    let minimal = library.link_with_collection(workspace, architecture, &MINIMAL)?;
+    Ok(TextSizes { whole: library.object.size.text, minimal: minimal.text })
+}
+
 const SYMBOLS: &str = "symbols.txt";
 const SIZE: &str = "size.txt";
 

@@ -1,0 +1,388 @@
+//! The host half: the service with one software function, and what a guest does to it.
+//!
+//! The only file here that knows the interface of `pvmsi-hypervisor`.
+
+use std::cell::Cell;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result, ensure};
+use kvm_ioctls::Kvm;
+use pvmsi_hypervisor::{
+    FunctionPolicy, Gsi, KvmRoutes, KvmWindow, MemorySlots, PciFunction, Platform, Policy,
+    RouteChange, Routes, RoutesError, Service, ServiceConfig, SoftwareFunction, SoftwareOptions,
+    View, Window, host_page_size,
+};
+use pvmsi_protocol::{
+    BUFFER_MAX, Busy, CallError, CallId, ConfigureRequest, EncodeError, FunctionId, GuestMessage,
+    Header, Kind, Sequence, TableMode, UpdateRequest, VectorIndex, VectorSetup, VectorUpdate,
+};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, MmapRegion, VolatileMemory};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::meter::count;
+
+/// MSI-X Enable, in message control.
+pub const ENABLE: u16 = 0x8000;
+/// Function Mask, in message control.
+pub const FUNCTION_MASK: u16 = 0x4000;
+
+const FUNCTION: FunctionId = FunctionId(8);
+const BAR: u64 = 0xc000_0000;
+const RAM_BYTES: usize = 0x10_0000;
+/// The call buffer's page of the guest's RAM, its address, and that of the body in it.
+const PAGE: u32 = 0x10;
+const BUFFER: GuestAddress = GuestAddress(0x1_0000);
+const BODY: GuestAddress = GuestAddress(0x1_0020);
+/// Where things are in the software function: the data sheet is in `hypervisor/vmm/MACHINE.md`.
+const TABLE: u64 = 0x40;
+const COMMAND: u64 = 0x04;
+const BAR_REGISTER: u64 = 0x10;
+const MESSAGE_CONTROL: u64 = 0x92;
+
+/// The words of a table entry.
+const ADDRESS_LOW: u64 = 0;
+const ADDRESS_HIGH: u64 = 1;
+const DATA: u64 = 2;
+const VECTOR_CONTROL: u64 = 3;
+
+/// How a host is set up.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Vectors of the function.
+    pub vectors: u16,
+    /// Whether the table is mapped where it can be.
+    pub direct: bool,
+}
+
+/// What the guest has cost: exits, and what the host's kernel was asked for on behalf of the function.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// `KVM_SET_GSI_ROUTING`.
+    pub routing_updates: u64,
+    /// `VFIO_DEVICE_SET_IRQS`.
+    pub interrupt_requests: u64,
+    /// `KVM_IRQFD`.
+    pub irqfds: u64,
+    /// Exits to the VMM that the service has answered.
+    pub exits: u64,
+}
+
+impl Cost {
+    /// What came since `earlier`.
+    #[must_use]
+    pub const fn since(self, earlier: Self) -> Self {
+        Self {
+            routing_updates: self.routing_updates.saturating_sub(earlier.routing_updates),
+            interrupt_requests: self.interrupt_requests.saturating_sub(earlier.interrupt_requests),
+            irqfds: self.irqfds.saturating_sub(earlier.irqfds),
+            exits: self.exits.saturating_sub(earlier.exits),
+        }
+    }
+}
+
+/// The service of a VM with one software function, after the guest's firmware.
+pub struct Host {
+    service: Service,
+    memory: GuestMemoryMmap,
+    bar: Arc<MmapRegion>,
+    shown: Arc<AtomicBool>,
+    exits: Cell<u64>,
+}
+
+impl Host {
+    /// With routes and a window that do nothing: what is left is the service's own work.
+    ///
+    /// # Errors
+    /// Where there is no memory for it.
+    pub fn new(options: Options) -> Result<Self> {
+        let policy = if options.direct { Policy::Direct } else { Policy::Trapped };
+        let config = ServiceConfig { policy, ..ServiceConfig::new(Platform::X86_64) };
+        let service = Service::new(config, Arc::new(NoRoutes));
+        let function = software(options.vectors)?;
+        let shown = Arc::new(AtomicBool::new(false));
+        let window = Box::new(NoWindow { shown: Arc::clone(&shown) });
+        Self::with(service, function, window, shown)
+    }
+
+    /// On this machine's KVM, with at most `bound` vectors for each call.
+    ///
+    /// # Errors
+    /// Where there is no KVM.
+    pub fn on_kvm(vectors: u16, bound: u16) -> Result<Self> {
+        ensure!(
+            cfg!(target_arch = "x86_64"),
+            "on arm64 KVM routes messages only to an interrupt controller that this program does not build"
+        );
+        let kvm = Kvm::new().context("/dev/kvm cannot be opened")?;
+        let vm = Arc::new(kvm.create_vm().context("KVM_CREATE_VM")?);
+        #[cfg(target_arch = "x86_64")]
+        vm.create_irq_chip().context("KVM_CREATE_IRQCHIP")?;
+        let routes = KvmRoutes::new(Arc::clone(&vm), Vec::new(), 24..4096);
+        let config =
+            ServiceConfig { vectors_per_call: bound, ..ServiceConfig::new(Platform::X86_64) };
+        let service = Service::new(config, Arc::new(routes));
+        let slots = Arc::new(MemorySlots::new(vm, 100..200));
+        let function = software(vectors)?;
+        let window = KvmWindow::new(slots, function.layout(), function.mappings()?);
+        Self::with(service, function, Box::new(window), Arc::default())
+    }
+
+    fn with(
+        service: Service,
+        function: SoftwareFunction,
+        window: Box<dyn Window>,
+        shown: Arc<AtomicBool>,
+    ) -> Result<Self> {
+        let bar = function.mappings()?.pop().context("the function has no memory")?.memory;
+        service.add_function(FUNCTION, Box::new(function), window, FunctionPolicy::default())?;
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM_BYTES)])?;
+        let host = Self { service, memory, bar, shown, exits: Cell::new(0) };
+        host.config_write(BAR_REGISTER, &u32::try_from(BAR)?.to_le_bytes());
+        host.config_write(COMMAND, &[0x06, 0x00]);
+        Ok(host)
+    }
+
+    /// Writes MSI-X Enable and Function Mask: one exit.
+    pub fn write_control(&self, bits: u16) {
+        self.config_write(MESSAGE_CONTROL, &bits.to_le_bytes());
+    }
+
+    /// Reads message control: one exit.
+    pub fn read_control(&self) {
+        self.exit(|| self.service.config_read(FUNCTION, MESSAGE_CONTROL, &mut [0; 2]));
+    }
+
+    /// Changes MSI-X Enable and Function Mask and leaves the other bits: two exits.
+    pub fn change_control(&self, bits: u16) {
+        self.read_control();
+        self.write_control(bits);
+    }
+
+    /// Fills the call buffer for a `configure` of the first `vectors` vectors, all masked or not; returns the request's bytes, header included.
+    ///
+    /// # Errors
+    /// Never, with up to 2048 vectors.
+    pub fn write_configure(&self, vectors: u16, masked: bool, sequence: Sequence) -> Result<usize> {
+        let setups =
+            (0..vectors).map(|vector| VectorSetup { message: Some(message(vector)), masked });
+        self.write_call(CallId::Configure, |body| {
+            ConfigureRequest::encode(Kind::MsiX, vectors, sequence, setups, body)
+        })
+    }
+
+    /// Fills the call buffer for an `update` of one vector, to the message that [`message`] gives for `to`; returns the request's bytes, header included.
+    ///
+    /// # Errors
+    /// Never.
+    pub fn write_update(&self, vector: u16, to: u16) -> Result<usize> {
+        let update = VectorUpdate { vector: VectorIndex(vector), message: message(to) };
+        self.write_call(CallId::Update, |body| UpdateRequest::encode(std::iter::once(update), body))
+    }
+
+    /// Rings the doorbell: one exit.
+    pub fn ring(&self) {
+        // A call buffer that cannot be answered is found in the answer.
+        let _ = self.exit(|| self.service.doorbell(&self.memory, PAGE).ok());
+    }
+
+    /// Whether the last call has succeeded; its answer's bytes, header included.
+    ///
+    /// # Errors
+    /// [`CallError`], as the guest finds it.
+    pub fn answer(&self) -> Result<usize> {
+        let mut bytes = [0; Header::SIZE];
+        self.memory.read_slice(&mut bytes, BUFFER)?;
+        let header = Header::from_bytes(&bytes);
+        let mut body = vec![0; usize::try_from(header.body_length)?];
+        self.memory.read_slice(&mut body, BODY)?;
+        match CallError::decode(header.status, &body) {
+            None => Ok(body.len().saturating_add(Header::SIZE)),
+            Some(error) => Err(error.into()),
+        }
+    }
+
+    /// The sequence number with which a `configure` that was answered *busy* is repeated; none where it is done.
+    ///
+    /// # Errors
+    /// Any other failure of the call.
+    pub fn busy(&self) -> Result<Option<Sequence>> {
+        match self.answer() {
+            Ok(_) => Ok(None),
+            Err(error) => match error.downcast_ref::<CallError>() {
+                Some(CallError::Busy(Busy { sequence, .. })) => Ok(Some(*sequence)),
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// Reads vector control: one exit where the table is trapped.
+    pub fn read_vector_control(&self, vector: u16) {
+        let offset = entry(vector, VECTOR_CONTROL);
+        if self.shown.load(Ordering::Relaxed) {
+            let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+            let _ = self.bar.as_volatile_slice().load::<u32>(offset, Ordering::SeqCst);
+        } else {
+            self.exit(|| self.service.mmio_read(BAR.saturating_add(offset), &mut [0; 4]));
+        }
+    }
+
+    /// Writes the mask bit: one exit where the table is trapped.
+    pub fn write_mask(&self, vector: u16, masked: bool) {
+        self.write_table(vector, VECTOR_CONTROL, u32::from(masked));
+    }
+
+    /// Writes the message that [`message`] gives for `to` into the table: three exits where it is trapped.
+    pub fn write_message(&self, vector: u16, to: u16) {
+        let GuestMessage { address, data } = message(to);
+        let [low @ .., h0, h1, h2, h3] = address.to_le_bytes();
+        self.write_table(vector, ADDRESS_LOW, u32::from_le_bytes(low));
+        self.write_table(vector, ADDRESS_HIGH, u32::from_le_bytes([h0, h1, h2, h3]));
+        self.write_table(vector, DATA, data);
+    }
+
+    /// What it was so far.
+    ///
+    /// # Errors
+    /// Where the function is gone.
+    pub fn cost(&self) -> Result<Cost> {
+        let counters = self.service.status(FUNCTION).context("the function is gone")?.counters;
+        Ok(Cost {
+            routing_updates: counters.routing_updates,
+            interrupt_requests: counters.interrupt_setups.saturating_add(counters.enable_changes),
+            irqfds: counters.attaches.saturating_add(counters.detaches),
+            exits: self.exits.get(),
+        })
+    }
+
+    /// That `vectors` vectors are assigned and the table is direct or not: a figure of anything else means nothing.
+    ///
+    /// # Errors
+    /// Where it is not so.
+    pub fn check(&self, vectors: u16, direct: bool) -> Result<()> {
+        let status = self.service.status(FUNCTION).context("the function is gone")?;
+        ensure!(
+            status.assigned == vectors && (status.mode == TableMode::Direct) == direct,
+            "{} vectors are assigned, the table is {:?}: {:?}",
+            status.assigned,
+            status.mode,
+            status.reasons
+        );
+        Ok(())
+    }
+
+    fn config_write(&self, offset: u64, data: &[u8]) {
+        self.exit(|| self.service.config_write(FUNCTION, offset, data));
+    }
+
+    fn write_table(&self, vector: u16, word: u64, value: u32) {
+        let offset = entry(vector, word);
+        if self.shown.load(Ordering::Relaxed) {
+            let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+            let _ = self.bar.as_volatile_slice().store(value, offset, Ordering::SeqCst);
+        } else {
+            let address = BAR.saturating_add(offset);
+            self.exit(|| self.service.mmio_write(address, &value.to_le_bytes()));
+        }
+    }
+
+    /// What a guest's exit makes the service do, which is counted.
+    fn exit<T: Default>(&self, serve: impl FnOnce() -> T) -> T {
+        self.exits.set(self.exits.get().saturating_add(1));
+        count(serve)
+    }
+
+    fn write_call(
+        &self,
+        call: CallId,
+        encode: impl FnOnce(&mut [u8]) -> Result<usize, EncodeError>,
+    ) -> Result<usize> {
+        let mut body = vec![0; BUFFER_MAX.saturating_sub(Header::SIZE)];
+        let length = encode(&mut body)?;
+        body.truncate(length);
+        let header =
+            Header::request(call, FUNCTION, BUFFER_MAX, length).context("the body is too long")?;
+        self.memory.write_slice(&header.to_bytes(), BUFFER)?;
+        self.memory.write_slice(&body, BODY)?;
+        Ok(length.saturating_add(Header::SIZE))
+    }
+}
+
+/// The message for a vector; all are different.
+pub fn message(vector: u16) -> GuestMessage {
+    let (processor, interrupt) = (vector >> 7, vector & 0x7f);
+    GuestMessage {
+        address: 0xfee0_0000 | u64::from(processor) << 12,
+        data: 0x80 | u32::from(interrupt),
+    }
+}
+
+/// Raises the soft limit of open files to the hard one: each vector takes two.
+///
+/// # Errors
+/// Where that is not enough.
+pub fn raise_file_limit() -> Result<()> {
+    const NEEDED: u64 = 4096 + 128;
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?;
+    ensure!(
+        maximum.is_none_or(|maximum| maximum >= NEEDED),
+        "2048 vectors take {NEEDED} open files, and the hard limit is {}: raise it with ulimit -Hn {NEEDED}",
+        maximum.unwrap_or_default()
+    );
+    Ok(())
+}
+
+fn software(vectors: u16) -> io::Result<SoftwareFunction> {
+    SoftwareFunction::new(SoftwareOptions { vectors, isolated: true }, host_page_size())
+}
+
+/// Where a word of the table lies in the BAR.
+fn entry(vector: u16, word: u64) -> u64 {
+    TABLE
+        .saturating_add(u64::from(vector).saturating_mul(16))
+        .saturating_add(word.saturating_mul(4))
+}
+
+/// Routes that do nothing.
+struct NoRoutes;
+
+impl Routes for NoRoutes {
+    fn allocate(&self, count: u16) -> Result<Vec<Gsi>, RoutesError> {
+        Ok((0..u32::from(count)).map(Gsi).collect())
+    }
+
+    fn free(&self, _: &[Gsi]) {}
+
+    fn install(&self, _: &[RouteChange]) -> Result<(), RoutesError> {
+        Ok(())
+    }
+
+    fn attach(&self, _: &EventFd, _: Gsi) -> Result<(), RoutesError> {
+        Ok(())
+    }
+
+    fn detach(&self, _: &EventFd, _: Gsi) -> Result<(), RoutesError> {
+        Ok(())
+    }
+}
+
+/// A memory map that shows whatever it is told to.
+struct NoWindow {
+    /// Whether it shows the table.
+    shown: Arc<AtomicBool>,
+}
+
+impl Window for NoWindow {
+    fn show(&mut self, view: &View) -> io::Result<()> {
+        let shows = view.table == TableMode::Direct && view.bars != View::NOTHING.bars;
+        self.shown.store(shows, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn table_can_be_direct(&self) -> bool {
+        true
+    }
+}
