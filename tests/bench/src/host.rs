@@ -38,6 +38,8 @@ const BUFFER: GuestAddress = GuestAddress(0x1_0000);
 const BODY: GuestAddress = GuestAddress(0x1_0020);
 /// Where things are in the software function: the data sheet is in `hypervisor/vmm/MACHINE.md`.
 const TABLE: u64 = 0x40;
+/// ROTATION, which does nothing while no events are asked for.
+const REGISTER: u64 = 0x10;
 const COMMAND: u64 = 0x04;
 const BAR_REGISTER: u64 = 0x10;
 const MESSAGE_CONTROL: u64 = 0x92;
@@ -173,6 +175,25 @@ impl Host {
         })
     }
 
+    /// The same without any message: the vectors start masked.
+    ///
+    /// # Errors
+    /// Never, with up to 2048 vectors.
+    pub fn write_configure_without_messages(&self, vectors: u16) -> Result<usize> {
+        self.write_call(CallId::Configure, |body| {
+            let setups = std::iter::empty();
+            ConfigureRequest::encode(Kind::MsiX, vectors, Sequence::START, setups, body)
+        })
+    }
+
+    /// Fills the call buffer for a `release`; returns the request's bytes, header included.
+    ///
+    /// # Errors
+    /// Never.
+    pub fn write_release(&self) -> Result<usize> {
+        self.write_call(CallId::Release, |_| Ok(0))
+    }
+
     /// Fills the call buffer for an `update` of one vector, to the message that [`message`] gives for `to`; returns the request's bytes, header included.
     ///
     /// # Errors
@@ -221,8 +242,7 @@ impl Host {
     /// Reads vector control: one exit where the table is trapped.
     pub fn read_vector_control(&self, vector: u16) {
         let offset = entry(vector, VECTOR_CONTROL);
-        if self.shown.load(Ordering::Relaxed) {
-            let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+        if let Some(offset) = self.direct(offset) {
             let _ = self.bar.as_volatile_slice().load::<u32>(offset, Ordering::SeqCst);
         } else {
             self.exit(|| self.service.mmio_read(BAR.saturating_add(offset), &mut [0; 4]));
@@ -241,6 +261,11 @@ impl Host {
         self.write_table(vector, ADDRESS_LOW, u32::from_le_bytes(low));
         self.write_table(vector, ADDRESS_HIGH, u32::from_le_bytes([h0, h1, h2, h3]));
         self.write_table(vector, DATA, data);
+    }
+
+    /// Writes a register in the page of the table: one exit where the table is trapped.
+    pub fn write_beside_table(&self) {
+        self.bar_write(REGISTER, 0);
     }
 
     /// What it was so far.
@@ -278,9 +303,16 @@ impl Host {
     }
 
     fn write_table(&self, vector: u16, word: u64, value: u32) {
-        let offset = entry(vector, word);
-        if self.shown.load(Ordering::Relaxed) {
-            let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+        self.bar_write(entry(vector, word), value);
+    }
+
+    /// Where a guest whose memory map shows the table reaches an offset of the BAR without an exit.
+    fn direct(&self, offset: u64) -> Option<usize> {
+        self.shown.load(Ordering::Relaxed).then(|| usize::try_from(offset).ok()).flatten()
+    }
+
+    fn bar_write(&self, offset: u64, value: u32) {
+        if let Some(offset) = self.direct(offset) {
             let _ = self.bar.as_volatile_slice().store(value, offset, Ordering::SeqCst);
         } else {
             let address = BAR.saturating_add(offset);

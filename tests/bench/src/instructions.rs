@@ -7,7 +7,7 @@ use pvmsi_protocol::Sequence;
 
 use crate::guest::{Memory, with_guest};
 use crate::host::{self, ENABLE, FUNCTION_MASK, Host, Options};
-use crate::{Line, Meter, Side, Unit, VECTORS, counts, standard};
+use crate::{Line, Meter, POWERS, Side, Unit, VECTORS, counts, standard};
 
 /// Runs all; with `sweep` the series for the plot as well.
 ///
@@ -23,9 +23,9 @@ pub fn run<W: Write>(meter: &mut Meter<W>, sweep: bool) -> Result<()> {
     function_mask_clear(meter)?;
     guest(meter)?;
     if sweep {
-        for vectors in (0..12).map(|power| 1_u16 << power) {
+        for vectors in POWERS {
             set_up(meter, vectors)?;
-            move_one(meter, "affinity_change", vectors)?;
+            move_one(meter, "sweep.affinity_change", vectors)?;
             mask_unmask(meter, vectors)?;
         }
     }
@@ -72,7 +72,7 @@ fn mask_unmask<W: Write>(meter: &mut Meter<W>, vectors: u16) -> Result<()> {
     for (side, host) in
         [(Side::PvMsi, set_up_by_call(vectors, true)?), (Side::Standard, set_up_in_table(vectors)?)]
     {
-        meter.region(&line("mask_unmask", side, vectors, 1), || {
+        meter.region(&line("sweep.mask_unmask", side, vectors, 1), || {
             standard::mask_unmask(&host, 0);
             Ok(())
         })?;
@@ -122,14 +122,14 @@ fn function_mask_clear<W: Write>(meter: &mut Meter<W>) -> Result<()> {
 fn set_up<W: Write>(meter: &mut Meter<W>, vectors: u16) -> Result<()> {
     let host = Host::new(Options { vectors: VECTORS, direct: true })?;
     host.write_configure(vectors, true, Sequence::START)?;
-    meter.region(&line("set_up", Side::PvMsi, vectors, 1), || {
+    meter.region(&line("sweep.set_up", Side::PvMsi, vectors, 1), || {
         counts::set_up(&host, vectors);
         Ok(())
     })?;
     host.answer()?;
     host.check(vectors, true)?;
     let host = Host::new(Options { vectors: VECTORS, direct: true })?;
-    meter.region(&line("set_up", Side::Standard, vectors, 1), || {
+    meter.region(&line("sweep.set_up", Side::Standard, vectors, 1), || {
         standard::set_up(&host, vectors);
         Ok(())
     })

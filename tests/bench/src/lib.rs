@@ -24,5 +24,8 @@ mod standard;
 pub use line::{Line, Side, Unit};
 pub use meter::Meter;
 
+/// Numbers of vectors that the plot is made from: powers of 2 up to [`VECTORS`].
+pub(crate) const POWERS: [u16; 12] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, VECTORS];
+
 /// The most vectors that a function can have, and that the figures are about.
 pub const VECTORS: u16 = 2048;

@@ -25,7 +25,11 @@ enum Command {
     /// Operations of the guest half whose accesses to the table lackey shows.
     Accesses,
     /// Exits, requests to the kernel, bytes of calls.
-    Counts,
+    Counts {
+        /// Add the exits of some operations with 1, 2, 4 ... 2048 vectors, for the plot.
+        #[arg(long)]
+        sweep: bool,
+    },
     /// How long each doorbell exit of a configure takes on this machine's KVM.
     Holds,
 }
@@ -35,7 +39,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Instructions { sweep } => instructions::run(&mut meter, sweep),
         Command::Accesses => accesses::run(&mut meter),
-        Command::Counts => counts::run(&mut meter),
+        Command::Counts { sweep } => counts::run(&mut meter, sweep),
         Command::Holds => holds::run(&mut meter),
     };
     match result {

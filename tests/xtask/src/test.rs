@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use crate::architecture::Architecture;
+use crate::bench;
 use crate::conformance;
 use crate::demo;
 use crate::fuzz::{self, FuzzTarget};
@@ -95,6 +96,7 @@ pub(crate) fn command(workspace: &Workspace, options: &Options) -> Result<bool> 
         let selection = ["--workspace", "--exclude", KVM_TESTS, "--exclude", model::PACKAGE];
         cargo_test(workspace.cargo(), &selection)
     });
+    summary.step("bench: counts within their bounds", || bench(workspace));
     fuzzing(workspace, &mut summary);
     summary.step("model of the host service", || model::explore(workspace, true));
     summary.step("model of the host service: seeded bugs", || {
@@ -274,6 +276,15 @@ fn cargo_test(mut command: Command, selection: &[&str]) -> Result<Verdict> {
     } else {
         counts.with_failure()
     }))
+}
+
+/// Counts by valgrind. One that cannot be had is a reason to skip at home, not in continuous
+/// integration.
+fn bench(workspace: &Workspace) -> Result<Verdict> {
+    match bench::valgrind(workspace) {
+        Err(why) if !is_set("CI") => Ok(Verdict::Skipped(format!("{why:#}"))),
+        result => result.and_then(|()| Ok(Verdict::Checked(bench::checks(workspace)?))),
+    }
 }
 
 /// A bounded run of each fuzz target from its corpus. A C++ compiler that cannot be had is a reason

@@ -44,14 +44,16 @@ impl Revision {
     /// # Errors
     /// When it has none, or it fails.
     pub(super) fn bench(&self, workspace: &Workspace) -> Result<Report> {
-        let copy = folder(workspace).join("revision");
+        // A place of its own for each: cargo tells them apart by it, since all files of a copy are
+        // as old as the commit.
+        let copy = folder(workspace).join("revisions").join(&self.commit);
         remove(&copy)?;
         let result = self.unpack(workspace, &copy).and_then(|()| {
             let xtask = |arguments: &[&str]| {
                 let mut command = cargo_in(&copy);
                 command.args(["run", "--quiet", "--package", "xtask", "--"]).args(arguments);
                 // All revisions share a build folder: the libraries of others are the same.
-                command.env("CARGO_TARGET_DIR", folder(workspace).join("revision-build"));
+                command.env("CARGO_TARGET_DIR", folder(workspace).join("revisions/build"));
                 command
             };
             let mut help = xtask(&["bench", "--help"]);

@@ -23,6 +23,15 @@ pub(super) struct Program {
     path: PathBuf,
 }
 
+/// How much is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// What the rows need.
+    Rows,
+    /// What the plot needs as well.
+    Series,
+}
+
 /// A line that it prints: a count, or the place of one that valgrind makes.
 #[derive(Deserialize)]
 struct Line {
@@ -53,9 +62,10 @@ impl Program {
     ///
     /// # Errors
     /// When valgrind cannot be had, or an operation fails.
-    pub(super) fn instructions(&self, workspace: &Workspace) -> Result<Vec<Count>> {
+    pub(super) fn instructions(&self, workspace: &Workspace, extent: Extent) -> Result<Vec<Count>> {
         let folder = folder(workspace).join("callgrind");
-        let text = self.under(workspace, &callgrind::arguments(&folder)?, &["instructions"])?;
+        let arguments = [&["instructions"], extent.arguments()].concat();
+        let text = self.under(workspace, &callgrind::arguments(&folder)?, &arguments)?;
         let lines = lines(&text)?;
         let totals = callgrind::totals(&folder, lines.len())?;
         Ok(lines.into_iter().zip(totals).map(|(line, total)| line.counted(total)).collect())
@@ -95,8 +105,8 @@ impl Program {
     ///
     /// # Errors
     /// When an operation fails.
-    pub(super) fn counts(&self) -> Result<Vec<Count>> {
-        self.own("counts")
+    pub(super) fn counts(&self, extent: Extent) -> Result<Vec<Count>> {
+        self.own("counts", extent)
     }
 
     /// How long the exits of a bounded `configure` take on this machine's KVM.
@@ -104,20 +114,30 @@ impl Program {
     /// # Errors
     /// When the machine cannot do it.
     pub(super) fn holds(&self) -> Result<Vec<Count>> {
-        self.own("holds")
+        self.own("holds", Extent::Rows)
     }
 
-    fn own(&self, what: &str) -> Result<Vec<Count>> {
-        let text = output(what, Command::new(&self.path).arg(what))?;
+    fn own(&self, what: &str, extent: Extent) -> Result<Vec<Count>> {
+        let mut command = Command::new(&self.path);
+        let text = output(what, command.arg(what).args(extent.arguments()))?;
         lines(&text)?.into_iter().map(Line::own).collect()
     }
 
     /// Runs it under valgrind, which is installed where it is missing.
     fn under(&self, workspace: &Workspace, arguments: &[String], what: &[&str]) -> Result<String> {
-        tools::install_missing(workspace, &[Tool::program("valgrind", "valgrind")])?;
+        valgrind(workspace)?;
         let mut command = Command::new("valgrind");
         command.arg("--quiet").args(arguments).arg(&self.path).args(what);
         output("valgrind", &mut command)
+    }
+}
+
+impl Extent {
+    fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::Rows => &[],
+            Self::Series => &["--sweep"],
+        }
     }
 }
 
@@ -133,6 +153,14 @@ impl Line {
         let Self { name, side, unit, vectors, .. } = self;
         Ok(Count { name, side, unit, vectors, value })
     }
+}
+
+/// Installs valgrind where it is missing.
+///
+/// # Errors
+/// When it cannot be had.
+pub(crate) fn valgrind(workspace: &Workspace) -> Result<()> {
+    tools::install_missing(workspace, &[Tool::program("valgrind", "valgrind")])
 }
 
 /// Counts here are far below 2^53, up to which they are exact.

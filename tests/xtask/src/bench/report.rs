@@ -7,9 +7,13 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::program::as_number;
+use crate::check;
 
 /// The name and the version of the contract.
 const SCHEMA: &str = "pvmsi.bench/1";
+
+/// How the names of counts begin that are points of a series.
+const SWEEP: &str = "sweep.";
 
 /// What counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +83,27 @@ pub(super) struct Report {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     compared_with: Option<String>,
     rows: Vec<Row>,
+    /// With `--plot`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) series: Vec<Series>,
+}
+
+/// The cost of an operation by the number of vectors.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Series {
+    /// `set_up`, `affinity_change` or `mask_unmask`.
+    pub(super) name: String,
+    /// `instructions` (of the host service) or `exits`.
+    pub(super) unit: String,
+    pub(super) points: Vec<Point>,
+}
+
+/// The cost with so many vectors.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Point {
+    pub(super) vectors: u16,
+    pub(super) value: Option<f64>,
+    pub(super) standard: Option<f64>,
 }
 
 /// One figure.
@@ -106,7 +131,8 @@ impl Report {
     /// The rows that every report has, all missing.
     pub(super) fn new() -> Self {
         let rows = ROWS.iter().map(|(name, unit, _)| Row::missing(name, unit, "not counted"));
-        Self { schema: SCHEMA.to_owned(), compared_with: None, rows: rows.collect() }
+        let (schema, rows) = (SCHEMA.to_owned(), rows.collect());
+        Self { schema, compared_with: None, rows, series: Vec::new() }
     }
 
     /// Reads the JSON form.
@@ -134,6 +160,46 @@ impl Report {
                 }
             }
         }
+    }
+
+    /// That a row is there and not over its bound.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(super) fn check_bound(&self, name: &str, most: f64) -> Result<(), String> {
+        let row = self.rows.iter().find(|row| row.name == name).ok_or("no such row")?;
+        match row.value {
+            Some(value) if value <= most => Ok(()),
+            Some(value) => Err(format!("it is {}", number(value))),
+            None => Err(row.missing.clone().unwrap_or_default()),
+        }
+    }
+
+    /// That what is counted of the host in the standard way are the accesses that the guest half
+    /// makes there: each is an exit.
+    ///
+    /// # Errors
+    /// Where the numbers differ.
+    pub(super) fn check_standard(&self) -> Result<(), String> {
+        let standard = |name: &str| {
+            let row = self.rows.iter().find(|row| row.name == name);
+            row.and_then(|row| row.standard).ok_or_else(|| format!("no standard {name}"))
+        };
+        let accesses = |name: &str| {
+            let [reads, writes] = ["reads", "writes"].map(|what| format!("{name}.table_{what}"));
+            Ok::<_, String>(standard(&reads)? + standard(&writes)?)
+        };
+        // Message control is accessed as often either way; the one exit more is the doorbell.
+        let set_up = self.rows.iter().find(|row| row.name == "set_up.exits");
+        let control = set_up.and_then(|row| row.value).ok_or("no set_up.exits")? - 1.0;
+        for (event, seen) in [
+            ("set_up", accesses("guest.enable")? + accesses("guest.unmask_all")? + control),
+            ("affinity_change", accesses("guest.affinity_change")?),
+            ("mask_unmask", accesses("guest.mask_unmask")?),
+        ] {
+            check::equal(event, standard(&format!("{event}.exits"))?, seen)?;
+        }
+        Ok(())
     }
 
     /// Puts the values of another revision beside these, or why there are none.
@@ -170,9 +236,13 @@ impl Report {
         Ok(serde_json::to_string_pretty(self)?)
     }
 
-    fn add_count(&mut self, Count { name, side, unit, value, .. }: Count) {
+    fn add_count(&mut self, count: Count) {
+        let Count { name, side, unit, vectors, value } = count;
+        if let Some(operation) = name.strip_prefix(SWEEP) {
+            return self.add_point(operation, unit, side, vectors, value);
+        }
         let at = self.rows.iter().position(|row| row.name == name).unwrap_or_else(|| {
-            self.rows.push(Row::missing(&name, &unit, "the product has no such count"));
+            self.rows.push(Row::missing(&name, &unit, "only the standard table has it"));
             self.rows.len().saturating_sub(1)
         });
         let Some(row) = self.rows.get_mut(at) else { return };
@@ -182,6 +252,27 @@ impl Report {
                 row.missing = None;
             }
             Side::Standard => row.standard = Some(value),
+        }
+    }
+}
+
+impl Report {
+    fn add_point(&mut self, operation: &str, unit: String, side: Side, vectors: u16, value: f64) {
+        let found = |series: &Series| series.name == operation && series.unit == unit;
+        let at = self.series.iter().position(found).unwrap_or_else(|| {
+            let (name, points) = (operation.to_owned(), Vec::new());
+            self.series.push(Series { name, unit, points });
+            self.series.len().saturating_sub(1)
+        });
+        let Some(Series { points, .. }) = self.series.get_mut(at) else { return };
+        let at = points.iter().position(|point| point.vectors == vectors).unwrap_or_else(|| {
+            points.push(Point { vectors, value: None, standard: None });
+            points.len().saturating_sub(1)
+        });
+        let Some(point) = points.get_mut(at) else { return };
+        match side {
+            Side::PvMsi => point.value = Some(value),
+            Side::Standard => point.standard = Some(value),
         }
     }
 }
@@ -210,7 +301,7 @@ impl fmt::Display for Report {
             write!(head, "  {revision:>12}  {:>8}", "ratio")?;
         }
         writeln!(f, "{head}  {:>12}", "standard")?;
-        let mut missing: Vec<String> = Vec::new();
+        let mut missing: BTreeMap<String, Vec<&str>> = BTreeMap::new();
         for row in &self.rows {
             write!(f, "{:width$}  {:>12}", row.name, shown(row.value))?;
             if self.compared_with.is_some() {
@@ -221,17 +312,23 @@ impl fmt::Display for Report {
             let standard = row.standard.map(number).unwrap_or_default();
             writeln!(f, "  {standard:>12}  {}", row.unit)?;
             let revision = self.compared_with.as_deref().unwrap_or_default();
-            missing.extend(row.missing.iter().map(|why| format!("{}: {why}", row.name)));
-            missing.extend(
-                row.before_missing.iter().map(|why| format!("{} of {revision}: {why}", row.name)),
-            );
+            let before = row.before_missing.iter().map(|why| format!("in {revision}: {why}"));
+            for why in row.missing.iter().cloned().chain(before) {
+                missing.entry(why).or_default().push(&row.name);
+            }
         }
-        for why in missing {
-            writeln!(f, "missing: {why}")?;
+        for (why, names) in missing {
+            let shown: Vec<&str> = names.iter().copied().take(NAMED).collect();
+            let rest = names.len().saturating_sub(shown.len());
+            let rest = if rest > 0 { format!(" and {rest} more") } else { String::new() };
+            writeln!(f, "missing: {why} ({}{rest})", shown.join(", "))?;
         }
         Ok(())
     }
 }
+
+/// How many missing rows are named with a reason that they share.
+const NAMED: usize = 3;
 
 fn shown(value: Option<f64>) -> String {
     value.map_or_else(|| "missing".to_owned(), number)
@@ -290,7 +387,7 @@ mod tests {
         report.add(Part::Holds, Err(anyhow::anyhow!("no /dev/kvm")));
         let row = row(&report, "host.longest_call_share");
         assert_eq!((&row["value"], &row["missing"]), (&Value::Null, &json!("no /dev/kvm")));
-        assert!(report.to_string().contains("missing: host.longest_call_share: no /dev/kvm"));
+        assert!(report.to_string().contains("missing: no /dev/kvm (host.longest_call_share)"));
     }
 
     #[test]
@@ -324,6 +421,66 @@ mod tests {
         assert!(
             report.rows.iter().all(|row| row.before_missing.as_deref() == Some("it has no bench"))
         );
+    }
+
+    #[test]
+    fn points_of_both_sides_make_a_series() {
+        let mut report = Report::new();
+        let rows = report.rows.len();
+        let point = |side, vectors, value| Count { vectors, ..count("sweep.set_up", side, value) };
+        let counts = vec![
+            point(Side::PvMsi, 1, 5.0),
+            point(Side::Standard, 1, 6.0),
+            point(Side::PvMsi, 2, 7.0),
+        ];
+        report.add(Part::Instructions, Ok(counts));
+        assert_eq!(report.rows.len(), rows);
+        let json: Value = serde_json::from_str(&report.to_json().unwrap()).unwrap();
+        assert_eq!(
+            json["series"],
+            json!([{"name": "set_up", "unit": "instructions", "points": [
+                {"vectors": 1, "value": 5.0, "standard": 6.0},
+                {"vectors": 2, "value": 7.0, "standard": null},
+            ]}])
+        );
+    }
+
+    #[test]
+    fn bounds_fail_where_a_row_is_over_missing_or_unknown() {
+        let mut report = Report::new();
+        report.add(Part::Instructions, Ok(vec![count(NAME, Side::PvMsi, 7.5)]));
+        assert_eq!(report.check_bound(NAME, 7.5), Ok(()));
+        assert_eq!(report.check_bound(NAME, 7.0), Err("it is 7.500".to_owned()));
+        assert_eq!(report.check_bound("shim.c.text", 1e9), Err("not counted".to_owned()));
+        assert!(report.check_bound("none", 1e9).is_err());
+    }
+
+    #[test]
+    fn the_standard_way_of_host_and_guest_half_must_agree() {
+        let report = |exits| {
+            let mut report = Report::new();
+            let standard = |name: &str, value| count(name, Side::Standard, value);
+            let mut counts = vec![
+                count("set_up.exits", Side::PvMsi, 6.0),
+                standard("set_up.exits", 15.0),
+                standard("affinity_change.exits", 6.0),
+                standard("mask_unmask.exits", exits),
+            ];
+            for (name, reads, writes) in [
+                ("enable", 2.0, 6.0),
+                ("unmask_all", 0.0, 2.0),
+                ("affinity_change", 1.0, 5.0),
+                ("mask_unmask", 1.0, 2.0),
+            ] {
+                counts.push(standard(&format!("guest.{name}.table_reads"), reads));
+                counts.push(standard(&format!("guest.{name}.table_writes"), writes));
+            }
+            report.add(Part::Counts, Ok(counts));
+            report.check_standard()
+        };
+        assert_eq!(report(3.0), Ok(()));
+        assert!(report(4.0).is_err());
+        assert!(Report::new().check_standard().is_err());
     }
 
     #[test]
