@@ -38,7 +38,7 @@ pub fn lines() -> Result<Vec<Line>> {
 }
 
 fn by_call(events: &mut Events<'_>) -> Result<()> {
-    let host = Host::new(Options { vectors: VECTORS, direct: true })?;
+    let host = Host::new(Options::default())?;
     events.add(&host, "enable", None, |host| host.write_control(ENABLE))?;
     // As Linux does: messages come later, one by one.
     let request = host.write_configure_without_messages(VECTORS)?;
@@ -50,7 +50,7 @@ fn by_call(events: &mut Events<'_>) -> Result<()> {
     let request = host.write_release()?;
     events.call(&host, "release", request)?;
 
-    let host = Host::new(Options { vectors: VECTORS, direct: true })?;
+    let host = Host::new(Options::default())?;
     let request = host.write_configure(VECTORS, true, Sequence::START)?;
     events.add(&host, "set_up", Some(request), |host| set_up(host, VECTORS))?;
     host.check(VECTORS, true)?;
@@ -62,14 +62,14 @@ fn by_call(events: &mut Events<'_>) -> Result<()> {
 }
 
 fn in_the_standard_way(events: &mut Events<'_>) -> Result<()> {
-    let host = Host::new(Options { vectors: VECTORS, direct: true })?;
+    let host = Host::new(Options::default())?;
     events.add(&host, "enable", None, |host| host.write_control(ENABLE))?;
     host.write_message(0, 0);
     events.add(&host, "unmask_first", None, |host| host.write_mask(0, false))?;
     host.write_message(1, 1);
     events.add(&host, "unmask_next", None, |host| host.write_mask(1, false))?;
 
-    let host = Host::new(Options { vectors: VECTORS, direct: true })?;
+    let host = Host::new(Options::default())?;
     events.add(&host, "set_up", None, |host| standard::set_up(host, VECTORS))?;
     host.check(0, false)?;
     events.add(&host, "affinity_change", None, |host| standard::move_one(host, 0, 1))?;
@@ -86,7 +86,7 @@ fn swept(vectors: u16) -> Result<Vec<Line>> {
         lines.push(line(format!("sweep.{name}"), side, Unit::Exits, vectors, cost.exits));
         Ok(())
     };
-    let host = Host::new(Options { vectors: VECTORS, direct: true })?;
+    let host = Host::new(Options::default())?;
     host.write_configure(vectors, true, Sequence::START)?;
     add(&host, "set_up", Side::PvMsi, &|host| set_up(host, vectors))?;
     host.check(vectors, true)?;
@@ -94,7 +94,7 @@ fn swept(vectors: u16) -> Result<Vec<Line>> {
     add(&host, "affinity_change", Side::PvMsi, &Host::ring)?;
     host.answer()?;
     add(&host, "mask_unmask", Side::PvMsi, &|host| standard::mask_unmask(host, 0))?;
-    let host = Host::new(Options { vectors: VECTORS, direct: true })?;
+    let host = Host::new(Options::default())?;
     add(&host, "set_up", Side::Standard, &|host| standard::set_up(host, vectors))?;
     add(&host, "affinity_change", Side::Standard, &|host| standard::move_one(host, 0, 1))?;
     add(&host, "mask_unmask", Side::Standard, &|host| standard::mask_unmask(host, 0))?;

@@ -10,11 +10,11 @@ use crate::host::{self, ENABLE, Host};
 use crate::{Line, Meter, Side, Unit, VECTORS};
 
 /// Vectors of one call, at most.
-const BOUND: u16 = 128;
+pub(crate) const BOUND: u16 = 128;
 /// How often all is done: the figure is the median.
 const RUNS: usize = 15;
 /// More calls than that never come to an end.
-const CALLS_MAX: usize = 4096;
+pub(crate) const CALLS_MAX: usize = 4096;
 
 /// Runs it; the figure is the longest exit's share of the time of all.
 ///

@@ -5,7 +5,7 @@
 use std::cell::Cell;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use anyhow::{Context, Result, ensure};
 use kvm_ioctls::Kvm;
@@ -22,6 +22,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, MmapRegion, VolatileMemory};
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::VECTORS;
 use crate::meter::count;
 
 /// MSI-X Enable, in message control.
@@ -57,6 +58,15 @@ pub struct Options {
     pub vectors: u16,
     /// Whether the table is mapped where it can be.
     pub direct: bool,
+    /// The most vectors of one call.
+    pub bound: u16,
+}
+
+impl Default for Options {
+    /// A direct table of 2048 vectors, without a bound.
+    fn default() -> Self {
+        Self { vectors: VECTORS, direct: true, bound: VECTORS }
+    }
 }
 
 /// What the guest has cost: exits, and what the host's kernel was asked for on behalf of the function.
@@ -101,8 +111,9 @@ impl Host {
     /// Where there is no memory for it.
     pub fn new(options: Options) -> Result<Self> {
         let policy = if options.direct { Policy::Direct } else { Policy::Trapped };
-        let config = ServiceConfig { policy, ..ServiceConfig::new(Platform::X86_64) };
-        let service = Service::new(config, Arc::new(NoRoutes));
+        let vectors_per_call = options.bound;
+        let config = ServiceConfig { policy, vectors_per_call, platform: Platform::X86_64 };
+        let service = Service::new(config, Arc::new(NoRoutes::default()));
         let function = software(options.vectors)?;
         let shown = Arc::new(AtomicBool::new(false));
         let window = Box::new(NoWindow { shown: Arc::clone(&shown) });
@@ -378,12 +389,17 @@ fn entry(vector: u16, word: u64) -> u64 {
         .saturating_add(word.saturating_mul(4))
 }
 
-/// Routes that do nothing.
-struct NoRoutes;
+/// Routes that do nothing; no two have the same number.
+#[derive(Default)]
+struct NoRoutes {
+    next: AtomicU32,
+}
 
 impl Routes for NoRoutes {
     fn allocate(&self, count: u16) -> Result<Vec<Gsi>, RoutesError> {
-        Ok((0..u32::from(count)).map(Gsi).collect())
+        let count = u32::from(count);
+        let first = self.next.fetch_add(count, Ordering::Relaxed);
+        Ok((first..first.saturating_add(count)).map(Gsi).collect())
     }
 
     fn free(&self, _: &[Gsi]) {}

@@ -6,6 +6,7 @@ use anyhow::Result;
 use pvmsi_protocol::Sequence;
 
 use crate::guest::{Memory, with_guest};
+use crate::holds::{BOUND, CALLS_MAX};
 use crate::host::{self, ENABLE, FUNCTION_MASK, Host, Options};
 use crate::{Line, Meter, POWERS, Side, Unit, VECTORS, counts, standard};
 
@@ -16,6 +17,7 @@ use crate::{Line, Meter, POWERS, Side, Unit, VECTORS, counts, standard};
 pub fn run<W: Write>(meter: &mut Meter<W>, sweep: bool) -> Result<()> {
     host::raise_file_limit()?;
     configure(meter)?;
+    bounded_configure(meter)?;
     for vectors in [8, VECTORS] {
         move_one(meter, &format!("host.update_one.assigned_{vectors}"), vectors)?;
     }
@@ -35,7 +37,7 @@ pub fn run<W: Write>(meter: &mut Meter<W>, sweep: bool) -> Result<()> {
 /// `configure` of all vectors, unmasked, with messages. The standard way takes its exits for each entry.
 fn configure<W: Write>(meter: &mut Meter<W>) -> Result<()> {
     let name = "host.configure.per_vector";
-    let host = Host::new(Options { vectors: VECTORS, direct: true })?;
+    let host = Host::new(Options::default())?;
     host.write_control(ENABLE);
     host.write_configure(VECTORS, false, Sequence::START)?;
     meter.region(&line(name, Side::PvMsi, VECTORS, VECTORS), || {
@@ -44,11 +46,28 @@ fn configure<W: Write>(meter: &mut Meter<W>) -> Result<()> {
     })?;
     host.answer()?;
     host.check(VECTORS, true)?;
-    let host = Host::new(Options { vectors: VECTORS, direct: true })?;
+    let host = Host::new(Options::default())?;
     meter.region(&line(name, Side::Standard, VECTORS, VECTORS), || {
         standard::set_up(&host, VECTORS);
         Ok(())
     })
+}
+
+/// The exits of a `configure` of all vectors, so many at most for each call.
+fn bounded_configure<W: Write>(meter: &mut Meter<W>) -> Result<()> {
+    let host = Host::new(Options { bound: BOUND, ..Options::default() })?;
+    host.write_control(ENABLE);
+    let mut sequence = Some(Sequence::START);
+    for _ in 0..CALLS_MAX {
+        let Some(next) = sequence else { break };
+        host.write_configure(VECTORS, false, next)?;
+        meter.region(&line("host.bounded_configure.exit", Side::PvMsi, VECTORS, 1), || {
+            host.ring();
+            Ok(())
+        })?;
+        sequence = host.busy()?;
+    }
+    host.check(VECTORS, true)
 }
 
 /// The interrupt of one vector moved, of so many that are set up.
@@ -98,7 +117,7 @@ fn trapped_mask_unmask<W: Write>(meter: &mut Meter<W>) -> Result<()> {
 /// Function Mask cleared, and each vector gets its irqfd: in a direct table also those that are masked, in a trapped one those that are not.
 fn function_mask_clear<W: Write>(meter: &mut Meter<W>) -> Result<()> {
     let name = "host.function_mask_clear.per_vector";
-    let host = Host::new(Options { vectors: VECTORS, direct: true })?;
+    let host = Host::new(Options::default())?;
     host.write_control(ENABLE | FUNCTION_MASK);
     host.write_configure(VECTORS, true, Sequence::START)?;
     host.ring();
@@ -120,7 +139,7 @@ fn function_mask_clear<W: Write>(meter: &mut Meter<W>) -> Result<()> {
 
 /// All that it takes until every vector can fire.
 fn set_up<W: Write>(meter: &mut Meter<W>, vectors: u16) -> Result<()> {
-    let host = Host::new(Options { vectors: VECTORS, direct: true })?;
+    let host = Host::new(Options::default())?;
     host.write_configure(vectors, true, Sequence::START)?;
     meter.region(&line("sweep.set_up", Side::PvMsi, vectors, 1), || {
         counts::set_up(&host, vectors);
@@ -128,7 +147,7 @@ fn set_up<W: Write>(meter: &mut Meter<W>, vectors: u16) -> Result<()> {
     })?;
     host.answer()?;
     host.check(vectors, true)?;
-    let host = Host::new(Options { vectors: VECTORS, direct: true })?;
+    let host = Host::new(Options::default())?;
     meter.region(&line("sweep.set_up", Side::Standard, vectors, 1), || {
         standard::set_up(&host, vectors);
         Ok(())
@@ -155,7 +174,7 @@ fn guest<W: Write>(meter: &mut Meter<W>) -> Result<()> {
 
 /// Vectors that are assigned, unmasked and have messages, of a function with the most vectors.
 fn set_up_by_call(vectors: u16, direct: bool) -> Result<Host> {
-    let host = Host::new(Options { vectors: VECTORS, direct })?;
+    let host = Host::new(Options { direct, ..Options::default() })?;
     host.write_control(ENABLE);
     host.write_configure(vectors, false, Sequence::START)?;
     host.ring();
@@ -166,7 +185,7 @@ fn set_up_by_call(vectors: u16, direct: bool) -> Result<Host> {
 
 /// The same in the standard way.
 fn set_up_in_table(vectors: u16) -> Result<Host> {
-    let host = Host::new(Options { vectors: VECTORS, direct: true })?;
+    let host = Host::new(Options::default())?;
     standard::set_up(&host, vectors);
     host.check(0, false)?;
     Ok(host)

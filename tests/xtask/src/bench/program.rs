@@ -68,7 +68,11 @@ impl Program {
         let text = self.under(workspace, &callgrind::arguments(&folder)?, &arguments)?;
         let lines = lines(&text)?;
         let totals = callgrind::totals(&folder, lines.len())?;
-        Ok(lines.into_iter().zip(totals).map(|(line, total)| line.counted(total)).collect())
+        let counts = lines.into_iter().zip(totals).map(|(line, total)| line.counted(total));
+        let (exits, mut counts): (Vec<_>, Vec<_>) =
+            counts.partition(|count| count.name == BOUNDED_EXIT);
+        counts.extend(bounded(&exits));
+        Ok(counts)
     }
 
     /// Loads and stores of the vector table by the guest half.
@@ -155,6 +159,27 @@ impl Line {
     }
 }
 
+/// The exits of one `configure`, each counted by itself.
+const BOUNDED_EXIT: &str = "host.bounded_configure.exit";
+
+/// How many there are, and the share of the largest.
+fn bounded(exits: &[Count]) -> Vec<Count> {
+    let values = || exits.iter().map(|exit| exit.value);
+    let all: f64 = values().sum();
+    let value = values().fold(0.0, f64::max) / all;
+    let row = |what: &str, unit: &str, value| Count {
+        name: format!("host.bounded_configure.{what}"),
+        side: Side::PvMsi,
+        unit: unit.to_owned(),
+        vectors: 0,
+        value,
+    };
+    let exits = u64::try_from(exits.len()).map_or(f64::MAX, as_number);
+    let rows = vec![row("exits", "exits", exits), row("largest_share", "share", value)];
+    // Nothing can be said of a call that was not made.
+    if all > 0.0 { rows } else { Vec::new() }
+}
+
 /// Installs valgrind where it is missing.
 ///
 /// # Errors
@@ -180,7 +205,37 @@ fn lines(text: &str) -> Result<Vec<Line>> {
 fn output(what: &str, command: &mut Command) -> Result<String> {
     let (status, text) = process::capture(what, command, LIMIT, false)?;
     if !status.success() {
-        bail!("{what} of pvmsi-bench: {status}");
+        bail!("{what} of pvmsi-bench: {status}; why is said above");
     }
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_the_program_are_read() {
+        let text = r#"{"name":"a","side":"pv_msi","unit":"instructions","vectors":8,"per":4}
+{"name":"b","side":"standard","unit":"exits","vectors":1,"per":1,"value":3.0}"#;
+        let [counted, own] = <[Line; 2]>::try_from(lines(text).unwrap()).ok().unwrap();
+        let counted = counted.counted(10);
+        assert_eq!((counted.value, counted.side), (2.5, Side::PvMsi));
+        assert_eq!(own.own().unwrap().value, 3.0);
+        assert!(lines("thread panicked").is_err());
+    }
+
+    #[test]
+    fn a_line_without_the_count_that_it_must_have_is_refused() {
+        let text = r#"{"name":"a","side":"pv_msi","unit":"exits","vectors":8,"per":4}"#;
+        assert!(lines(text).unwrap().pop().unwrap().own().is_err());
+    }
+
+    #[test]
+    fn the_largest_exit_is_a_share_of_all() {
+        let exits = [10, 70, 20].map(|total| Count::whole(BOUNDED_EXIT, Side::PvMsi, "", total));
+        let values: Vec<_> = bounded(&exits).into_iter().map(|count| count.value).collect();
+        assert_eq!(values, [3.0, 0.7]);
+        assert_eq!(bounded(&[]), []);
+    }
 }
