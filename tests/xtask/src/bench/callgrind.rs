@@ -41,14 +41,20 @@ pub(super) fn totals(folder: &Path, regions: usize) -> Result<Vec<u64>> {
     if next.exists() {
         bail!("callgrind has counted more than {regions} regions");
     }
-    (1..=regions)
+    let totals: Vec<u64> = (1..=regions)
         .map(|number| {
             let path = path(number);
             let text = fs::read_to_string(&path)
                 .with_context(|| format!("callgrind has not written {}", path.display()))?;
             total(&text).with_context(|| format!("{} has no total", path.display()))
         })
-        .collect()
+        .collect::<Result<_>>()?;
+    // A region may cost nothing, but not all of them.
+    if totals.iter().all(|total| *total == 0) {
+        let [counted, _] = TOGGLES;
+        bail!("callgrind has counted nothing: it has not found the function {counted}");
+    }
+    Ok(totals)
 }
 
 /// The total of one file: instructions are the only event.
@@ -87,6 +93,11 @@ mod tests {
         assert_eq!(totals(&folder, 11).unwrap(), (1..=11).collect::<Vec<u64>>());
         assert!(totals(&folder, 10).is_err(), "one too many");
         assert!(totals(&folder, 12).is_err(), "one too few");
+        for number in 1..=11 {
+            let text = TEXT.replace("6005419", "0");
+            fs::write(folder.join(format!("{FILE}.{number}")), text).unwrap();
+        }
+        assert!(totals(&folder, 11).is_err(), "nothing was counted");
         fs::remove_dir_all(&folder).unwrap();
     }
 }
