@@ -99,9 +99,6 @@ pub(crate) const REMAPPING: RemappingSigns = RemappingSigns {
 const FILTER_REMEDY: &str = "this KVM cannot hand SMCCC calls to user space; use Linux 6.4 or later, or --doorbell mmio, which the guest \
      finds in its device tree";
 
-/// A VM needs nothing before its interrupt controller.
-pub(crate) fn prepare(_vm: &VmFd) {}
-
 /// What else `pvmsi probe` asks of KVM.
 pub(crate) fn kvm_checks(kvm: &Kvm) -> Vec<Check> {
     let vm = match kvm.create_vm() {

@@ -17,7 +17,6 @@ mod tests;
 
 use std::ops::Range;
 
-use kvm_bindings::{KVM_CAP_DISABLE_QUIRKS2, KVM_X86_QUIRK_SLOT_ZAP_ALL, kvm_enable_cap};
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use pvmsi_hypervisor::{Platform, Service};
 use pvmsi_protocol::ServiceBlock;
@@ -85,25 +84,6 @@ pub(crate) const REMAPPING: RemappingSigns = RemappingSigns {
     remedy: "switch interrupt remapping on in the firmware (VT-d, AMD-Vi), and take intremap=off or nointremap off the \
              kernel's command line; without it the kernel refuses to attach functions, or they stay trapped",
 };
-
-/// Takes back a habit of KVM: where a memory slot is deleted, it drops its page tables of the
-/// whole guest (`KVM_X86_QUIRK_SLOT_ZAP_ALL`; Linux 6.12 and later can do without). Each time a
-/// table is trapped again, or a guest switches decoding off to size a BAR, the guest would have to
-/// fault in all its memory anew. KVM keeps the habit since the other way broke a guest with a
-/// graphics card in 2019, for a reason that nobody found; VMs of other types than the default
-/// one never had it (Linux `Documentation/virt/kvm/api.rst`).
-pub(crate) fn prepare(vm: &VmFd) {
-    let quirks = vm.check_extension_raw(KVM_CAP_DISABLE_QUIRKS2.into());
-    if quirks.cast_unsigned() & KVM_X86_QUIRK_SLOT_ZAP_ALL == 0 {
-        return;
-    }
-    let mut capability = kvm_enable_cap { cap: KVM_CAP_DISABLE_QUIRKS2, ..Default::default() };
-    capability.args[0] = KVM_X86_QUIRK_SLOT_ZAP_ALL.into();
-    if let Err(error) = vm.enable_cap(&capability) {
-        // It costs time and nothing else.
-        tracing::debug!(%error, "KVM drops all page tables with each memory slot");
-    }
-}
 
 /// What else `pvmsi probe` asks of KVM.
 pub(crate) fn kvm_checks(_kvm: &Kvm) -> Vec<Check> {

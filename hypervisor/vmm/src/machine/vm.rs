@@ -29,15 +29,13 @@ pub(super) fn create(kvm: &Kvm) -> Result<VmFd, MachineError> {
             });
         }
     }
-    let vm = loop {
+    loop {
         match kvm.create_vm() {
             // The kernel waits for others here and may be interrupted.
             Err(error) if error.errno() == libc::EINTR => {}
-            other => break other.map_err(MachineError::kvm("KVM_CREATE_VM"))?,
+            other => return other.map_err(MachineError::kvm("KVM_CREATE_VM")),
         }
-    };
-    arch::prepare(&vm);
-    Ok(vm)
+    }
 }
 
 /// The first memory slot that is not RAM's.

@@ -18,7 +18,7 @@ use crate::packets::{self, Listener};
 const LIMIT: Duration = Duration::from_secs(300);
 
 /// Bound of hundreds of loads of the module.
-const RELOADS: Duration = Duration::from_secs(1200);
+const RELOADS: Duration = Duration::from_secs(3000);
 
 /// The VMM has taken a function's table back by then, and has not removed the function yet.
 const REVOKED: Duration = Duration::from_secs(1);

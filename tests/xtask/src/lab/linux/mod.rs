@@ -35,7 +35,7 @@ const PROGRAM: &str = "pvmsi-linux-lab";
 /// Init of a guest.
 const GUEST_INIT: &str = include_str!("../../../../lab/guest-init");
 
-/// Bound of a guest's events, its boot included.
+/// Bound of a guest's events, its boot included, on average.
 const GUEST_LIMIT: Duration = Duration::from_secs(1500);
 
 /// Guests of each kind, in turn; the median of their times counts.
