@@ -1,6 +1,6 @@
 //! What can be called, and the two enumerations that most calls share.
 
-use serde::{Deserialize, Serialize};
+use crate::codec::enumeration;
 
 /// The calls of PV-MSI 1.0. All are since 1.0; the number is the header's `call` field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -59,7 +59,7 @@ impl CallId {
 }
 
 /// Which PCI interrupt mechanism a `configure` is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// Message signalled interrupts, without a vector table: only routing is paravirtual.
     Msi,
@@ -68,10 +68,16 @@ pub enum Kind {
 }
 
 /// Who answers accesses to the pages of the vector table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum TableMode {
     /// The host: each access exits.
     Trapped,
     /// The function itself: the pages are mapped into the guest.
     Direct,
+}
+
+enumeration! {
+    Kind { Msi, MsiX }
+    TableMode { Trapped, Direct }
 }

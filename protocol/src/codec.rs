@@ -1,9 +1,19 @@
-//! Postcard bodies without an allocator: an encoder over a slice, and lists that decode while they are iterated.
+//! How values stand in bodies: chapter 3 of the specification, which is a part of [postcard](https://postcard.jamesmunro.net/).
+//!
+//! Values are written and read one after the other, without an allocator. The
+//! first thing that goes wrong is kept, what follows has no effect, and it is
+//! asked for once at the end: a body is checked as a whole, not field by field.
 
 use core::fmt;
-use core::marker::PhantomData;
 
-use serde::{Deserialize, Serialize};
+pub use self::decoder::Decoder;
+pub use self::encoder::Encoder;
+pub use self::list::{List, ListIter};
+
+mod decoder;
+mod encoder;
+mod list;
+mod plain;
 
 /// Why a value did not fit into the buffer that was given for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,176 +69,121 @@ pub trait Encode {
     fn encode(&self, buffer: &mut [u8]) -> Result<usize, EncodeError>;
 }
 
-/// Writes one value after the other into a slice.
-#[derive(Debug)]
-pub struct Encoder<'b> {
-    rest: &'b mut [u8],
-    used: usize,
+/// A type of chapter 3: how a value of it is written and read.
+pub trait Value: Sized {
+    /// Appends the value.
+    fn put(&self, to: &mut Encoder<'_>);
+
+    /// Reads the next value. What it is means nothing where the decoder has failed.
+    fn take(from: &mut Decoder<'_>) -> Self;
 }
 
-impl<'b> Encoder<'b> {
-    /// An encoder that starts at the beginning of `buffer`.
-    pub fn new(buffer: &'b mut [u8]) -> Self {
-        Self { rest: buffer, used: 0 }
-    }
-
-    /// Appends one value.
-    ///
-    /// # Errors
-    /// [`EncodeError::BufferFull`] when it does not fit; what was written before it stays.
-    pub fn put<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), EncodeError> {
-        let length =
-            postcard::to_slice(value, self.rest).map_err(|_| EncodeError::BufferFull)?.len();
-        let rest = core::mem::take(&mut self.rest);
-        self.rest = rest.get_mut(length..).ok_or(EncodeError::BufferFull)?;
-        self.used = self.used.saturating_add(length);
-        Ok(())
-    }
-
-    /// Appends a list: its length, then its items.
-    ///
-    /// # Errors
-    /// [`EncodeError::BufferFull`], or [`EncodeError::ListLength`] when the iterator is longer than 65,535 items or misstated its length.
-    pub fn put_list<T: Serialize>(
-        &mut self,
-        items: impl ExactSizeIterator<Item = T>,
-    ) -> Result<(), EncodeError> {
-        let announced = u16::try_from(items.len()).map_err(|_| EncodeError::ListLength)?;
-        self.put(&announced)?;
-        let mut seen = 0u16;
-        for item in items {
-            self.put(&item)?;
-            seen = seen.checked_add(1).ok_or(EncodeError::ListLength)?;
-        }
-        if seen == announced { Ok(()) } else { Err(EncodeError::ListLength) }
-    }
-
-    /// How many bytes were written.
-    pub fn finish(self) -> usize {
-        self.used
-    }
+/// W-302: how many bytes a number takes at most, and the largest last one of so many.
+#[derive(Clone, Copy)]
+struct Width {
+    bytes: usize,
+    last: u8,
 }
 
-/// Takes the value at the start of `bytes`; returns it and what follows.
-pub(crate) fn take<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<(T, &'a [u8]), DecodeError> {
-    postcard::take_from_bytes(bytes).map_err(|error| match error {
-        postcard::Error::DeserializeUnexpectedEnd => DecodeError::Truncated,
-        _ => DecodeError::Malformed,
-    })
+impl Width {
+    const U16: Self = Self { bytes: 3, last: 0x03 };
+    const U32: Self = Self { bytes: 5, last: 0x0f };
+    const U64: Self = Self { bytes: 10, last: 0x01 };
+}
+
+/// A number that was read as a u32 is none that is larger.
+const fn low_half(number: u64) -> u32 {
+    let [b0, b1, b2, b3, ..] = number.to_le_bytes();
+    u32::from_le_bytes([b0, b1, b2, b3])
 }
 
 /// Decodes a body that is a single value and nothing after it.
-pub(crate) fn decode_whole<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, DecodeError> {
-    match take(bytes)? {
-        (value, []) => Ok(value),
-        _ => Err(DecodeError::TrailingBytes),
-    }
+pub(crate) fn decode_whole<T: Value>(bytes: &[u8]) -> Result<T, DecodeError> {
+    let mut decoder = Decoder::new(bytes);
+    let value = T::take(&mut decoder);
+    decoder.end()?;
+    Ok(value)
 }
 
-/// The list at the end of a body, still encoded.
-///
-/// Items are decoded one by one as [`iter`](Self::iter) reaches them; the
-/// bytes are checked then, not before. A receiver that must not act on half a
-/// list walks it once with [`check`](Self::check) first.
-pub struct List<'a, T> {
-    length: u16,
-    bytes: &'a [u8],
-    item: PhantomData<fn() -> T>,
-}
-
-impl<'a, T: Deserialize<'a>> List<'a, T> {
-    /// The list that starts at `bytes` and ends where they end.
-    pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self, DecodeError> {
-        let (length, bytes) = take(bytes)?;
-        Ok(Self { length, bytes, item: PhantomData })
-    }
-
-    /// The number of items that the sender announced.
-    pub fn len(&self) -> u16 {
-        self.length
-    }
-
-    /// Whether the sender announced no item.
-    pub fn is_empty(&self) -> bool {
-        self.length == 0
-    }
-
-    /// Decodes the items in order. After the first error the iterator ends.
-    pub fn iter(&self) -> ListIter<'a, T> {
-        ListIter { left: self.length, bytes: self.bytes, failed: false, item: PhantomData }
-    }
-
-    /// Walks the whole list once.
-    ///
-    /// # Errors
-    /// The first thing that is wrong with it, trailing bytes included.
-    pub fn check(&self) -> Result<(), DecodeError> {
-        self.iter().try_for_each(|item| item.map(drop))
-    }
-}
-
-impl<T> Clone for List<'_, T> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<T> Copy for List<'_, T> {}
-
-impl<T> fmt::Debug for List<'_, T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("List")
-            .field("length", &self.length)
-            .field("bytes", &self.bytes.len())
-            .finish()
-    }
-}
-
-impl<'a, T: Deserialize<'a>> IntoIterator for List<'a, T> {
-    type Item = Result<T, DecodeError>;
-    type IntoIter = ListIter<'a, T>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.iter()
-    }
-}
-
-/// The items of a [`List`].
-#[derive(Debug)]
-pub struct ListIter<'a, T> {
-    left: u16,
-    bytes: &'a [u8],
-    failed: bool,
-    item: PhantomData<fn() -> T>,
-}
-
-impl<'a, T: Deserialize<'a>> Iterator for ListIter<'a, T> {
-    type Item = Result<T, DecodeError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.failed {
-            return None;
-        }
-        let Some(left) = self.left.checked_sub(1) else {
-            if self.bytes.is_empty() {
-                return None;
+/// Implements [`Value`] for structures: their fields in this order, nothing between or after.
+macro_rules! structure {
+    ($($type:ident { $($field:tt),+ })+) => {$(
+        impl $crate::codec::Value for $type {
+            #[inline(always)]
+            fn put(&self, to: &mut $crate::Encoder<'_>) {
+                $($crate::codec::Value::put(&self.$field, to);)+
             }
-            self.failed = true;
-            return Some(Err(DecodeError::TrailingBytes));
-        };
-        self.left = left;
-        match take(self.bytes) {
-            Ok((item, rest)) => {
-                self.bytes = rest;
-                Some(Ok(item))
-            }
-            Err(error) => {
-                self.failed = true;
-                Some(Err(error))
+
+            #[inline(always)]
+            fn take(from: &mut $crate::codec::Decoder<'_>) -> Self {
+                $type { $($field: $crate::codec::Value::take(from)),+ }
             }
         }
-    }
+    )+};
 }
+pub(crate) use structure;
+
+/// Implements [`Value`] for messages.
+macro_rules! messages {
+    ($($type:ident),+) => {$(
+        impl $crate::codec::Value for $type {
+            #[inline]
+            fn put(&self, to: &mut $crate::Encoder<'_>) {
+                to.message(self.address, self.data);
+            }
+
+            #[inline]
+            fn take(from: &mut $crate::codec::Decoder<'_>) -> Self {
+                let (address, data) = from.message();
+                $type { address, data }
+            }
+        }
+    )+};
+}
+pub(crate) use messages;
+
+/// Implements [`Value`] for enumerations: their numbers are those of the variants.
+macro_rules! enumeration {
+    ($($type:ident { $first:ident $(, $variant:ident)+ })+) => {$(
+        impl $crate::codec::Value for $type {
+            #[inline]
+            fn put(&self, to: &mut $crate::Encoder<'_>) {
+                $crate::codec::Value::put(&(*self as u32), to);
+            }
+
+            #[inline]
+            fn take(from: &mut $crate::codec::Decoder<'_>) -> Self {
+                let number: u32 = $crate::codec::Value::take(from);
+                $(if number == Self::$variant as u32 {
+                    return Self::$variant;
+                })+
+                if number != Self::$first as u32 {
+                    from.fail($crate::DecodeError::Malformed);
+                }
+                Self::$first
+            }
+        }
+    )+};
+}
+pub(crate) use enumeration;
+
+/// Implements [`Value`] for flags: their bits, those that nobody knows included.
+macro_rules! flags {
+    ($($type:ident),+) => {$(
+        impl $crate::codec::Value for $type {
+            #[inline]
+            fn put(&self, to: &mut $crate::Encoder<'_>) {
+                $crate::codec::Value::put(&self.bits(), to);
+            }
+
+            #[inline]
+            fn take(from: &mut $crate::codec::Decoder<'_>) -> Self {
+                $type::from_bits_retain($crate::codec::Value::take(from))
+            }
+        }
+    )+};
+}
+pub(crate) use flags;
 
 /// Implements [`Encode`] and an inherent `decode` for bodies that are one plain value.
 macro_rules! plain_body {
@@ -236,8 +191,8 @@ macro_rules! plain_body {
         impl $crate::Encode for $type {
             fn encode(&self, buffer: &mut [u8]) -> Result<usize, $crate::EncodeError> {
                 let mut encoder = $crate::Encoder::new(buffer);
-                encoder.put(self)?;
-                Ok(encoder.finish())
+                encoder.put(self);
+                encoder.finish()
             }
         }
 

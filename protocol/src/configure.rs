@@ -1,15 +1,14 @@
 //! `configure`: set the interrupts of a function up and ask for the table.
 
-use serde::{Deserialize, Serialize};
-
-use crate::codec;
+use crate::codec::{Value, structure};
 use crate::{
-    DecodeError, EncodeError, Encoder, Generation, GuestMessage, Kind, List, Reasons, TableMessage,
-    TableMode,
+    DecodeError, Decoder, EncodeError, Encoder, Generation, GuestMessage, Kind, List, Reasons,
+    TableMessage, TableMode,
 };
 
 /// Names a `configure` that was answered *busy*, so that its repetition continues it. 0 starts a new one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Sequence(pub u32);
 
 impl Sequence {
@@ -18,7 +17,7 @@ impl Sequence {
 }
 
 /// How one vector shall start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct VectorSetup {
     /// Where the guest wants the interrupt; without it, events are held until an `update` names the vector.
     pub message: Option<GuestMessage>,
@@ -31,7 +30,6 @@ impl VectorSetup {
     pub const RESERVED: Self = Self { message: None, masked: true };
 }
 
-#[derive(Serialize, Deserialize)]
 struct RequestHead {
     kind: Kind,
     requested: u16,
@@ -57,14 +55,15 @@ impl<'a> ConfigureRequest<'a> {
     /// # Errors
     /// [`DecodeError`] when the part before the items is not what it should be.
     pub fn decode(bytes: &'a [u8]) -> Result<Self, DecodeError> {
-        let (RequestHead { kind, requested, sequence }, rest) = codec::take(bytes)?;
-        Ok(Self { kind, requested, sequence, vectors: List::parse(rest)? })
+        let mut decoder = Decoder::new(bytes);
+        let RequestHead { kind, requested, sequence } = Value::take(&mut decoder);
+        Ok(Self { kind, requested, sequence, vectors: List::take(decoder)? })
     }
 
     /// Writes the body with the vectors of an iterator.
     ///
     /// # Errors
-    /// See [`Encoder::put_list`].
+    /// See [`Encoder::finish`].
     pub fn encode(
         kind: Kind,
         requested: u16,
@@ -73,14 +72,14 @@ impl<'a> ConfigureRequest<'a> {
         buffer: &mut [u8],
     ) -> Result<usize, EncodeError> {
         let mut encoder = Encoder::new(buffer);
-        encoder.put(&RequestHead { kind, requested, sequence })?;
-        encoder.put_list(vectors)?;
-        Ok(encoder.finish())
+        encoder.put(&RequestHead { kind, requested, sequence });
+        encoder.put_list(vectors);
+        encoder.finish()
     }
 }
 
 /// What the host made of one vector.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct VectorAnswer {
     /// What belongs in the hardware table: the only message that the guest may write back.
     /// Absent while the host cannot know it (memory decoding off); `query-vectors` tells later.
@@ -89,7 +88,6 @@ pub struct VectorAnswer {
     pub pending: bool,
 }
 
-#[derive(Serialize, Deserialize)]
 struct AnswerHead {
     granted: u16,
     mode: TableMode,
@@ -118,8 +116,9 @@ impl<'a> ConfigureAnswer<'a> {
     /// # Errors
     /// [`DecodeError`] when the part before the items is not what it should be, or the list is not as long as the grant, or the grant is of nothing.
     pub fn decode(bytes: &'a [u8]) -> Result<Self, DecodeError> {
-        let (AnswerHead { granted, mode, reasons, generation }, rest) = codec::take(bytes)?;
-        let vectors = List::parse(rest)?;
+        let mut decoder = Decoder::new(bytes);
+        let AnswerHead { granted, mode, reasons, generation } = Value::take(&mut decoder);
+        let vectors = List::take(decoder)?;
         if granted == 0 || vectors.len() != granted {
             return Err(DecodeError::Malformed);
         }
@@ -129,7 +128,7 @@ impl<'a> ConfigureAnswer<'a> {
     /// Writes the body; the grant is the length of `vectors`.
     ///
     /// # Errors
-    /// See [`Encoder::put_list`].
+    /// See [`Encoder::finish`].
     pub fn encode(
         mode: TableMode,
         reasons: Reasons,
@@ -139,8 +138,16 @@ impl<'a> ConfigureAnswer<'a> {
     ) -> Result<usize, EncodeError> {
         let granted = u16::try_from(vectors.len()).map_err(|_| EncodeError::ListLength)?;
         let mut encoder = Encoder::new(buffer);
-        encoder.put(&AnswerHead { granted, mode, reasons, generation })?;
-        encoder.put_list(vectors)?;
-        Ok(encoder.finish())
+        encoder.put(&AnswerHead { granted, mode, reasons, generation });
+        encoder.put_list(vectors);
+        encoder.finish()
     }
+}
+
+structure! {
+    Sequence { 0 }
+    VectorSetup { message, masked }
+    RequestHead { kind, requested, sequence }
+    VectorAnswer { table_message, pending }
+    AnswerHead { granted, mode, reasons, generation }
 }

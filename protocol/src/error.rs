@@ -2,9 +2,8 @@
 
 use core::fmt;
 
-use serde::{Deserialize, Serialize};
-
-use crate::{DecodeError, Encode, EncodeError, Encoder, Sequence, codec};
+use crate::codec::{self, enumeration, structure};
+use crate::{DecodeError, Encode, EncodeError, Encoder, Sequence};
 
 /// The `status` field of the header. Values that are not listed are read as [`Status::HARDWARE_ERROR`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -32,7 +31,7 @@ impl Status {
 }
 
 /// Which part of a call was wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Parameter {
     /// The header's magic number, or a reserved field that is not 0.
     Header,
@@ -61,7 +60,7 @@ pub enum Parameter {
 }
 
 /// Details of [`CallError::Parameter`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ParameterError {
     /// What was wrong.
     pub parameter: Parameter,
@@ -70,7 +69,7 @@ pub struct ParameterError {
 }
 
 /// Details of [`CallError::Busy`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Busy {
     /// Repeat the call with this number.
     pub sequence: Sequence,
@@ -159,11 +158,11 @@ impl Encode for CallError {
     fn encode(&self, buffer: &mut [u8]) -> Result<usize, EncodeError> {
         let mut encoder = Encoder::new(buffer);
         match self {
-            Self::Parameter(detail) => encoder.put(detail)?,
-            Self::Busy(detail) => encoder.put(detail)?,
+            Self::Parameter(detail) => encoder.put(detail),
+            Self::Busy(detail) => encoder.put(detail),
             _ => {}
         }
-        Ok(encoder.finish())
+        encoder.finish()
     }
 }
 
@@ -194,3 +193,15 @@ impl fmt::Display for CallError {
 }
 
 impl core::error::Error for CallError {}
+
+enumeration! {
+    Parameter {
+        Header, Version, BufferLength, BodyLength, Body, AnswerRoom, Kind, Count, Vector,
+        DuplicateVector, Message, Sequence
+    }
+}
+
+structure! {
+    ParameterError { parameter, vector }
+    Busy { sequence, delay_us }
+}

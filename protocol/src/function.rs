@@ -3,12 +3,13 @@
 use core::fmt;
 use core::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use crate::codec::{flags, structure};
 
 /// A PCI function as the guest sees it: segment, bus, device and function.
 ///
 /// On the wire: bits 31..16 segment, 15..8 bus, 7..3 device, 2..0 function.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct FunctionId(pub u32);
 
 impl FunctionId {
@@ -100,7 +101,8 @@ impl FromStr for FunctionId {
 }
 
 /// The index of an entry of a vector table, counted from 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct VectorIndex(pub u16);
 
 impl VectorIndex {
@@ -119,7 +121,8 @@ impl fmt::Display for VectorIndex {
 /// Counts what changes a function's assignment, its mode or its table messages, modulo 2^32.
 ///
 /// A guest that finds another number than the last one it saw asks again what it had cached.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Generation(pub u32);
 
 impl Generation {
@@ -131,7 +134,8 @@ impl Generation {
 
 bitflags::bitflags! {
     /// Why a function's table is not direct. Empty exactly when it is.
-    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+    #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
     pub struct Reasons: u32 {
         /// No vectors are assigned: the guest has not called `configure`.
         const NOT_ASSIGNED = 1 << 0;
@@ -177,3 +181,10 @@ impl Reasons {
         NAMES.into_iter().filter(move |(reason, _)| self.contains(*reason)).map(|(_, name)| name)
     }
 }
+
+structure! {
+    VectorIndex { 0 }
+    Generation { 0 }
+}
+
+flags!(Reasons);

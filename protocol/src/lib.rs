@@ -52,7 +52,7 @@ mod smccc;
 mod update;
 
 pub use call::{CallId, Kind, TableMode};
-pub use codec::{DecodeError, Encode, EncodeError, Encoder, List, ListIter};
+pub use codec::{DecodeError, Decoder, Encode, EncodeError, Encoder, List, ListIter, Value};
 pub use configure::{ConfigureAnswer, ConfigureRequest, Sequence, VectorAnswer, VectorSetup};
 pub use cpuid::CPUID_SCAN;
 pub use error::{Busy, CallError, Parameter, ParameterError, Status};

@@ -2,10 +2,11 @@
 
 use core::fmt;
 
-use serde::{Deserialize, Serialize};
+use crate::codec::messages;
 
 /// The address/data pair that is valid in the guest: where the guest wants the interrupt.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct GuestMessage {
     /// Guest physical address of the doorbell of the interrupt controller.
     pub address: u64,
@@ -14,7 +15,7 @@ pub struct GuestMessage {
 }
 
 /// The address/data pair that belongs in the hardware table: chosen by the host.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct TableMessage {
     /// Message Address of the table entry, upper half in the upper 32 bits.
     pub address: u64,
@@ -33,3 +34,5 @@ impl fmt::Display for TableMessage {
         write!(f, "table message {:#x}/{:#x}", self.address, self.data)
     }
 }
+
+messages!(GuestMessage, TableMessage);

@@ -1,11 +1,9 @@
 //! `negotiate`: version, features, limits.
 
-use serde::{Deserialize, Serialize};
-
-use crate::codec::plain_body;
+use crate::codec::{flags, plain_body, structure};
 
 /// A version of the protocol. Halves of the same major version understand each other at the lower minor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version {
     /// Changes when old halves would misunderstand new ones.
     pub major: u16,
@@ -27,7 +25,7 @@ impl Version {
 
 bitflags::bitflags! {
     /// What a host offers beyond the bare calls.
-    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
     pub struct Features: u32 {
         /// The host may make tables direct (policy `direct` for at least one function).
         const DIRECT = 1 << 0;
@@ -39,7 +37,7 @@ bitflags::bitflags! {
 }
 
 /// What a host can take. All are since 1.0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Limits {
     /// The largest call buffer in bytes, 4096 to 65,536.
     pub buffer_bytes: u32,
@@ -48,7 +46,7 @@ pub struct Limits {
 }
 
 /// What the guest speaks and would like.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct NegotiateRequest {
     /// The highest version that the guest speaks.
     pub version: Version,
@@ -57,7 +55,7 @@ pub struct NegotiateRequest {
 }
 
 /// What both will use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct NegotiateAnswer {
     /// Same major as requested, minor at most the requested one.
     pub version: Version,
@@ -67,4 +65,12 @@ pub struct NegotiateAnswer {
     pub limits: Limits,
 }
 
+structure! {
+    Version { major, minor }
+    Limits { buffer_bytes, vectors }
+    NegotiateRequest { version, features }
+    NegotiateAnswer { version, features, limits }
+}
+
+flags!(Features);
 plain_body!(NegotiateRequest, NegotiateAnswer);

@@ -1,15 +1,13 @@
 //! `query-function` and `query-vectors`: how anyone observes the state without trusting it.
 
-use serde::{Deserialize, Serialize};
-
-use crate::codec::{self, plain_body};
+use crate::codec::{Value, enumeration, plain_body, structure};
 use crate::{
-    DecodeError, Encode, EncodeError, Encoder, Generation, GuestMessage, List, Reasons,
+    DecodeError, Decoder, Encode, EncodeError, Encoder, Generation, GuestMessage, List, Reasons,
     TableMessage, TableMode,
 };
 
 /// Whether an interrupt reaches the guest without the host's processor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Delivery {
     /// The host cannot tell.
     Unknown,
@@ -20,7 +18,7 @@ pub enum Delivery {
 }
 
 /// Answer to `query-function`; the request has no body, the function is in the header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct QueryFunctionAnswer {
     /// Vectors that `configure` with [`Kind::Msi`](crate::Kind::Msi) can ask for; 0 when it is not supported.
     pub msi_vectors: u16,
@@ -39,7 +37,7 @@ pub struct QueryFunctionAnswer {
 }
 
 /// A range of vectors to look at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct QueryVectorsRequest {
     /// The first vector index.
     pub first: u16,
@@ -47,10 +45,8 @@ pub struct QueryVectorsRequest {
     pub count: u16,
 }
 
-plain_body!(QueryFunctionAnswer, QueryVectorsRequest);
-
 /// What the host knows of one vector.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct VectorState {
     /// Whether the protocol owns the vector's route.
     pub assigned: bool,
@@ -79,23 +75,24 @@ impl<'a> QueryVectorsAnswer<'a> {
     /// # Errors
     /// [`DecodeError`] when the part before the items is not what it should be.
     pub fn decode(bytes: &'a [u8]) -> Result<Self, DecodeError> {
-        let (generation, rest) = codec::take(bytes)?;
-        Ok(Self { generation, vectors: List::parse(rest)? })
+        let mut decoder = Decoder::new(bytes);
+        let generation = Value::take(&mut decoder);
+        Ok(Self { generation, vectors: List::take(decoder)? })
     }
 
     /// Writes the body with the vectors of an iterator.
     ///
     /// # Errors
-    /// See [`Encoder::put_list`].
+    /// See [`Encoder::finish`].
     pub fn encode(
         generation: Generation,
         vectors: impl ExactSizeIterator<Item = VectorState>,
         buffer: &mut [u8],
     ) -> Result<usize, EncodeError> {
         let mut encoder = Encoder::new(buffer);
-        encoder.put(&generation)?;
-        encoder.put_list(vectors)?;
-        Ok(encoder.finish())
+        encoder.put(&generation);
+        encoder.put_list(vectors);
+        encoder.finish()
     }
 }
 
@@ -119,3 +116,17 @@ impl Empty {
         if bytes.is_empty() { Ok(Self) } else { Err(DecodeError::TrailingBytes) }
     }
 }
+
+enumeration! {
+    Delivery { Unknown, Host, Bypass }
+}
+
+structure! {
+    QueryFunctionAnswer {
+        msi_vectors, msix_vectors, assigned, mode, reasons, generation, delivery
+    }
+    QueryVectorsRequest { first, count }
+    VectorState { assigned, guest_message, table_message, masked, pending }
+}
+
+plain_body!(QueryFunctionAnswer, QueryVectorsRequest);

@@ -1,12 +1,12 @@
 //! `update`: new guest messages for assigned vectors (an affinity change). Routes only; the table is untouched.
 
-use serde::{Deserialize, Serialize};
-
-use crate::codec::plain_body;
-use crate::{DecodeError, EncodeError, Encoder, Generation, GuestMessage, List, VectorIndex};
+use crate::codec::{plain_body, structure};
+use crate::{
+    DecodeError, Decoder, EncodeError, Encoder, Generation, GuestMessage, List, VectorIndex,
+};
 
 /// The new message of one vector.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct VectorUpdate {
     /// An assigned vector; no vector may stand twice in one call.
     pub vector: VectorIndex,
@@ -27,28 +27,33 @@ impl<'a> UpdateRequest<'a> {
     /// # Errors
     /// [`DecodeError`] when there is no list.
     pub fn decode(bytes: &'a [u8]) -> Result<Self, DecodeError> {
-        Ok(Self { vectors: List::parse(bytes)? })
+        Ok(Self { vectors: List::take(Decoder::new(bytes))? })
     }
 
     /// Writes the body with the vectors of an iterator.
     ///
     /// # Errors
-    /// See [`Encoder::put_list`].
+    /// See [`Encoder::finish`].
     pub fn encode(
         vectors: impl ExactSizeIterator<Item = VectorUpdate>,
         buffer: &mut [u8],
     ) -> Result<usize, EncodeError> {
         let mut encoder = Encoder::new(buffer);
-        encoder.put_list(vectors)?;
-        Ok(encoder.finish())
+        encoder.put_list(vectors);
+        encoder.finish()
     }
 }
 
 /// Answer of `update`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct UpdateAnswer {
     /// The number of the state after the call. An `update` does not change it unless the mode changed.
     pub generation: Generation,
+}
+
+structure! {
+    VectorUpdate { vector, message }
+    UpdateAnswer { generation }
 }
 
 plain_body!(UpdateAnswer);

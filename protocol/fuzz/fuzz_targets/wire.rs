@@ -35,7 +35,7 @@ fn encoded(body: &impl Encode) -> Vec<u8> {
     written(|buffer| body.encode(buffer))
 }
 
-fn items<'a, T: serde::Deserialize<'a>>(list: List<'a, T>) -> Vec<T> {
+fn items<T: Value>(list: List<'_, T>) -> Vec<T> {
     list.iter().collect::<Result<_, _>>().expect("the list was checked")
 }
 

@@ -1,6 +1,6 @@
 //! Bodies: what this crate decodes, in the words of the specification, and what it encodes again.
 
-use pvmsi_protocol::*;
+use pvmsi_protocol::{Value as Decodable, *};
 use serde_json::{Value, json};
 
 use super::words;
@@ -146,7 +146,7 @@ pub(crate) fn error(error: CallError) -> (Value, Vec<u8>) {
     (value, encoded(&error))
 }
 
-fn items<'a, T: serde::Deserialize<'a>>(list: List<'a, T>) -> Result<Vec<T>, DecodeError> {
+fn items<T: Decodable>(list: List<'_, T>) -> Result<Vec<T>, DecodeError> {
     list.iter().collect()
 }
 

@@ -34,8 +34,8 @@ pub(crate) fn bytes(stated: &Value) -> Vec<u8> {
             .flat_map(|number| {
                 let mut encoded = [0; 3];
                 let mut encoder = Encoder::new(&mut encoded);
-                encoder.put(&u16::try_from(number).unwrap()).unwrap();
-                let length = encoder.finish();
+                encoder.put(&u16::try_from(number).unwrap());
+                let length = encoder.finish().unwrap();
                 let text = encoded[..length].iter().map(|byte| format!("{byte:02X}"));
                 hex(&repetition["bytes"]
                     .as_str()

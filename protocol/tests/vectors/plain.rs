@@ -1,7 +1,6 @@
 //! Values that stand alone: numbers, flags and the other types of chapter 3.
 
-use pvmsi_protocol::*;
-use serde::{Serialize, de::DeserializeOwned};
+use pvmsi_protocol::{Decoder, Delivery, Encoder, TableMode};
 use serde_json::{Value, json};
 
 use super::body::Decoded;
@@ -27,20 +26,13 @@ pub(crate) fn decode(name: &str, bytes: &[u8]) -> Decoded {
 }
 
 /// As the crate decodes each of its bodies.
-fn one<T: DeserializeOwned + Serialize + Copy>(
-    bytes: &[u8],
-    value: impl Fn(T) -> Value,
-) -> Decoded {
-    let (decoded, rest) = postcard::take_from_bytes::<T>(bytes).map_err(|error| match error {
-        postcard::Error::DeserializeUnexpectedEnd => DecodeError::Truncated,
-        _ => DecodeError::Malformed,
-    })?;
-    if !rest.is_empty() {
-        return Err(DecodeError::TrailingBytes);
-    }
+fn one<T: pvmsi_protocol::Value + Copy>(bytes: &[u8], value: impl Fn(T) -> Value) -> Decoded {
+    let mut decoder = Decoder::new(bytes);
+    let decoded = T::take(&mut decoder);
+    decoder.end()?;
     let mut encoded = [0; 32];
     let mut encoder = Encoder::new(&mut encoded);
-    encoder.put(&decoded).unwrap();
-    let length = encoder.finish();
+    encoder.put(&decoded);
+    let length = encoder.finish().unwrap();
     Ok((value(decoded), encoded[..length].to_vec()))
 }

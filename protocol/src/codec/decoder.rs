@@ -1,0 +1,149 @@
+//! Reading.
+
+use super::{DecodeError, Width, low_half};
+
+/// Reads one value after the other from a slice.
+///
+/// After the first failure the values that it gives mean nothing; [`rest`](Self::rest) and
+/// [`end`](Self::end) tell.
+#[derive(Clone, Copy, Debug)]
+pub struct Decoder<'a> {
+    rest: &'a [u8],
+    error: Option<DecodeError>,
+}
+
+impl<'a> Decoder<'a> {
+    /// A decoder that starts at the beginning of `bytes`.
+    pub const fn new(bytes: &'a [u8]) -> Self {
+        Self { rest: bytes, error: None }
+    }
+
+    /// What was not read yet.
+    ///
+    /// # Errors
+    /// The first thing that was wrong with what was read.
+    #[inline]
+    pub const fn rest(&self) -> Result<&'a [u8], DecodeError> {
+        match self.error {
+            None => Ok(self.rest),
+            Some(error) => Err(error),
+        }
+    }
+
+    /// Whether nothing follows.
+    ///
+    /// # Errors
+    /// The first thing that was wrong, bytes that follow included.
+    #[inline]
+    pub const fn end(&self) -> Result<(), DecodeError> {
+        match self.rest() {
+            Ok([]) => Ok(()),
+            Ok(_) => Err(DecodeError::TrailingBytes),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A boolean, or whether an optional value is there.
+    #[inline]
+    pub(super) fn flag(&mut self) -> bool {
+        let Some((&byte, rest)) = self.rest.split_first() else {
+            self.fail(DecodeError::Truncated);
+            return false;
+        };
+        self.rest = rest;
+        if byte > 1 {
+            self.fail(DecodeError::Malformed);
+        }
+        byte == 1
+    }
+
+    /// A number, one byte after the other.
+    pub(super) fn number(&mut self, width: Width) -> u64 {
+        let mut number = 0;
+        let mut shift = 0_u32;
+        for (before, &byte) in self.rest.iter().enumerate() {
+            let bytes = before.saturating_add(1);
+            if bytes == width.bytes && byte > width.last {
+                self.fail(DecodeError::Malformed);
+                return 0;
+            }
+            number |= u64::from(byte & 0x7f).unbounded_shl(shift);
+            shift = shift.saturating_add(7);
+            if byte & 0x80 == 0 {
+                self.rest = self.rest.get(bytes..).unwrap_or_default();
+                return number;
+            }
+        }
+        self.fail(DecodeError::Truncated);
+        0
+    }
+
+    /// Address and data of a message, which is what long lists consist of.
+    #[inline]
+    pub(crate) fn message(&mut self) -> (u64, u32) {
+        if let Some((address, rest)) = leading_long(self.rest)
+            && let Some((data, rest)) = leading_short(rest)
+        {
+            self.rest = rest;
+            return (address, data);
+        }
+        // By value: what is lent to a function that is not inlined lives in memory.
+        let (message, after) = message_bytewise(*self);
+        *self = after;
+        message
+    }
+
+    /// The first failure is the one that counts.
+    #[inline]
+    pub(crate) fn fail(&mut self, error: DecodeError) {
+        self.error = Some(first(self.error, error));
+    }
+}
+
+/// The number that `bytes` begins with, and what follows it, without a look at each byte: addresses
+/// are long. `None` where the number is longer than 8 bytes, or there are fewer than 8.
+#[inline(always)]
+fn leading_long(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let word = u64::from_le_bytes(*bytes.first_chunk()?);
+    let last_bytes = !word & 0x8080_8080_8080_8080;
+    if last_bytes == 0 {
+        return None;
+    }
+    // The lowest of these bits and all below it: the number's own bytes.
+    let word = word & (last_bytes ^ last_bytes.wrapping_sub(1));
+    // Groups of 7 bits move together: two of them, four, then all.
+    let twos = word & 0x007f_007f_007f_007f | (word & 0x7f00_7f00_7f00_7f00) >> 1;
+    let fours = twos & 0x0000_3fff_0000_3fff | (twos & 0x3fff_0000_3fff_0000) >> 2;
+    let number = fours & 0x0fff_ffff | fours >> 32 << 28;
+    let before = usize::try_from(last_bytes.trailing_zeros() / 8).unwrap_or(0);
+    Some((number, bytes.get(before.saturating_add(1)..)?))
+}
+
+/// The number that `bytes` begins with, and what follows it: data is short. `None` where the number
+/// is longer than 3 bytes, or there are fewer than 3.
+#[inline(always)]
+fn leading_short(bytes: &[u8]) -> Option<(u32, &[u8])> {
+    let mut number = 0;
+    for (before, byte) in bytes.first_chunk::<3>()?.iter().enumerate() {
+        number |= u32::from(byte & 0x7f) << [0, 7, 14].get(before)?;
+        if byte & 0x80 == 0 {
+            return Some((number, bytes.get(before.saturating_add(1)..)?));
+        }
+    }
+    None
+}
+
+#[cold]
+#[inline(never)]
+fn message_bytewise(mut from: Decoder<'_>) -> ((u64, u32), Decoder<'_>) {
+    let address = from.number(Width::U64);
+    let data = from.number(Width::U32);
+    ((address, low_half(data)), from)
+}
+
+/// Not inlined: the way of good bodies stays straight.
+#[cold]
+#[inline(never)]
+fn first(known: Option<DecodeError>, error: DecodeError) -> DecodeError {
+    known.unwrap_or(error)
+}
