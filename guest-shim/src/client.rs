@@ -94,10 +94,8 @@ impl<D: Doorbell, W: Delay> Client<'_, D, W> {
     pub fn negotiate(&mut self) -> Result<NegotiateAnswer, CallError> {
         let request = NegotiateRequest { version: Version::CURRENT, features: Features::all() };
         let buffer_length = BUFFER_BEFORE_NEGOTIATE.min(self.buffer.length());
-        let body =
-            self.call_within(buffer_length, CallId::Negotiate, FunctionId::NONE, |body| {
-                request.encode(body)
-            })?;
+        let length = request.encode(self.room(buffer_length));
+        let body = self.call_within(buffer_length, CallId::Negotiate, FunctionId::NONE, length)?;
         let answer = NegotiateAnswer::decode(body).map_err(bad_answer)?;
         if Version::CURRENT.common(answer.version) != Some(answer.version) {
             return Err(CallError::NotSupported);
@@ -120,7 +118,7 @@ impl<D: Doorbell, W: Delay> Client<'_, D, W> {
         &mut self,
         function: FunctionId,
     ) -> Result<QueryFunctionAnswer, CallError> {
-        let body = self.call(CallId::QueryFunction, function, |_| Ok(0))?;
+        let body = self.call(CallId::QueryFunction, function, Ok(0))?;
         QueryFunctionAnswer::decode(body).map_err(bad_answer)
     }
 
@@ -145,15 +143,15 @@ impl<D: Doorbell, W: Delay> Client<'_, D, W> {
         let (mut first, mut left) = (first.0, count);
         loop {
             let request = QueryVectorsRequest { first, count: left };
-            let body = self.call(CallId::QueryVectors, function, |body| request.encode(body))?;
+            let length = request.encode(self.room(self.buffer_limit));
+            let body = self.call(CallId::QueryVectors, function, length)?;
             let answer = QueryVectorsAnswer::decode(body).map_err(bad_answer)?;
             let answered = answer.vectors.len();
             if answered == 0 || answered > left {
                 return Err(CallError::Hardware);
             }
-            for (vector, state) in (first..=u16::MAX).zip(answer.vectors) {
-                on_vector(VectorIndex(vector), state.map_err(bad_answer)?);
-            }
+            let report = |place, state| on_vector(VectorIndex(first.saturating_add(place)), state);
+            answer.vectors.for_each(report).map_err(bad_answer)?;
             left = left.saturating_sub(answered);
             first = first.saturating_add(answered);
             if left == 0 {
@@ -190,29 +188,30 @@ impl<D: Doorbell, W: Delay> Client<'_, D, W> {
         if CallBuffer::bytes_for(requested) > self.buffer_limit {
             return Err(CallError::parameter(Parameter::BufferLength));
         }
-        let mut sequence = Sequence::START;
-        let mut waited_us = 0u32;
-        let mut repeats = requested.saturating_add(BUSY_REPEATS_MARGIN);
-        let busy = loop {
-            let answer = self.call(CallId::Configure, function, |body| {
-                ConfigureRequest::encode(kind, requested, sequence, vectors.clone(), body)
-            });
-            let error =
-                match answer.and_then(|body| read_configure(body, requested, &mut on_vector)) {
-                    Ok(grant) => return Ok(grant),
-                    Err(CallError::Busy(busy)) => {
-                        let wait_us = busy.delay_us.min(BUSY_WAIT_MAX_US);
-                        waited_us = waited_us.saturating_add(wait_us);
-                        if repeats == 0 || waited_us > BUSY_TOTAL_MAX_US {
-                            break busy;
-                        }
-                        repeats = repeats.saturating_sub(1);
-                        self.delay.delay_us(wait_us);
-                        sequence = busy.sequence;
-                        continue;
-                    }
-                    Err(error) => error,
-                };
+        let mut repetition = Repetition::first(requested);
+        loop {
+            let sequence = repetition.sequence;
+            let room = self.room(self.buffer_limit);
+            let length = ConfigureRequest::encode(kind, requested, sequence, vectors.clone(), room);
+            let answer = self.call(CallId::Configure, function, length);
+            match answer.and_then(|body| read_configure(body, requested, &mut on_vector)) {
+                Ok(grant) => return Ok(grant),
+                Err(error) => self.repeat(function, error, &mut repetition)?,
+            }
+        }
+    }
+
+    /// Waits until a busy `configure` may be repeated.
+    ///
+    /// # Errors
+    /// The error that ends it instead.
+    fn repeat(
+        &mut self,
+        function: FunctionId,
+        error: CallError,
+        repetition: &mut Repetition,
+    ) -> Result<(), CallError> {
+        let CallError::Busy(busy) = error else {
             if error == CallError::Hardware {
                 // The host may believe that vectors are assigned. That must not last: the
                 // caller will use the standard table, or start again.
@@ -220,8 +219,16 @@ impl<D: Doorbell, W: Delay> Client<'_, D, W> {
             }
             return Err(error);
         };
-        self.release(function)?;
-        Err(CallError::Busy(Busy { sequence: Sequence::START, ..busy }))
+        let wait_us = busy.delay_us.min(BUSY_WAIT_MAX_US);
+        repetition.waited_us = repetition.waited_us.saturating_add(wait_us);
+        if repetition.left == 0 || repetition.waited_us > BUSY_TOTAL_MAX_US {
+            self.release(function)?;
+            return Err(CallError::Busy(Busy { sequence: Sequence::START, ..busy }));
+        }
+        repetition.left = repetition.left.saturating_sub(1);
+        repetition.sequence = busy.sequence;
+        self.delay.delay_us(wait_us);
+        Ok(())
     }
 
     /// Gives assigned vectors new guest messages, in one go. Never busy, at most one routing update.
@@ -234,8 +241,8 @@ impl<D: Doorbell, W: Delay> Client<'_, D, W> {
         function: FunctionId,
         vectors: impl ExactSizeIterator<Item = VectorUpdate>,
     ) -> Result<UpdateAnswer, CallError> {
-        let body =
-            self.call(CallId::Update, function, |body| UpdateRequest::encode(vectors, body))?;
+        let length = UpdateRequest::encode(vectors, self.room(self.buffer_limit));
+        let body = self.call(CallId::Update, function, length)?;
         UpdateAnswer::decode(body).map_err(bad_answer)
     }
 
@@ -244,7 +251,7 @@ impl<D: Doorbell, W: Delay> Client<'_, D, W> {
     /// # Errors
     /// What the host answers; for a function of this machine it succeeds.
     pub fn release(&mut self, function: FunctionId) -> Result<ReleaseAnswer, CallError> {
-        let body = self.call(CallId::Release, function, |_| Ok(0))?;
+        let body = self.call(CallId::Release, function, Ok(0))?;
         ReleaseAnswer::decode(body).map_err(bad_answer)
     }
 
@@ -253,38 +260,43 @@ impl<D: Doorbell, W: Delay> Client<'_, D, W> {
     /// # Errors
     /// What the host answers.
     pub fn restore(&mut self, function: FunctionId) -> Result<RestoreAnswer, CallError> {
-        let body = self.call(CallId::Restore, function, |_| Ok(0))?;
+        let body = self.call(CallId::Restore, function, Ok(0))?;
         RestoreAnswer::decode(body).map_err(bad_answer)
     }
 
+    /// Where the body of a request goes that has a buffer of `buffer_length` bytes.
+    fn room(&mut self, buffer_length: usize) -> &mut [u8] {
+        self.buffer.bytes_mut().get_mut(Header::SIZE..buffer_length).unwrap_or_default()
+    }
+
+    /// Makes a call whose body is in the buffer and returns the body of a successful answer.
     fn call(
         &mut self,
         call: CallId,
         function: FunctionId,
-        encode: impl FnOnce(&mut [u8]) -> Result<usize, EncodeError>,
+        body_length: Result<usize, EncodeError>,
     ) -> Result<&[u8], CallError> {
-        self.call_within(self.buffer_limit, call, function, encode)
+        self.call_within(self.buffer_limit, call, function, body_length)
     }
 
-    /// Makes one call in the first `buffer_length` bytes and returns the body of a successful answer.
+    /// As [`call`](Self::call), in the first `buffer_length` bytes.
     fn call_within(
         &mut self,
         buffer_length: usize,
         call: CallId,
         function: FunctionId,
-        encode: impl FnOnce(&mut [u8]) -> Result<usize, EncodeError>,
+        body_length: Result<usize, EncodeError>,
     ) -> Result<&[u8], CallError> {
         const NO_ROOM: CallError = CallError::parameter(Parameter::BufferLength);
 
-        let buffer = self.buffer.bytes_mut().get_mut(..buffer_length).ok_or(NO_ROOM)?;
-        let (header, body) = buffer.split_first_chunk_mut::<{ Header::SIZE }>().ok_or(NO_ROOM)?;
-        let length = encode(body).map_err(|error| match error {
+        let body_length = body_length.map_err(|error| match error {
             EncodeError::BufferFull => NO_ROOM,
             EncodeError::ListLength => CallError::parameter(Parameter::Count),
         })?;
         // The status is the sentinel now: it stays there when nobody answers.
-        let request = Header::request(call, function, buffer_length, length).ok_or(NO_ROOM)?;
-        *header = request.to_bytes();
+        let request = Header::request(call, function, buffer_length, body_length);
+        let request = request.ok_or(NO_ROOM)?;
+        *self.buffer.bytes_mut().first_chunk_mut().ok_or(NO_ROOM)? = request.to_bytes();
 
         self.buffer.ring(&self.doorbell);
 
@@ -300,6 +312,21 @@ impl<D: Doorbell, W: Delay> Client<'_, D, W> {
         let length = usize::try_from(answer.body_length).map_err(|_| CallError::Hardware)?;
         let body = body.get(..length).ok_or(CallError::Hardware)?;
         CallError::decode(answer.status, body).map_or(Ok(body), Err)
+    }
+}
+
+/// How far the repetitions of a busy `configure` have come.
+struct Repetition {
+    sequence: Sequence,
+    /// How many more there may be.
+    left: u16,
+    waited_us: u32,
+}
+
+impl Repetition {
+    const fn first(requested: u16) -> Self {
+        let left = requested.saturating_add(BUSY_REPEATS_MARGIN);
+        Self { sequence: Sequence::START, left, waited_us: 0 }
     }
 }
 
@@ -323,9 +350,9 @@ fn read_configure(
     if granted == 0 || granted > requested {
         return Err(CallError::Hardware);
     }
-    for (vector, answer) in (0..=u16::MAX).zip(vectors) {
-        on_vector(VectorIndex(vector), answer.map_err(bad_answer)?);
-    }
+    vectors
+        .for_each(|vector, answer| on_vector(VectorIndex(vector), answer))
+        .map_err(bad_answer)?;
     Ok(Grant { granted, mode, reasons, generation })
 }
 
