@@ -345,14 +345,13 @@ fn read_configure(
     requested: u16,
     on_vector: &mut impl FnMut(VectorIndex, VectorAnswer),
 ) -> Result<Grant, CallError> {
-    let ConfigureAnswer { granted, mode, reasons, generation, vectors } =
-        ConfigureAnswer::decode(body).map_err(bad_answer)?;
-    if granted == 0 || granted > requested {
+    let answer = ConfigureAnswer::decode(body).map_err(bad_answer)?;
+    if answer.granted > requested {
         return Err(CallError::Hardware);
     }
-    vectors
-        .for_each(|vector, answer| on_vector(VectorIndex(vector), answer))
-        .map_err(bad_answer)?;
+    let report = |vector, answer| on_vector(VectorIndex(vector), answer);
+    answer.vectors.for_each(report).map_err(bad_answer)?;
+    let ConfigureAnswer { granted, mode, reasons, generation, .. } = answer;
     Ok(Grant { granted, mode, reasons, generation })
 }
 

@@ -65,8 +65,8 @@ pub struct MsiX<F> {
     generation: AtomicU32,
     /// The [`Status`] of the error that led to the legacy world; 0 without one.
     refusal: AtomicU32,
-    /// Some entry has bits in vector control besides the mask bit: stores must preserve them.
-    other_control_bits: AtomicBool,
+    /// The vectors that are known to have nothing in vector control but the mask bit. Stores must preserve what others have.
+    plain: VectorBits,
     /// The mask bits as `mask` and `unmask` left them, for `set` and after a reset.
     masked: VectorBits,
     /// Events from before the switch that wait for their vector to be unmasked.
@@ -82,7 +82,7 @@ impl<F: PciFunction> MsiX<F> {
     /// # Safety
     /// 1. `table` is aligned to 4 bytes and mapped as device memory (uncached) for `capability.table_size` × 16 bytes, on every processor, for as long as this value exists.
     /// 2. `pending`, if given, is so for 8 bytes for every 64 entries or part of them.
-    /// 3. They are this function's table and pending bit array, and nothing else writes address, data or mask bits there.
+    /// 3. They are this function's table and pending bit array, and nothing else in the guest writes there.
     pub const unsafe fn new(
         function: F,
         capability: MsiXCapability,
@@ -100,9 +100,9 @@ impl<F: PciFunction> MsiX<F> {
             reasons: AtomicU32::new(Reasons::NOT_ASSIGNED.bits()),
             generation: AtomicU32::new(0),
             refusal: AtomicU32::new(Status::SUCCESS.0),
-            other_control_bits: AtomicBool::new(false),
-            masked: VectorBits::new(),
-            held: VectorBits::new(),
+            plain: const { VectorBits::new() },
+            masked: const { VectorBits::new() },
+            held: const { VectorBits::new() },
         }
     }
 
@@ -126,7 +126,7 @@ impl<F: PciFunction> MsiX<F> {
         client: Option<&mut Client<'_, D, W>>,
         count: u16,
     ) -> Result<u16, MsiXError> {
-        self.start(client, count, core::iter::empty(), |_| None)
+        self.enable_first_with(client, count, 0, |_| None)
     }
 
     /// As [`enable`](Self::enable), with messages for the vectors that already have one: no
@@ -140,12 +140,46 @@ impl<F: PciFunction> MsiX<F> {
         count: u16,
         messages: impl Fn(VectorIndex) -> Option<GuestMessage>,
     ) -> Result<u16, MsiXError> {
-        let messages = &messages;
-        let setups = (0..count).map(move |vector| VectorSetup {
-            message: messages(VectorIndex(vector)),
-            masked: true,
-        });
-        self.start(client, count, setups, messages)
+        self.enable_first_with(client, count, count, messages)
+    }
+
+    /// As [`enable_with`](Self::enable_with), where only the first `listed` vectors can have a
+    /// message: nothing is said of the others, which makes the call shorter.
+    ///
+    /// # Errors
+    /// As [`enable`](Self::enable).
+    pub fn enable_first_with<D: Doorbell, W: Delay>(
+        &self,
+        client: Option<&mut Client<'_, D, W>>,
+        count: u16,
+        listed: u16,
+        messages: impl Fn(VectorIndex) -> Option<GuestMessage>,
+    ) -> Result<u16, MsiXError> {
+        if self.granted() != 0 {
+            return Err(MsiXError::Enabled);
+        }
+        let table_size = self.table.size();
+        if count == 0 || count > table_size {
+            return Err(MsiXError::Count { requested: count, table_size });
+        }
+        self.prepare();
+        let listed = listed.min(count);
+        let answer = client.map(|client| self.configure(client, count, listed, &messages));
+        let granted = match answer.transpose() {
+            Ok(Some(granted)) => {
+                self.enter_paravirtual(granted);
+                granted.granted
+            }
+            Err(error) if !is_refusal(&error) => {
+                self.held.fill(false);
+                self.write_control(0);
+                return Err(error.into());
+            }
+            refused => self.start_legacy(refused.err(), count, listed, messages),
+        };
+        self.granted.store(granted, Ordering::SeqCst);
+        self.write_control(MESSAGE_CONTROL_ENABLE);
+        Ok(granted)
     }
 
     /// Says where the interrupt of `vector` shall go: at first, and at each change of its affinity.
@@ -191,7 +225,8 @@ impl<F: PciFunction> MsiX<F> {
 
     /// Masks a vector: when this returns, the function starts no interrupt of it any more.
     ///
-    /// One store to the table and one load that makes sure it has arrived.
+    /// One store to the table and one load that makes sure it has arrived; a load more where the
+    /// vector was neither masked nor unmasked before.
     ///
     /// # Errors
     /// [`MsiXError::Vector`].
@@ -206,7 +241,7 @@ impl<F: PciFunction> MsiX<F> {
     /// Unmasks a vector. What was pending is delivered: by the function itself, or by
     /// [`PciFunction::deliver`] when the event came before the table was switched.
     ///
-    /// One store to the table.
+    /// One store to the table; a load more where the vector was neither masked nor unmasked before.
     ///
     /// # Errors
     /// [`MsiXError::Vector`].
@@ -228,7 +263,7 @@ impl<F: PciFunction> MsiX<F> {
             return;
         }
         self.write_control(MESSAGE_CONTROL_ENABLE | MESSAGE_CONTROL_FUNCTION_MASK);
-        for vector in (0..granted).map(VectorIndex) {
+        for vector in (0..granted).map(VectorIndex).filter(|vector| !self.masked.get(*vector)) {
             self.write_mask(vector, true);
         }
         self.write_control(0);
@@ -348,58 +383,27 @@ impl<F: PciFunction> MsiX<F> {
         &self.function
     }
 
-    fn start<D: Doorbell, W: Delay>(
-        &self,
-        client: Option<&mut Client<'_, D, W>>,
-        count: u16,
-        setups: impl ExactSizeIterator<Item = VectorSetup> + Clone,
-        messages: impl Fn(VectorIndex) -> Option<GuestMessage>,
-    ) -> Result<u16, MsiXError> {
-        if self.granted() != 0 {
-            return Err(MsiXError::Enabled);
-        }
-        let table_size = self.table.size();
-        if count == 0 || count > table_size {
-            return Err(MsiXError::Count { requested: count, table_size });
-        }
+    /// MSI-X Enable under Function Mask, all vectors masked, nothing held.
+    fn prepare(&self) {
         if self.read_control() & MESSAGE_CONTROL_ENABLE != 0 {
             // Left by firmware or a previous kernel. Whatever it had assigned ends here.
             self.write_control(0);
         }
         self.held.fill(false);
         self.masked.fill(true);
+        self.plain.fill(false);
         self.write_control(MESSAGE_CONTROL_ENABLE | MESSAGE_CONTROL_FUNCTION_MASK);
-        let answer = client.map(|client| self.configure(client, count, setups)).transpose();
-        let granted = match answer {
-            Ok(Some(Grant { granted, mode, reasons, generation })) => {
-                self.refusal.store(Status::SUCCESS.0, Ordering::SeqCst);
-                self.note_mode(mode, reasons, generation);
-                let other_bits = (0..granted)
-                    .map(VectorIndex)
-                    .any(|vector| self.table.vector_control(vector) & !MASK != 0);
-                self.other_control_bits.store(other_bits, Ordering::SeqCst);
-                self.set_world(World::Paravirtual);
-                granted
-            }
-            Ok(None) => self.start_legacy(None, count, messages),
-            Err(error) if is_refusal(&error) => self.start_legacy(Some(error), count, messages),
-            Err(error) => {
-                self.held.fill(false);
-                self.write_control(0);
-                return Err(error.into());
-            }
-        };
-        self.granted.store(granted, Ordering::SeqCst);
-        self.write_control(MESSAGE_CONTROL_ENABLE);
-        Ok(granted)
     }
 
     fn configure<D: Doorbell, W: Delay>(
         &self,
         client: &mut Client<'_, D, W>,
         count: u16,
-        setups: impl ExactSizeIterator<Item = VectorSetup> + Clone,
+        listed: u16,
+        messages: &impl Fn(VectorIndex) -> Option<GuestMessage>,
     ) -> Result<Grant, CallError> {
+        let setups = (0..listed)
+            .map(|vector| VectorSetup { message: messages(VectorIndex(vector)), masked: true });
         client.configure(self.function.id(), Kind::MsiX, count, setups, |vector, answer| {
             if answer.pending {
                 self.held.set(vector);
@@ -407,25 +411,28 @@ impl<F: PciFunction> MsiX<F> {
         })
     }
 
+    fn enter_paravirtual(&self, grant: Grant) {
+        self.refusal.store(Status::SUCCESS.0, Ordering::SeqCst);
+        self.note_mode(grant.mode, grant.reasons, grant.generation);
+        self.set_world(World::Paravirtual);
+    }
+
     /// Programs the table in the standard way, under Function Mask.
     fn start_legacy(
         &self,
         refusal: Option<CallError>,
         count: u16,
+        listed: u16,
         messages: impl Fn(VectorIndex) -> Option<GuestMessage>,
     ) -> u16 {
-        self.held.fill(false);
         // All entries: those that are not used may hold somebody's old message.
-        let mut other_bits = false;
         for vector in (0..self.table.size()).map(VectorIndex) {
-            let control = self.table.vector_control(vector);
+            let control = self.look_at(vector);
             if control & MASK == 0 {
                 self.table.write_vector_control(vector, control | MASK);
             }
-            other_bits |= control & !MASK != 0;
         }
-        self.other_control_bits.store(other_bits, Ordering::SeqCst);
-        for vector in (0..count).map(VectorIndex) {
+        for vector in (0..listed).map(VectorIndex) {
             if let Some(message) = messages(vector) {
                 self.table.write_message(vector, message);
             }
@@ -479,13 +486,19 @@ impl<F: PciFunction> MsiX<F> {
 
     /// Changes the mask bit and nothing else.
     fn write_mask(&self, vector: VectorIndex, masked: bool) {
-        // Where all other bits are 0, which is the rule, one store does it.
-        let other_bits = if self.other_control_bits.load(Ordering::Relaxed) {
-            self.table.vector_control(vector) & !MASK
-        } else {
-            0
-        };
+        // Where all other bits are 0, which is the rule, one store does it from the second time on.
+        let other_bits = if self.plain.get(vector) { 0 } else { self.look_at(vector) & !MASK };
         self.table.write_vector_control(vector, other_bits | if masked { MASK } else { 0 });
+    }
+
+    /// Reads vector control, and remembers whether there is anything else.
+    #[inline(never)]
+    fn look_at(&self, vector: VectorIndex) -> u32 {
+        let control = self.table.vector_control(vector);
+        if control & !MASK == 0 {
+            self.plain.set(vector);
+        }
+        control
     }
 
     /// Makes sure that stores to the entry have arrived: a load pushes posted writes ahead of it.

@@ -81,7 +81,7 @@ pub trait Value: Sized {
 /// W-302: how many bytes a number takes at most, and the largest last one of so many.
 #[derive(Clone, Copy)]
 struct Width {
-    bytes: usize,
+    bytes: u32,
     last: u8,
 }
 
@@ -142,7 +142,7 @@ macro_rules! messages {
 }
 pub(crate) use messages;
 
-/// Implements [`Value`] for enumerations: their numbers are those of the variants.
+/// Implements [`Value`] for enumerations: the number of a variant is its place in this list.
 macro_rules! enumeration {
     ($($type:ident { $first:ident $(, $variant:ident)+ })+) => {$(
         impl $crate::codec::Value for $type {
@@ -154,13 +154,12 @@ macro_rules! enumeration {
             #[inline]
             fn take(from: &mut $crate::codec::Decoder<'_>) -> Self {
                 let number: u32 = $crate::codec::Value::take(from);
-                $(if number == Self::$variant as u32 {
-                    return Self::$variant;
-                })+
-                if number != Self::$first as u32 {
+                let variants = [Self::$first $(, Self::$variant)+];
+                let variant = usize::try_from(number).ok().and_then(|place| variants.get(place));
+                if variant.is_none() {
                     from.fail($crate::DecodeError::Malformed);
                 }
-                Self::$first
+                variant.copied().unwrap_or(Self::$first)
             }
         }
     )+};

@@ -122,16 +122,17 @@ impl CallError {
 
     /// The error of an answer, `None` when it succeeded. An undecodable body or an unknown status is read as [`CallError::Hardware`]; the untouched sentinel as [`CallError::NotSupported`], whatever follows it.
     pub fn decode(status: Status, body: &[u8]) -> Option<Self> {
-        let plain = |error| if body.is_empty() { error } else { Self::Hardware };
         Some(match status {
             Status::SUCCESS => return None,
             Status::SENTINEL => Self::NotSupported,
-            Status::NOT_SUPPORTED => plain(Self::NotSupported),
-            Status::NO_SUCH_FUNCTION => plain(Self::NoSuchFunction),
             Status::PARAMETER => codec::decode_whole(body).map_or(Self::Hardware, Self::Parameter),
             Status::BUSY => codec::decode_whole(body).map_or(Self::Hardware, Self::Busy),
-            Status::NO_RESOURCES => plain(Self::NoResources),
-            Status::DENIED => plain(Self::Denied),
+            // The others have no details.
+            _ if !body.is_empty() => Self::Hardware,
+            Status::NOT_SUPPORTED => Self::NotSupported,
+            Status::NO_SUCH_FUNCTION => Self::NoSuchFunction,
+            Status::NO_RESOURCES => Self::NoResources,
+            Status::DENIED => Self::Denied,
             _ => Self::Hardware,
         })
     }

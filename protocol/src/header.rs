@@ -90,26 +90,24 @@ impl Header {
 
     /// Reads the fields; nothing is checked.
     pub fn from_bytes(bytes: &[u8; Self::SIZE]) -> Self {
-        let mut words = [0u32; Self::SIZE / 4];
-        for (word, chunk) in words.iter_mut().zip(bytes.chunks_exact(4)) {
-            if let Ok(chunk) = chunk.try_into() {
-                *word = u32::from_le_bytes(chunk);
-            }
-        }
-        let [magic, version, call, function, buffer_length, body_length, status, reserved] = words;
+        let word = |at: usize| {
+            let word = bytes.get(at..).and_then(<[u8]>::first_chunk);
+            word.map_or(0, |word| u32::from_le_bytes(*word))
+        };
+        let version = word(4);
         let [major0, major1, minor0, minor1] = version.to_le_bytes();
         Self {
-            magic,
+            magic: word(0),
             version: Version {
                 major: u16::from_le_bytes([major0, major1]),
                 minor: u16::from_le_bytes([minor0, minor1]),
             },
-            call,
-            function: FunctionId(function),
-            buffer_length,
-            body_length,
-            status: Status(status),
-            reserved,
+            call: word(8),
+            function: FunctionId(word(12)),
+            buffer_length: word(16),
+            body_length: word(20),
+            status: Status(word(24)),
+            reserved: word(28),
         }
     }
 
@@ -128,8 +126,9 @@ impl Header {
             self.reserved,
         ];
         let mut bytes = [0; Self::SIZE];
-        for (chunk, word) in bytes.chunks_exact_mut(4).zip(words) {
-            chunk.copy_from_slice(&word.to_le_bytes());
+        let (places, _) = bytes.as_chunks_mut();
+        for (place, word) in places.iter_mut().zip(words) {
+            *place = word.to_le_bytes();
         }
         bytes
     }

@@ -2,7 +2,8 @@
 //!
 //! A guest fills a *call buffer* in its own memory and rings a *doorbell* with
 //! the buffer's page number. The buffer starts with a fixed little-endian
-//! [`Header`]; what follows is a [postcard] body. The answer overwrites the
+//! [`Header`]; what follows is a body in the encoding of
+//! [postcard](https://postcard.jamesmunro.net/). The answer overwrites the
 //! buffer. This crate holds the types on both sides of that exchange and
 //! nothing else: no memory is touched, nothing is allocated, no `unsafe`.
 //!

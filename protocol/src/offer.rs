@@ -51,20 +51,12 @@ impl ServiceBlock {
 
     /// All leaves of a block at `base`, with their numbers.
     pub fn leaves(&self, base: u32) -> [(u32, Leaf); Self::LEAVES as usize] {
-        let [s0, s1, s2, s3, s4, s5, s6, s7, s8, s9, s10, s11] = SIGNATURE;
+        let [ebx, ecx, edx] = SIGNATURE_WORDS;
         let address = self.doorbell_address.unwrap_or(0).to_le_bytes();
         let [a0, a1, a2, a3, a4, a5, a6, a7] = address;
         let leaf = |number: u32| base.saturating_add(number);
         [
-            (
-                leaf(0),
-                Leaf {
-                    eax: leaf(Self::LEAVES.saturating_sub(1)),
-                    ebx: u32::from_le_bytes([s0, s1, s2, s3]),
-                    ecx: u32::from_le_bytes([s4, s5, s6, s7]),
-                    edx: u32::from_le_bytes([s8, s9, s10, s11]),
-                },
-            ),
+            (leaf(0), Leaf { eax: leaf(Self::LEAVES.saturating_sub(1)), ebx, ecx, edx }),
             (
                 leaf(1),
                 Leaf {
@@ -120,10 +112,17 @@ impl ServiceBlock {
     }
 }
 
+/// [`SIGNATURE`] in EBX, ECX and EDX.
+const SIGNATURE_WORDS: [u32; 3] = {
+    let [b0, b1, b2, b3, c0, c1, c2, c3, d0, d1, d2, d3] = SIGNATURE;
+    [
+        u32::from_le_bytes([b0, b1, b2, b3]),
+        u32::from_le_bytes([c0, c1, c2, c3]),
+        u32::from_le_bytes([d0, d1, d2, d3]),
+    ]
+};
+
 pub(crate) fn is_signature(leaf: Leaf) -> bool {
-    let mut signature = [0; 12];
-    for (chunk, register) in signature.chunks_exact_mut(4).zip([leaf.ebx, leaf.ecx, leaf.edx]) {
-        chunk.copy_from_slice(&register.to_le_bytes());
-    }
-    signature == SIGNATURE
+    let [ebx, ecx, edx] = SIGNATURE_WORDS;
+    leaf.ebx == ebx && leaf.ecx == ecx && leaf.edx == edx
 }

@@ -797,7 +797,7 @@ struct pvmsi_msix_capability {
  *   kernel holds the interrupt's lock). In the paravirtual world it may.
  */
 struct pvmsi_msix {
-    uint64_t opaque[96];
+    uint64_t opaque[128];
 };
 
 /**

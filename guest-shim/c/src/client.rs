@@ -475,21 +475,16 @@ impl<'a> Lease<'a> {
         Ok(Self(state))
     }
 
-    /// Makes a call and keeps what the host says of its failure.
-    pub(crate) fn call<T>(
-        &mut self,
-        call: impl FnOnce(&mut KernelClient) -> Result<T, CallError>,
-    ) -> Result<T, pvmsi_status> {
-        // SAFETY: the lease is the only one, and `call` borrows it for as long as the reference lives.
-        let result = call(unsafe { &mut *self.0.client.get() });
-        self.note(result.as_ref().err());
-        result.map_err(Into::into)
-    }
-
     /// The client itself; say afterwards what came of it with [`note`](Self::note).
     pub(crate) fn client(&mut self) -> &mut KernelClient {
-        // SAFETY: as in `call`.
+        // SAFETY: the lease is the only one, and it is borrowed for as long as the reference lives.
         unsafe { &mut *self.0.client.get() }
+    }
+
+    /// What a call returns to C.
+    fn end(mut self, error: Option<CallError>) -> pvmsi_status {
+        self.note(error.as_ref());
+        error.map_or(pvmsi_status::Success, Into::into)
     }
 
     pub(crate) fn note(&mut self, error: Option<&CallError>) {
@@ -519,15 +514,24 @@ unsafe fn call_for<T>(
     result: *mut T,
     call: impl FnOnce(&mut KernelClient) -> Result<T, CallError>,
 ) -> pvmsi_status {
-    let run = || {
-        // SAFETY: the caller's conditions.
-        let result: Option<&mut MaybeUninit<T>> = unsafe { optional_output(result) }?;
-        // SAFETY: the caller's conditions.
-        let value = unsafe { Lease::new(client) }?.call(call)?;
-        if let Some(result) = result {
-            result.write(value);
-        }
-        Ok(())
+    // SAFETY: the caller's conditions.
+    let result: Option<&mut MaybeUninit<T>> = match unsafe { optional_output(result) } {
+        Ok(result) => result,
+        Err(status) => return status,
     };
-    pvmsi_status::of(run())
+    // SAFETY: the caller's conditions.
+    let mut lease = match unsafe { Lease::new(client) } {
+        Ok(lease) => lease,
+        Err(status) => return status,
+    };
+    let error = match call(lease.client()) {
+        Ok(value) => {
+            if let Some(result) = result {
+                result.write(value);
+            }
+            None
+        }
+        Err(error) => Some(error),
+    };
+    lease.end(error)
 }

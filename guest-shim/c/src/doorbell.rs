@@ -43,12 +43,6 @@ pub struct pvmsi_doorbell {
     pub ring: Option<unsafe extern "C" fn(pointer: *mut c_void, page: u32)>,
 }
 
-impl pvmsi_doorbell {
-    /// No doorbell.
-    pub(crate) const NONE: Self =
-        Self { kind: PVMSI_DOORBELL_NONE, number: 0, pointer: core::ptr::null_mut(), ring: None };
-}
-
 /// What a client rings.
 pub(crate) enum Bell {
     /// One of `pvmsi-guest`.

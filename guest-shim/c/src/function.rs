@@ -84,6 +84,8 @@ pub(crate) struct KernelFunction {
 }
 
 impl KernelFunction {
+    /// Inlined, as a copy of what it returns is larger than the checks.
+    #[inline(always)]
     pub(crate) fn new(function: &pvmsi_function) -> Result<Self, pvmsi_status> {
         let missing = pvmsi_status::Pointer;
         Ok(Self {

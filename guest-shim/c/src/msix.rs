@@ -1,10 +1,11 @@
 //! MSI-X of one function: storage that the kernel provides, and what a driver does with it.
 
 use core::ffi::c_void;
-use core::mem::{MaybeUninit, align_of, size_of};
+use core::mem::{align_of, size_of};
 use core::ptr::NonNull;
+use core::slice;
 
-use pvmsi_guest::{CallError, GuestMessage, MsiX, MsiXError, VectorIndex, VectorUpdate, World};
+use pvmsi_guest::{GuestMessage, MsiX, MsiXError, VectorIndex, VectorUpdate, World};
 
 use crate::answer::{pvmsi_message, pvmsi_table_mode};
 use crate::client::{KernelClient, Lease, pvmsi_client, pvmsi_vector_update};
@@ -23,7 +24,7 @@ use crate::status::pvmsi_status;
 ///   kernel holds the interrupt's lock). In the paravirtual world it may.
 #[repr(C)]
 pub struct pvmsi_msix {
-    opaque: [u64; 96],
+    opaque: [u64; 128],
 }
 
 /// How the interrupts of a function are set up.
@@ -98,9 +99,11 @@ pub unsafe extern "C" fn pvmsi_msix_init(
             Some(pending) => Some(registers(pending.as_ptr()).ok_or(pvmsi_status::Pointer)?),
             None => None,
         };
-        // SAFETY: the caller's conditions are the same.
-        let value = unsafe { MsiX::new(function, capability.into(), table, pending) };
-        msix.write(State { ready: READY, msix: value });
+        msix.write(State {
+            ready: READY,
+            // SAFETY: the caller's conditions are the same.
+            msix: unsafe { MsiX::new(function, capability.into(), table, pending) },
+        });
         Ok(())
     };
     pvmsi_status::of(init())
@@ -132,13 +135,8 @@ pub unsafe extern "C" fn pvmsi_msix_enable(
     count: u16,
     granted: *mut u16,
 ) -> pvmsi_status {
-    // SAFETY: condition 1 of the crate.
-    let granted = match unsafe { output(granted) } {
-        Ok(granted) => granted,
-        Err(status) => return status,
-    };
     // SAFETY: the caller's conditions.
-    unsafe { run(msix, client, |msix, client| enable(granted, msix.enable(client, count))) }
+    unsafe { enable(msix, client, &[], count, granted) }
 }
 
 /// As pvmsi_msix_enable, with messages for the vectors that already have one: no pvmsi_msix_set
@@ -163,16 +161,8 @@ pub unsafe extern "C" fn pvmsi_msix_enable_with(
         Ok(messages) => messages,
         Err(status) => return status,
     };
-    // SAFETY: as above.
-    let granted = match unsafe { output(granted) } {
-        Ok(granted) => granted,
-        Err(status) => return status,
-    };
-    let act = |msix: &MsiX<_>, client: Option<&mut KernelClient>| {
-        enable(granted, msix.enable_with(client, count, |vector| message(messages, vector)))
-    };
     // SAFETY: the caller's conditions.
-    unsafe { run(msix, client, act) }
+    unsafe { enable(msix, client, messages, count, granted) }
 }
 
 /// Says where the interrupt of `vector` shall go: at first, and at each change of its affinity.
@@ -195,12 +185,9 @@ pub unsafe extern "C" fn pvmsi_msix_set(
     address: u64,
     data: u32,
 ) -> pvmsi_status {
-    let message = GuestMessage { address, data };
-    let act = |msix: &MsiX<_>, client: Option<&mut KernelClient>| {
-        msix.set(client, VectorIndex(vector), message)
-    };
+    let update = pvmsi_vector_update { address, data, vector };
     // SAFETY: the caller's conditions.
-    unsafe { run(msix, client, act) }
+    unsafe { set_many(msix, client, slice::from_ref(&update), true) }
 }
 
 /// As pvmsi_msix_set for several vectors; paravirtual: all in one call.
@@ -223,11 +210,8 @@ pub unsafe extern "C" fn pvmsi_msix_set_many(
         Ok(updates) => updates,
         Err(status) => return status,
     };
-    let act = |msix: &MsiX<_>, client: Option<&mut KernelClient>| {
-        msix.set_many(client, updates.iter().map(VectorUpdate::from))
-    };
     // SAFETY: the caller's conditions.
-    unsafe { run(msix, client, act) }
+    unsafe { set_many(msix, client, updates, false) }
 }
 
 /// Masks a vector: when this returns, the function starts no interrupt of it any more. One store
@@ -434,28 +418,86 @@ unsafe fn run(
     client: *mut pvmsi_client,
     act: impl FnOnce(&MsiX<KernelFunction>, Option<&mut KernelClient>) -> Result<(), MsiXError>,
 ) -> pvmsi_status {
-    let run = || {
-        // SAFETY: the caller's conditions.
-        let msix = &unsafe { state(msix) }?.msix;
-        if client.is_null() {
-            return Ok(act(msix, None)?);
-        }
-        // SAFETY: the caller's conditions.
-        let mut lease = unsafe { Lease::new(client) }?;
-        let result = act(msix, Some(lease.client()));
-        let error: Option<&CallError> = match &result {
-            Err(MsiXError::Call(error)) => Some(error),
-            _ => None,
-        };
-        lease.note(error);
-        Ok(result?)
-    };
-    pvmsi_status::of(run())
+    // SAFETY: the caller's conditions.
+    match unsafe { begin(msix, client) } {
+        Ok((msix, mut lease)) => end(act(msix, lease.as_mut().map(Lease::client)), lease),
+        Err(status) => status,
+    }
 }
 
-fn enable(output: &mut MaybeUninit<u16>, granted: Result<u16, MsiXError>) -> Result<(), MsiXError> {
-    output.write(granted?);
-    Ok(())
+/// What is the same before whatever [`run`] does.
+///
+/// # Safety
+/// As [`run`].
+unsafe fn begin<'a>(
+    msix: *mut pvmsi_msix,
+    client: *mut pvmsi_client,
+) -> Result<(&'a MsiX<KernelFunction>, Option<Lease<'a>>), pvmsi_status> {
+    // SAFETY: the caller's conditions.
+    let msix = &unsafe { state(msix) }?.msix;
+    if client.is_null() {
+        return Ok((msix, None));
+    }
+    // SAFETY: the caller's conditions.
+    Ok((msix, Some(unsafe { Lease::new(client) }?)))
+}
+
+/// What is the same behind it.
+fn end(result: Result<(), MsiXError>, lease: Option<Lease<'_>>) -> pvmsi_status {
+    if let Some(mut lease) = lease {
+        lease.note(match &result {
+            Err(MsiXError::Call(error)) => Some(error),
+            _ => None,
+        });
+    }
+    pvmsi_status::of(result.map_err(Into::into))
+}
+
+/// Enables, with messages for the first vectors.
+///
+/// # Safety
+/// As [`run`], and condition 1 of the crate for `granted`.
+unsafe fn enable(
+    msix: *mut pvmsi_msix,
+    client: *mut pvmsi_client,
+    messages: &[pvmsi_message],
+    count: u16,
+    granted: *mut u16,
+) -> pvmsi_status {
+    // SAFETY: the caller's condition.
+    let granted = match unsafe { output(granted) } {
+        Ok(granted) => granted,
+        Err(status) => return status,
+    };
+    let act = |msix: &MsiX<_>, client: Option<&mut KernelClient>| {
+        let listed = u16::try_from(messages.len()).unwrap_or(u16::MAX);
+        let message = |vector| message(messages, vector);
+        granted.write(msix.enable_first_with(client, count, listed, message)?);
+        Ok(())
+    };
+    // SAFETY: the caller's conditions.
+    unsafe { run(msix, client, act) }
+}
+
+/// Gives vectors messages; `checked`: a vector that was not granted is found without a call.
+///
+/// # Safety
+/// As [`run`].
+unsafe fn set_many(
+    msix: *mut pvmsi_msix,
+    client: *mut pvmsi_client,
+    updates: &[pvmsi_vector_update],
+    checked: bool,
+) -> pvmsi_status {
+    let act = |msix: &MsiX<_>, client: Option<&mut KernelClient>| {
+        let granted = msix.granted();
+        if let Some(update) = updates.first().filter(|update| checked && update.vector >= granted) {
+            return Err(MsiXError::Vector { vector: VectorIndex(update.vector), granted });
+        }
+        msix.set_many(client, updates.iter().map(VectorUpdate::from))
+    };
+    // SAFETY: the caller's conditions.
+    unsafe { run(msix, client, act) }
 }
 
 fn message(messages: &[pvmsi_message], vector: VectorIndex) -> Option<GuestMessage> {

@@ -5,7 +5,7 @@ use core::mem::MaybeUninit;
 use pvmsi_guest::{Offer, ServiceBlock};
 
 use crate::arch;
-use crate::doorbell::{PVMSI_DOORBELL_MMIO, pvmsi_doorbell};
+use crate::doorbell::{PVMSI_DOORBELL_MMIO, PVMSI_DOORBELL_NONE, pvmsi_doorbell};
 use crate::status::pvmsi_status;
 
 /// The host may make tables direct.
@@ -46,8 +46,11 @@ pub(crate) fn answer(
 ) -> Result<(), pvmsi_status> {
     let offer = offer.ok_or(pvmsi_status::NotSupported)?;
     let ServiceBlock { version, features, doorbell_port, doorbell_address, limits } = offer.block;
-    let register = doorbell_address
-        .map(|_| pvmsi_doorbell { kind: PVMSI_DOORBELL_MMIO, ..pvmsi_doorbell::NONE });
+    let (kind, number) = match (arch::pick_doorbell(&offer), doorbell_address) {
+        (Some(native), _) => native,
+        (None, Some(_)) => (PVMSI_DOORBELL_MMIO, 0),
+        (None, None) => (PVMSI_DOORBELL_NONE, 0),
+    };
     output.write(pvmsi_offer {
         version_major: version.major,
         version_minor: version.minor,
@@ -56,7 +59,7 @@ pub(crate) fn answer(
         vectors: limits.vectors,
         doorbell_port: doorbell_port.unwrap_or(0),
         doorbell_address: doorbell_address.unwrap_or(0),
-        doorbell: arch::pick_doorbell(&offer).or(register).unwrap_or(pvmsi_doorbell::NONE),
+        doorbell: pvmsi_doorbell { kind, number, pointer: core::ptr::null_mut(), ring: None },
     });
     Ok(())
 }

@@ -7,7 +7,7 @@ use pvmsi_protocol::{
 
 use super::function::{ENABLE, FUNCTION_MASK, Function};
 use super::host::{Host, Reply, direct_host};
-use crate::arch::trace;
+use crate::arch::trace::{self, Access};
 use crate::{AnyDoorbell, Client, MsiXError, PciFunction, World};
 
 const NO_CLIENT: Option<&mut Client<'static, AnyDoorbell>> = None;
@@ -27,9 +27,10 @@ fn enable_switches_on_under_function_mask_and_never_touches_the_table() {
     let mut client = host.client(4096);
     let msix = function.msix();
     assert_eq!((msix.world(), msix.granted()), (World::Disabled, 0));
+    trace::take();
     assert_eq!(msix.enable(Some(&mut client), 8), Ok(8));
     assert_eq!(function.take_controls(), [ENABLE | FUNCTION_MASK, ENABLE]);
-    assert_eq!(function.take_stores(), []);
+    assert_eq!(trace::take(), [], "neither read nor written");
     assert_eq!(msix.world(), World::Paravirtual);
     assert_eq!((msix.mode(), msix.reasons()), (TableMode::Direct, Reasons::empty()));
     assert_eq!((msix.generation(), msix.refusal()), (Generation(7), None));
@@ -89,6 +90,38 @@ fn mask_and_unmask_are_one_store_in_both_worlds() {
 }
 
 #[test]
+fn accesses_of_the_table_are_as_few_as_can_be() {
+    let counts = || {
+        let accesses = trace::take();
+        let reads = accesses.iter().filter(|access| matches!(access, Access::Read(_))).count();
+        (reads, accesses.len() - reads)
+    };
+    for (paravirtual, enable, set) in [(true, (0, 0), (0, 0)), (false, (2048, 0), (0, 3))] {
+        let function = Function::new(2048);
+        let host = direct_host(2048, &[]);
+        let mut client = host.client(65536);
+        let msix = function.msix();
+        counts();
+        assert_eq!(msix.enable(paravirtual.then_some(&mut client), 2000), Ok(2000));
+        assert_eq!(counts(), enable, "enable");
+        msix.set(paravirtual.then_some(&mut client), VectorIndex(1999), message(1)).unwrap();
+        assert_eq!(counts(), set, "set");
+        msix.unmask(VectorIndex(1999)).unwrap();
+        assert_eq!(counts(), (paravirtual.into(), 1), "the first unmask, which looks at the entry");
+        msix.mask(VectorIndex(1999)).unwrap();
+        assert_eq!(counts(), (1, 1), "mask, which waits until the function has seen it");
+        msix.unmask(VectorIndex(1999)).unwrap();
+        assert_eq!(counts(), (0, 1), "unmask");
+        if paravirtual {
+            msix.after_reset(Some(&mut client), nothing).unwrap();
+            assert_eq!(counts(), (1999, 2000), "after a reset");
+        }
+        msix.disable();
+        assert_eq!(counts(), (0, 1), "disable, which masks what is unmasked");
+    }
+}
+
+#[test]
 fn other_bits_of_vector_control_are_preserved() {
     for paravirtual in [true, false] {
         let function = Function::new(8);
@@ -98,9 +131,14 @@ fn other_bits_of_vector_control_are_preserved() {
         let msix = function.msix();
         msix.enable(paravirtual.then_some(&mut client), 4).unwrap();
         assert_eq!(function.entry(2)[3], 0xabcd_0003);
-        msix.unmask(VectorIndex(2)).unwrap();
+        for vector in [0, 2, 1, 2] {
+            msix.unmask(VectorIndex(vector)).unwrap();
+        }
         assert_eq!(function.entry(2)[3], 0xabcd_0002);
+        assert_eq!(function.entry(1)[3], 0);
         msix.mask(VectorIndex(2)).unwrap();
+        assert_eq!(function.entry(2)[3], 0xabcd_0003);
+        msix.disable();
         assert_eq!(function.entry(2)[3], 0xabcd_0003);
     }
 }

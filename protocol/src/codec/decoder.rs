@@ -60,27 +60,28 @@ impl<'a> Decoder<'a> {
     /// A number, one byte after the other.
     pub(super) fn number(&mut self, width: Width) -> u64 {
         let mut number = 0;
-        let mut shift = 0_u32;
-        for (before, &byte) in self.rest.iter().enumerate() {
-            let bytes = before.saturating_add(1);
-            if bytes == width.bytes && byte > width.last {
-                self.fail(DecodeError::Malformed);
+        for group in 0..width.bytes {
+            let Some((&byte, rest)) = self.rest.split_first() else {
+                self.fail(DecodeError::Truncated);
                 return 0;
-            }
-            number |= u64::from(byte & 0x7f).unbounded_shl(shift);
-            shift = shift.saturating_add(7);
-            if byte & 0x80 == 0 {
-                self.rest = self.rest.get(bytes..).unwrap_or_default();
+            };
+            self.rest = rest;
+            number |= u64::from(byte & 0x7f).wrapping_shl(group.wrapping_mul(7));
+            let last = group == width.bytes.wrapping_sub(1);
+            if byte & 0x80 == 0 && !(last && byte > width.last) {
                 return number;
             }
         }
-        self.fail(DecodeError::Truncated);
+        self.fail(DecodeError::Malformed);
         0
     }
 
     /// Address and data of a message, which is what long lists consist of.
     #[inline]
     pub(crate) fn message(&mut self) -> (u64, u32) {
+        if cfg!(pvmsi_small) {
+            return (self.number(Width::U64), low_half(self.number(Width::U32)));
+        }
         if let Some((address, rest)) = leading_long(self.rest)
             && let Some((data, rest)) = leading_short(rest)
         {

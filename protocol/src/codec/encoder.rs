@@ -2,7 +2,7 @@
 
 use core::mem;
 
-use super::{EncodeError, Value, Width};
+use super::{EncodeError, Value};
 
 /// Writes one value after the other into a slice. What stands behind the last one is unspecified.
 #[derive(Debug)]
@@ -26,24 +26,21 @@ impl<'b> Encoder<'b> {
 
     /// Appends a list: its length, then its items.
     #[inline]
-    pub fn put_list<T: Value>(&mut self, items: impl ExactSizeIterator<Item = T>) {
+    pub fn put_list<T: Value>(&mut self, mut items: impl ExactSizeIterator<Item = T>) {
         let Ok(announced) = u16::try_from(items.len()) else {
             return self.fail(EncodeError::ListLength);
         };
         self.put(&announced);
         // An encoder that was never lent to a function stays in registers.
         let mut to = Encoder { buffer: mem::take(&mut self.buffer), ..*self };
-        let mut left = announced;
-        for item in items {
-            let Some(fewer) = left.checked_sub(1) else {
-                to.fail(EncodeError::ListLength);
-                break;
-            };
-            left = fewer;
-            to.put(&item);
-        }
-        if left != 0 {
-            to.fail(EncodeError::ListLength);
+        for _ in 0..announced {
+            match items.next() {
+                Some(item) => to.put(&item),
+                None => {
+                    to.fail(EncodeError::ListLength);
+                    break;
+                }
+            }
         }
         *self = to;
     }
@@ -52,7 +49,7 @@ impl<'b> Encoder<'b> {
     ///
     /// # Errors
     /// [`EncodeError::BufferFull`] when not all values fit, [`EncodeError::ListLength`] when a
-    /// list is longer than 65,535 items or its iterator misstated its length.
+    /// list is longer than 65,535 items or has fewer than its iterator announced.
     pub const fn finish(self) -> Result<usize, EncodeError> {
         match self.error {
             None => Ok(self.used),
@@ -86,6 +83,10 @@ impl<'b> Encoder<'b> {
     /// Address and data of a message, which is what long lists consist of.
     #[inline]
     pub(crate) fn message(&mut self, address: u64, data: u32) {
+        if cfg!(pvmsi_small) {
+            self.number(address);
+            return self.number(data.into());
+        }
         let room = self.buffer.get_mut(self.used..).unwrap_or_default();
         // Far from the end no byte needs to be checked for room.
         if let Some(room) = room.first_chunk_mut() {
@@ -105,30 +106,34 @@ impl<'b> Encoder<'b> {
     }
 }
 
-/// The most bytes of a message.
-const MESSAGE_MAX: usize = Width::U64.bytes.saturating_add(Width::U32.bytes);
+/// The most bytes of a number of 64 bits.
+const NUMBER_MAX: usize = 10;
+/// The most bytes of a message: those of its address and 5 of its data.
+const MESSAGE_MAX: usize = 15;
 
 /// Writes a message and says how long it is.
 #[inline(never)]
 fn message_in_room(room: &mut [u8; MESSAGE_MAX], address: u64, data: u32) -> usize {
-    let length = put_number(room, address, Width::U64);
+    let length = put_number(room, address);
     let room = room.get_mut(length..).unwrap_or_default();
-    length.saturating_add(put_number(room, data.into(), Width::U32))
+    length.saturating_add(put_number(room, data.into()))
 }
 
 /// Writes a number to the start of `room`, where there is enough, and says how long it is.
-#[inline(always)]
-fn put_number(room: &mut [u8], mut number: u64, width: Width) -> usize {
-    for (before, place) in room.iter_mut().take(width.bytes).enumerate() {
+#[inline]
+fn put_number(room: &mut [u8], mut number: u64) -> usize {
+    let mut length = 0_usize;
+    for place in room.iter_mut().take(NUMBER_MAX) {
         let [low, ..] = number.to_le_bytes();
         number >>= 7;
+        length = length.wrapping_add(1);
         if number == 0 {
             *place = low;
-            return before.saturating_add(1);
+            break;
         }
         *place = low | 0x80;
     }
-    0
+    length
 }
 
 #[cold]

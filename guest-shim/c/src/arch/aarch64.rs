@@ -26,13 +26,13 @@ pub unsafe extern "C" fn pvmsi_discover(conduit: u32, offer: *mut pvmsi_offer) -
     pvmsi_status::of(unsafe { output(offer) }.and_then(|offer| answer(offer, discover(conduit))))
 }
 
-/// The conduit that found the offer.
-pub(crate) fn pick_doorbell(offer: &Offer) -> Option<pvmsi_doorbell> {
+/// The conduit that found the offer: kind and number.
+pub(crate) fn pick_doorbell(offer: &Offer) -> Option<(u32, u32)> {
     let number = match offer.conduit() {
         Conduit::Hvc => PVMSI_CONDUIT_HVC,
         Conduit::Smc => PVMSI_CONDUIT_SMC,
     };
-    Some(pvmsi_doorbell { kind: PVMSI_DOORBELL_SMCCC, number, ..pvmsi_doorbell::NONE })
+    Some((PVMSI_DOORBELL_SMCCC, number))
 }
 
 /// The doorbell of a kind and number that C has given.

@@ -22,10 +22,9 @@ pub unsafe extern "C" fn pvmsi_discover(offer: *mut pvmsi_offer) -> pvmsi_status
     pvmsi_status::of(unsafe { output(offer) }.and_then(|offer| answer(offer, discover())))
 }
 
-/// The port that the offer names.
-pub(crate) fn pick_doorbell(offer: &Offer) -> Option<pvmsi_doorbell> {
-    let number = offer.block.doorbell_port?.into();
-    Some(pvmsi_doorbell { kind: PVMSI_DOORBELL_PORT, number, ..pvmsi_doorbell::NONE })
+/// The port that the offer names: kind and number.
+pub(crate) fn pick_doorbell(offer: &Offer) -> Option<(u32, u32)> {
+    Some((PVMSI_DOORBELL_PORT, offer.block.doorbell_port?.into()))
 }
 
 /// The doorbell of a kind and number that C has given.

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `include/pvmsi_guest.h` | the header, generated from the crate |
 //! | `symbols.txt` | the global symbols of the library: the ABI |
-//! | `size.txt` | the most bytes of text and data |
+//! | `size.txt` | the most bytes of text and data, and of text where a kernel uses only the main job |
 
 mod guest;
 mod header;
@@ -78,13 +78,19 @@ pub(crate) fn checks(workspace: &Workspace) -> Result<Vec<Check>> {
         checks.push(Check::new(&format!("{name}: symbols are those of {SYMBOLS}"), symbols));
         checks.push(Check::new(&format!("{name}: needs nothing"), object.check_contents()));
         checks.push(Check::new(&format!("{name}: no jump tables"), object.check_jump_tables()));
-        let bound = bound(&package.join(SIZE), architecture)?;
-        let small = if text <= bound.text && data <= bound.data {
-            Ok(())
-        } else {
-            Err(format!("the bounds in {SIZE} are text {}, data {}", bound.text, bound.data))
+        let bounds = bounds(&package.join(SIZE), architecture)?;
+        let within = |what: &str, bytes: u64, bound: u64| {
+            let small = if bytes <= bound {
+                Ok(())
+            } else {
+                Err(format!("the bound in {SIZE} is {bound}"))
+            };
+            Check::new(&format!("{name}: {what} {bytes} bytes"), small)
         };
-        checks.push(Check::new(&format!("{name}: text {text}, data {data} bytes"), small));
+        let minimal = library.link_with_collection(workspace, architecture, &MINIMAL)?;
+        checks.push(within("text", text, bounds.whole.text));
+        checks.push(within("data", data, bounds.whole.data));
+        checks.push(within("text of the main job alone", minimal.text, bounds.minimal));
     }
     Ok(checks)
 }
@@ -123,15 +129,22 @@ pub(crate) fn text_sizes(workspace: &Workspace, architecture: Architecture) -> R
 const SYMBOLS: &str = "symbols.txt";
 const SIZE: &str = "size.txt";
 
-/// Reads the bounds of an architecture: a line with its name and two numbers of bytes.
-fn bound(path: &Path, architecture: Architecture) -> Result<Size> {
+/// The most bytes.
+struct Bounds {
+    whole: Size,
+    /// Text of what stays where a kernel uses only [`MINIMAL`] and its linker collects sections.
+    minimal: u64,
+}
+
+/// Reads the bounds of an architecture: a line with its name and three numbers of bytes.
+fn bounds(path: &Path, architecture: Architecture) -> Result<Bounds> {
     let text = fs::read_to_string(path).with_context(|| format!("{}", path.display()))?;
     let line = text.lines().find_map(|line| line.strip_prefix(architecture.name()));
     let numbers: Vec<u64> =
         line.unwrap_or_default().split_whitespace().flat_map(str::parse).collect();
     match *numbers {
-        [text, data] => Ok(Size { text, data }),
-        _ => bail!("{} has no line: {} TEXT DATA", path.display(), architecture.name()),
+        [text, data, minimal] => Ok(Bounds { whole: Size { text, data }, minimal }),
+        _ => bail!("{} has no line: {} TEXT DATA MINIMAL", path.display(), architecture.name()),
     }
 }
 
