@@ -373,7 +373,7 @@ impl Service {
                 request.version.common(Version::CURRENT).ok_or(CallError::NotSupported)?;
             let features = self.features().intersection(request.features);
             let answer = NegotiateAnswer { version, features, limits: LIMITS };
-            return encode(room, |buffer| answer.encode(buffer));
+            return encode(room, ANSWER_HEAD_MAX, |buffer| answer.encode(buffer));
         }
         self.with(header.function, |state| {
             state.counters.calls = state.counters.calls.saturating_add(1);
@@ -412,7 +412,8 @@ fn dispatch(
             }
             let vectors = state.configure(&request, bound)?;
             let (mode, reasons, generation) = (state.mode, state.reasons(), state.generation);
-            encode(room, |buffer| {
+            let most = ANSWER_HEAD_MAX.saturating_add(needed);
+            encode(room, most, |buffer| {
                 ConfigureAnswer::encode(mode, reasons, generation, vectors.into_iter(), buffer)
             })
         }
@@ -420,7 +421,8 @@ fn dispatch(
             let fit = list_room.checked_div(VectorState::ENCODED_MAX).unwrap_or(0);
             let vectors = state.query_vectors(request, fit)?;
             let generation = state.generation;
-            encode(room, |buffer| {
+            let needed = vectors.len().saturating_mul(VectorState::ENCODED_MAX);
+            encode(room, ANSWER_HEAD_MAX.saturating_add(needed), |buffer| {
                 QueryVectorsAnswer::encode(generation, vectors.into_iter(), buffer)
             })
         }
@@ -428,17 +430,17 @@ fn dispatch(
         _ if room < ANSWER_HEAD_MAX => Err(CallError::parameter(Parameter::AnswerRoom)),
         Request::QueryFunction => {
             let answer = state.query_function();
-            encode(room, |buffer| answer.encode(buffer))
+            encode(room, ANSWER_HEAD_MAX, |buffer| answer.encode(buffer))
         }
         Request::Update(request) => {
             state.update(&request)?;
             let answer = UpdateAnswer { generation: state.generation };
-            encode(room, |buffer| answer.encode(buffer))
+            encode(room, ANSWER_HEAD_MAX, |buffer| answer.encode(buffer))
         }
         Request::Release => {
             state.release();
             let answer = ReleaseAnswer { generation: state.generation };
-            encode(room, |buffer| answer.encode(buffer))
+            encode(room, ANSWER_HEAD_MAX, |buffer| answer.encode(buffer))
         }
         Request::Restore => {
             state.restore()?;
@@ -447,18 +449,20 @@ fn dispatch(
                 reasons: state.reasons(),
                 generation: state.generation,
             };
-            encode(room, |buffer| answer.encode(buffer))
+            encode(room, ANSWER_HEAD_MAX, |buffer| answer.encode(buffer))
         }
         // Answered before a function is looked up.
         Request::Negotiate(_) => Err(CallError::NotSupported),
     }
 }
 
+/// Encodes an answer of at most `most` bytes, and no more than there is room for: a buffer may be 64 KiB, and most answers are a few bytes.
 fn encode(
     room: usize,
+    most: usize,
     write: impl FnOnce(&mut [u8]) -> Result<usize, pvmsi_protocol::EncodeError>,
 ) -> Result<Vec<u8>, CallError> {
-    let mut body = vec![0; room];
+    let mut body = vec![0; room.min(most)];
     let used = write(&mut body).map_err(|_| CallError::parameter(Parameter::AnswerRoom))?;
     body.truncate(used);
     Ok(body)
