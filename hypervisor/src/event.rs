@@ -4,6 +4,9 @@
 //! of masked vectors wait. With the feature `model` a checker can keep them in
 //! their stead, and so sees each look.
 
+#[cfg(feature = "model")]
+pub(crate) mod keeper;
+
 use std::io;
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -12,14 +15,14 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 pub(crate) fn new() -> io::Result<EventFd> {
     let event = EventFd::new(EFD_NONBLOCK)?;
     #[cfg(feature = "model")]
-    crate::model::created(&event);
+    keeper::created(&event);
     Ok(event)
 }
 
 /// Takes what the event holds; whether it held anything.
 pub(crate) fn drain(event: &EventFd) -> bool {
     #[cfg(feature = "model")]
-    if let Some(held) = crate::model::take(event) {
+    if let Some(held) = keeper::take(event) {
         return held;
     }
     event.read().is_ok()
@@ -28,7 +31,7 @@ pub(crate) fn drain(event: &EventFd) -> bool {
 /// Signals the event.
 pub(crate) fn signal(event: &EventFd) {
     #[cfg(feature = "model")]
-    if crate::model::put(event) {
+    if keeper::put(event) {
         return;
     }
     // A counter that is full still wakes whoever waits for it.

@@ -28,12 +28,7 @@
 //! A VM that is stopped, saved and continued elsewhere takes the service's state
 //! along: [`ServiceState`].
 
-mod attempt;
-mod calls;
 mod capability;
-mod catch_up;
-mod config;
-mod converge;
 mod counters;
 mod event;
 mod function;
@@ -43,7 +38,6 @@ mod kvm_routes;
 mod kvm_smccc;
 mod kvm_window;
 mod layout;
-mod mode;
 #[cfg(feature = "model")]
 pub mod model;
 mod page_size;
@@ -55,9 +49,8 @@ mod routes;
 mod save;
 mod service;
 mod software;
-mod state;
+mod switch;
 mod sync;
-mod table;
 mod vfio;
 mod window;
 

@@ -23,7 +23,7 @@ use crate::layout::BarIndex;
 use crate::platform::Platform;
 use crate::policy::{FunctionPolicy, Policy};
 use crate::routes::Routes;
-use crate::state::FunctionState;
+use crate::switch::{Decoded, Operation, Switch};
 use crate::sync::{Mutex, RwLock};
 use crate::window::Window;
 
@@ -99,11 +99,11 @@ pub struct Service {
     functions: RwLock<BTreeMap<FunctionId, Arc<Entry>>>,
 }
 
-/// A function: where it is decoded, to be looked up on each exit, and its state.
-struct Entry {
-    ranges: RwLock<[Option<(u64, u64)>; BarIndex::COUNT]>,
+/// A function: where it is decoded, to be looked up on each exit, and its switch.
+pub(crate) struct Entry {
+    pub(crate) decoded: Decoded,
     /// None when it has been taken out of the service, and a vCPU has found it before.
-    state: Mutex<Option<FunctionState>>,
+    switch: Mutex<Option<Switch>>,
 }
 
 impl Service {
@@ -134,9 +134,10 @@ impl Service {
             return Err(AddFunctionError::Exists(id));
         }
         let routes = Arc::clone(&self.routes);
-        let state = FunctionState::new(id, self.config.platform, policy, function, window, routes)?;
-        let entry = Entry { ranges: RwLock::default(), state: Mutex::new(Some(state)) };
-        entry.with(|_| ());
+        let switch = Switch::new(id, self.config.platform, policy, function, window, routes)?;
+        let decoded = Decoded::default();
+        decoded.publish(&switch);
+        let entry = Entry { decoded, switch: Mutex::new(Some(switch)) };
         functions.insert(id, Arc::new(entry));
         Ok(())
     }
@@ -144,12 +145,12 @@ impl Service {
     /// Takes a function out: its pages, its routes, its interrupts, its open files. Whatever a vCPU still wants of it is of no effect. `false` when there is none.
     pub fn remove_function(&self, id: FunctionId) -> bool {
         let Some(entry) = self.entry(id) else { return false };
-        let mut slot = entry.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(state) = slot.take() else { return false };
+        let mut slot = entry.switch.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(switch) = slot.take() else { return false };
         // Last: no call says that the function is gone while its pages are mapped.
         let _listed = Listed { service: self, id };
-        drop(state);
-        entry.publish(None);
+        drop(switch);
+        entry.decoded.withdraw();
         true
     }
 
@@ -252,68 +253,57 @@ impl Service {
     /// A read that exited. `true` when it is a function's, and `data` is filled.
     pub fn mmio_read(&self, address: u64, data: &mut [u8]) -> bool {
         let Some((entry, bar, offset)) = self.find(address) else { return false };
-        entry.with(|state| state.bar_read(bar, offset, data)).is_some()
+        entry.with(|switch| switch.reader().bar_read(bar, offset, data)).is_some()
     }
 
     /// A write that exited. `true` when it is a function's.
     pub fn mmio_write(&self, address: u64, data: &[u8]) -> bool {
         let Some((entry, bar, offset)) = self.find(address) else { return false };
-        entry.with(|state| state.bar_write(bar, offset, data)).is_some()
+        entry.with(|switch| switch.bar_write(&entry.decoded, bar, offset, data)).is_some()
     }
 
     /// A read of configuration space. `false` when there is no such function.
     pub fn config_read(&self, id: FunctionId, offset: u64, data: &mut [u8]) -> bool {
-        self.with(id, |state| state.config_read(offset, data)).is_some()
+        self.with(id, |switch| switch.reader().config_read(offset, data)).is_some()
     }
 
     /// A write of configuration space: MSI-X control, decoding, BARs, power state and resets take effect before it returns. `false` when there is no such function.
     pub fn config_write(&self, id: FunctionId, offset: u64, data: &[u8]) -> bool {
-        self.with(id, |state| state.config_write(offset, data)).is_some()
+        self.operate(id, |operation| operation.config_write(offset, data)).is_some()
     }
 
     /// Resets one function, as a function level reset does: what is assigned survives. `false` when there is no such function.
     pub fn reset_function(&self, id: FunctionId) -> bool {
-        self.with(id, FunctionState::reset_function).is_some()
+        self.operate(id, |operation| operation.reset_function()).is_some()
     }
 
     /// Machine reset: all functions as at power-on.
     pub fn reset(&self) {
         for id in self.functions() {
-            self.with(id, FunctionState::reset_machine);
+            self.operate(id, |operation| operation.reset_machine());
         }
     }
 
     /// Takes a function's table back, until [`allow`](Self::allow). `false` when there is no such function.
     pub fn revoke(&self, id: FunctionId) -> bool {
-        self.with(id, |state| {
-            state.catch_up();
-            state.revoked = true;
-            state.evaluate();
-        })
-        .is_some()
+        self.operate(id, |operation| operation.revoke()).is_some()
     }
 
     /// Gives a table back that was revoked, if all else allows it. `false` when there is no such function.
     pub fn allow(&self, id: FunctionId) -> bool {
-        self.with(id, |state| {
-            state.catch_up();
-            state.revoked = false;
-            state.try_again();
-            state.evaluate();
-        })
-        .is_some()
+        self.operate(id, |operation| operation.allow()).is_some()
     }
 
     /// How a function stands; `None` when there is no such function.
     pub fn status(&self, id: FunctionId) -> Option<FunctionStatus> {
-        self.with(id, |state| FunctionStatus {
-            assigned: state.assigned(),
-            vectors: state.layout.vectors(),
-            mode: state.mode,
-            reasons: state.reasons(),
-            isolation: state.isolation.clone(),
-            counters: state.counters,
-            generation: state.generation,
+        self.with(id, |switch| FunctionStatus {
+            assigned: switch.assigned(),
+            vectors: switch.layout().vectors(),
+            mode: switch.mode(),
+            reasons: switch.reasons(),
+            isolation: switch.isolation().clone(),
+            counters: switch.counters(),
+            generation: switch.generation(),
         })
     }
 
@@ -324,30 +314,35 @@ impl Service {
         features
     }
 
-    pub(crate) fn with<T>(
-        &self,
-        id: FunctionId,
-        act: impl FnOnce(&mut FunctionState) -> T,
-    ) -> Option<T> {
-        self.entry(id)?.with(act)
+    /// Looks at a function, under its lock.
+    pub(crate) fn with<T>(&self, id: FunctionId, look: impl FnOnce(&mut Switch) -> T) -> Option<T> {
+        self.entry(id)?.with(look)
     }
 
-    fn entry(&self, id: FunctionId) -> Option<Arc<Entry>> {
+    /// Changes a function, under its lock.
+    pub(crate) fn operate<T>(
+        &self,
+        id: FunctionId,
+        act: impl FnOnce(Operation<'_>) -> T,
+    ) -> Option<T> {
+        let entry = self.entry(id)?;
+        entry.with(|switch| act(Operation::begin(switch, &entry.decoded)))
+    }
+
+    pub(crate) fn entry(&self, id: FunctionId) -> Option<Arc<Entry>> {
         self.functions.read().unwrap_or_else(PoisonError::into_inner).get(&id).map(Arc::clone)
     }
 
     fn find(&self, address: u64) -> Option<(Arc<Entry>, BarIndex, u64)> {
         let functions = self.functions.read().unwrap_or_else(PoisonError::into_inner);
         functions.values().find_map(|entry| {
-            let (bar, offset) = entry.decode(address)?;
+            let (bar, offset) = entry.decoded.find(address)?;
             Some((Arc::clone(entry), bar, offset))
         })
     }
 
     fn count_failure(&self, id: FunctionId) {
-        self.with(id, |state| {
-            state.counters.failed_calls = state.counters.failed_calls.saturating_add(1);
-        });
+        self.with(id, Switch::count_failure);
     }
 
     /// Reads the body, acts, and returns the answer's body, at most `room` bytes.
@@ -375,11 +370,14 @@ impl Service {
             let answer = NegotiateAnswer { version, features, limits: LIMITS };
             return encode(room, ANSWER_HEAD_MAX, |buffer| answer.encode(buffer));
         }
-        self.with(header.function, |state| {
-            state.counters.calls = state.counters.calls.saturating_add(1);
-            dispatch(state, request, room, self.config.vectors_per_call)
-        })
-        .unwrap_or(Err(CallError::NoSuchFunction))
+        let entry = self.entry(header.function).ok_or(CallError::NoSuchFunction)?;
+        entry
+            .with(|switch| {
+                switch.count_call();
+                let bound = self.config.vectors_per_call;
+                dispatch(switch, &entry.decoded, request, room, bound)
+            })
+            .unwrap_or(Err(CallError::NoSuchFunction))
     }
 }
 
@@ -393,34 +391,33 @@ const ANSWER_HEAD_MAX: usize = 32;
 /// Bytes of one vector in the answer of `configure`, at most: two flags, a 64-bit and a 32-bit varint.
 const VECTOR_ANSWER_MAX: usize = 17;
 
-/// A call on a function whose lock is held.
+/// A call on a function whose lock is held. What is answered is read when the operation is over.
 fn dispatch(
-    state: &mut FunctionState,
+    switch: &mut Switch,
+    decoded: &Decoded,
     request: Request<'_>,
     room: usize,
     bound: u16,
 ) -> Result<Vec<u8>, CallError> {
     let list_room = room.saturating_sub(ANSWER_HEAD_MAX);
-    if !matches!(request, Request::QueryFunction | Request::QueryVectors(_)) {
-        state.catch_up();
-    }
     match request {
         Request::Configure(request) => {
             let needed = usize::from(request.requested).saturating_mul(VECTOR_ANSWER_MAX);
             if needed > list_room {
                 return Err(CallError::parameter(Parameter::AnswerRoom));
             }
-            let vectors = state.configure(&request, bound)?;
-            let (mode, reasons, generation) = (state.mode, state.reasons(), state.generation);
+            let pending = Operation::begin(switch, decoded).configure(&request, bound)?;
+            let (mode, reasons) = (switch.mode(), switch.reasons());
+            let (generation, vectors) = (switch.generation(), switch.granted(pending));
             let most = ANSWER_HEAD_MAX.saturating_add(needed);
             encode(room, most, |buffer| {
-                ConfigureAnswer::encode(mode, reasons, generation, vectors.into_iter(), buffer)
+                ConfigureAnswer::encode(mode, reasons, generation, vectors, buffer)
             })
         }
         Request::QueryVectors(request) => {
             let fit = list_room.checked_div(VectorState::ENCODED_MAX).unwrap_or(0);
-            let vectors = state.query_vectors(request, fit)?;
-            let generation = state.generation;
+            let vectors = switch.reader().query_vectors(request, fit)?;
+            let generation = switch.generation();
             let needed = vectors.len().saturating_mul(VectorState::ENCODED_MAX);
             encode(room, ANSWER_HEAD_MAX.saturating_add(needed), |buffer| {
                 QueryVectorsAnswer::encode(generation, vectors.into_iter(), buffer)
@@ -429,25 +426,25 @@ fn dispatch(
         // The rest have short answers.
         _ if room < ANSWER_HEAD_MAX => Err(CallError::parameter(Parameter::AnswerRoom)),
         Request::QueryFunction => {
-            let answer = state.query_function();
+            let answer = switch.query_function();
             encode(room, ANSWER_HEAD_MAX, |buffer| answer.encode(buffer))
         }
         Request::Update(request) => {
-            state.update(&request)?;
-            let answer = UpdateAnswer { generation: state.generation };
+            Operation::begin(switch, decoded).update(&request)?;
+            let answer = UpdateAnswer { generation: switch.generation() };
             encode(room, ANSWER_HEAD_MAX, |buffer| answer.encode(buffer))
         }
         Request::Release => {
-            state.release();
-            let answer = ReleaseAnswer { generation: state.generation };
+            Operation::begin(switch, decoded).release();
+            let answer = ReleaseAnswer { generation: switch.generation() };
             encode(room, ANSWER_HEAD_MAX, |buffer| answer.encode(buffer))
         }
         Request::Restore => {
-            state.restore()?;
+            Operation::begin(switch, decoded).restore()?;
             let answer = RestoreAnswer {
-                mode: state.mode,
-                reasons: state.reasons(),
-                generation: state.generation,
+                mode: switch.mode(),
+                reasons: switch.reasons(),
+                generation: switch.generation(),
             };
             encode(room, ANSWER_HEAD_MAX, |buffer| answer.encode(buffer))
         }
@@ -482,37 +479,9 @@ impl Drop for Listed<'_> {
 }
 
 impl Entry {
-    /// Acts on the function's state, under its lock. `None` when it has been taken out.
-    fn with<T>(&self, act: impl FnOnce(&mut FunctionState) -> T) -> Option<T> {
+    /// Gives the function's switch to one caller at a time. `None` when it has been taken out.
+    pub(crate) fn with<T>(&self, act: impl FnOnce(&mut Switch) -> T) -> Option<T> {
         // A panic in another call cannot be undone, but the state is still the best there is.
-        let mut guard = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let state = guard.as_mut()?;
-        let result = act(state);
-        self.publish(Some(state));
-        Some(result)
-    }
-
-    /// Publishes where the function is decoded.
-    fn publish(&self, state: Option<&FunctionState>) {
-        let mut now = [None; BarIndex::COUNT];
-        if let Some(state) = state.filter(|state| state.accessible()) {
-            let placed = state.placement.bars.iter().zip(state.layout.bars());
-            for (range, (address, bar)) in now.iter_mut().zip(placed) {
-                *range = address.zip(*bar).map(|(address, bar)| (address.0, bar.size));
-            }
-        }
-        let published = *self.ranges.read().unwrap_or_else(PoisonError::into_inner);
-        if published != now {
-            *self.ranges.write().unwrap_or_else(PoisonError::into_inner) = now;
-        }
-    }
-
-    fn decode(&self, address: u64) -> Option<(BarIndex, u64)> {
-        let ranges = self.ranges.read().unwrap_or_else(PoisonError::into_inner);
-        (0_u8..).zip(ranges.iter()).find_map(|(index, range)| {
-            let (start, size) = (*range)?;
-            let offset = address.checked_sub(start)?;
-            (offset < size).then_some((BarIndex(index), offset))
-        })
+        self.switch.lock().unwrap_or_else(PoisonError::into_inner).as_mut().map(act)
     }
 }

@@ -1,0 +1,104 @@
+//! The other calls of the protocol, and what the host asks for.
+
+use pvmsi_protocol::{CallError, Parameter, UpdateRequest};
+
+use super::attempt::Attempt;
+use super::guest::Owner;
+use super::host::{Debts, Host};
+use super::operation::Operation;
+use super::reader::count;
+use super::set::VectorSet;
+
+impl Operation<'_> {
+    /// Gives assigned vectors other messages: all of them, or none.
+    ///
+    /// # Errors
+    /// Nothing has changed then.
+    pub(crate) fn update(mut self, request: &UpdateRequest<'_>) -> Result<(), CallError> {
+        let granted = self.assigned();
+        if granted == 0 {
+            let first = request.vectors.iter().next().transpose()?;
+            return Err(CallError::vector(
+                Parameter::Vector,
+                first.map_or(0, |update| update.vector.0),
+            ));
+        }
+        if request.vectors.is_empty() {
+            return Err(CallError::parameter(Parameter::Count));
+        }
+        let mut named = VectorSet::default();
+        let mut updates = Vec::with_capacity(usize::from(request.vectors.len()));
+        for update in request.vectors {
+            let update = update?;
+            let index = update.vector.0;
+            if index >= granted {
+                return Err(CallError::vector(Parameter::Vector, index));
+            }
+            if !named.insert(update.vector) {
+                return Err(CallError::vector(Parameter::DuplicateVector, index));
+            }
+            self.check_message(index, Some(update.message))?;
+            updates.push(update);
+        }
+        let vectors = self.world.wires.len();
+        let mut attempt = Attempt::begin(&mut self, vectors);
+        for update in updates {
+            attempt.set_message(update.vector, update.message);
+        }
+        if let Err(error) = attempt.unbind(&named).and_then(|()| attempt.converge()) {
+            attempt.complain_of_routes(&error);
+            return Err(CallError::Hardware);
+        }
+        attempt.commit();
+        Ok(())
+    }
+
+    /// Back to the default.
+    pub(crate) fn release(mut self) {
+        match self.guest.owner {
+            Owner::Assigned(_) => self.become_default(),
+            // The emulated table is the guest's own.
+            Owner::Legacy(_) => self.forget_unfinished(),
+        }
+    }
+
+    /// Puts the table messages back after a reset that the host has not seen.
+    ///
+    /// # Errors
+    /// When the table cannot be written.
+    pub(crate) fn restore(mut self) -> Result<(), CallError> {
+        if self.guest.owner.is_assigned() {
+            self.follow_messages();
+            if !self.rewrite_table() {
+                return Err(CallError::Hardware);
+            }
+            self.host.remove(Host::MIGRATED);
+            self.tally.next_generation();
+            self.debts.remove(Debts::NOT_MAPPABLE);
+        }
+        Ok(())
+    }
+
+    /// Takes the table back, until it is allowed again.
+    pub(crate) fn revoke(mut self) {
+        self.host.insert(Host::REVOKED);
+    }
+
+    /// Ends that.
+    pub(crate) fn allow(mut self) {
+        self.host.remove(Host::REVOKED);
+        self.debts.remove(Debts::NOT_MAPPABLE);
+    }
+}
+
+impl super::Switch {
+    /// A call names this function.
+    pub(crate) fn count_call(&mut self) {
+        count(&mut self.tally.counters.calls);
+    }
+
+    /// It was answered with an error.
+    pub(crate) fn count_failure(&mut self) {
+        count(&mut self.tally.counters.failed_calls);
+    }
+}

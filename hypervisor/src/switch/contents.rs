@@ -1,0 +1,116 @@
+//! The function's own table: the messages that the host's kernel has put there.
+
+use std::io;
+
+use pvmsi_protocol::{TableMessage, TableMode, VectorIndex};
+
+use super::Switch;
+use super::decide;
+use super::host::Debts;
+use crate::function::PciFunction;
+
+impl Switch {
+    /// Learns what the host has put into the table, as soon as it can be read.
+    pub(super) fn read_table_messages(&mut self) {
+        if !self.guest.placement.answers() || self.world.mode == TableMode::Direct {
+            return;
+        }
+        let mut failure = None;
+        for (index, vector) in self.world.wires.first_mut(self.world.set_up) {
+            if vector.table_message.is_none() {
+                match self.function.table_message(index) {
+                    Ok(message) => vector.table_message = Some(message),
+                    // Nor ever will.
+                    Err(error) if error.kind() == io::ErrorKind::Unsupported => return,
+                    Err(error) => failure = Some(error),
+                }
+            }
+        }
+        self.debts.set(Debts::MESSAGES, failure.is_some());
+        if let Some(error) = failure {
+            self.complain("the vector table could not be read", &error);
+        }
+    }
+
+    /// Whether all messages of the table are known.
+    pub(super) fn knows_messages(&self) -> bool {
+        self.world.wires.first(self.world.set_up).all(|(_, vector)| vector.table_message.is_some())
+    }
+
+    /// Learns the messages that the host has changed by itself.
+    pub(super) fn follow_messages(&mut self) {
+        let moves = decide::host_moves_messages(&self.fixed, self.world.mode);
+        if !moves || !self.guest.placement.answers() {
+            return;
+        }
+        let function = self.function.as_mut();
+        let (blocked, quiet) = (self.world.blocked, self.world.quiet);
+        let mut moved = false;
+        for (index, vector) in self.world.wires.first_mut(self.world.set_up) {
+            let Some(message) = &mut vector.table_message else { continue };
+            let held_back = blocked.contains(index) || quiet.contains(index);
+            if let Ok(Some(now)) = hosts_message(function, index, held_back)
+                && now != *message
+            {
+                *message = now;
+                moved = true;
+            }
+        }
+        if moved {
+            self.tally.next_generation();
+        }
+    }
+
+    /// Puts the table messages back after a reset; the mask bits too while the table is trapped, where they are the host's. `false` where it could not be written.
+    pub(super) fn rewrite_table(&mut self) -> bool {
+        if self.world.set_up == 0 {
+            return true;
+        }
+        if !self.guest.placement.answers() {
+            self.debts.insert(Debts::TABLE);
+            return true;
+        }
+        let trapped = self.world.mode == TableMode::Trapped;
+        let moving = decide::host_moves_messages(&self.fixed, self.world.mode);
+        let (blocked, quiet) = (self.world.blocked, self.world.quiet);
+        let function = self.function.as_mut();
+        let written = self.world.wires.first(self.world.set_up).try_for_each(|(index, vector)| {
+            let Some(message) = vector.table_message else { return Ok(()) };
+            let held_back = blocked.contains(index) || quiet.contains(index);
+            if !moving || hosts_message(function, index, held_back)?.is_none() {
+                function.set_table_message(index, message)?;
+            }
+            if trapped { function.set_masked(index, held_back) } else { Ok(()) }
+        });
+        self.debts.set(Debts::TABLE, written.is_err());
+        if let Err(error) = &written {
+            self.complain("the vector table could not be written", error);
+        }
+        written.is_ok()
+    }
+
+    /// The guest may have written other messages into the table that is taken back; the host's belong there.
+    pub(super) fn put_messages_right(&mut self) {
+        for (index, vector) in self.world.wires.first(self.world.set_up) {
+            if let Some(message) = vector.table_message
+                && self.function.table_message(index).ok() != Some(message)
+                && self.function.set_table_message(index, message).is_err()
+            {
+                self.debts.insert(Debts::TABLE);
+            }
+        }
+    }
+}
+
+/// The message that the host's kernel has in an entry; `None` where a reset has left its traces: all clear, all ones where nobody answers, a change meanwhile, or a mask bit that the service has not set.
+fn hosts_message(
+    function: &mut dyn PciFunction,
+    vector: VectorIndex,
+    held_back: bool,
+) -> io::Result<Option<TableMessage>> {
+    let message = function.table_message(vector)?;
+    let masked = function.masked(vector)? && !held_back;
+    let stands = function.table_message(vector)? == message;
+    let lost = masked || !stands || matches!(message.address, 0 | u64::MAX);
+    Ok((!lost).then_some(message))
+}

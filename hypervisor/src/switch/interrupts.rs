@@ -1,0 +1,175 @@
+//! The function's interrupts: set up with one request, taken down with one; its own MSI-X Enable.
+
+use std::io;
+
+use vmm_sys_util::eventfd::EventFd;
+
+use super::decide;
+use super::guest::Owner;
+use super::host::Debts;
+use super::reader::count;
+use super::set::VectorSet;
+use super::{Switch, World};
+use crate::function::TooFewInterrupts;
+
+/// What the log says where there are fewer vectors than were asked for.
+pub(super) const SHORT_OF_INTERRUPTS: &str = "vectors of the function stay without interrupts";
+
+impl Switch {
+    /// One interrupt set-up for the first `count` vectors.
+    pub(super) fn set_up_interrupts(&mut self, vectors: usize) -> io::Result<()> {
+        let events: Vec<_> =
+            self.world.wires.first(vectors).map(|(_, vector)| &vector.event).collect();
+        count(&mut self.tally.counters.interrupt_setups);
+        self.function.set_up_interrupts(&events)?;
+        // Vectors that stay set up keep their messages, even where the table has lost them.
+        let kept = self.world.set_up.min(vectors);
+        self.world.set_up = vectors;
+        self.world.enabled |= vectors > 0;
+        self.debts.remove(Debts::TAKE_DOWN);
+        let all = self.world.wires.len();
+        for (_, vector) in self.world.wires.first_mut(all).skip(kept) {
+            vector.table_message = None;
+        }
+        self.read_table_messages();
+        Ok(())
+    }
+
+    /// One interrupt set-up for all vectors or, where the host is short of interrupts, for as many as it has; the others go, and leave their events in `spare`. At least for `least`.
+    pub(super) fn set_up_what_there_is(
+        &mut self,
+        least: usize,
+        spare: &mut Vec<EventFd>,
+    ) -> io::Result<()> {
+        loop {
+            let vectors = self.world.wires.len();
+            let Err(error) = self.set_up_interrupts(vectors) else { return Ok(()) };
+            // Ends: each time it is fewer. It may be a guess, which must not miss what is enough.
+            let next =
+                TooFewInterrupts::of(&error).map(|few| usize::from(few.available).max(least));
+            let Some(next) = next.filter(|&next| next < vectors) else { return Err(error) };
+            self.complain(SHORT_OF_INTERRUPTS, &error);
+            spare.extend(self.retire(next));
+        }
+    }
+
+    /// Sets all vectors up when the first one of the emulated table is unmasked: the set-up of vectors one by one takes a request each, and a guest that configures needs none of it.
+    pub(super) fn set_up_legacy(&mut self) {
+        self.debts.remove(Debts::LEGACY_SET_UP);
+        if !self.world.wires.is_empty() || !decide::uses_legacy(&self.guest) {
+            return;
+        }
+        // An unfinished `configure` has no use for its events when this succeeds.
+        let mut events = std::mem::take(&mut self.world.spare);
+        let prepared = events.len();
+        let vectors = self.fixed.layout.vectors();
+        if let Err(error) = self.world.wires.grow(vectors, &mut events) {
+            self.complain("no interrupts for the function", &error);
+        } else if let Err(error) = self.set_up_what_there_is(1, &mut events) {
+            self.complain("interrupts could not be set up", &error);
+            events.extend(self.retire(0));
+            self.tear_down();
+        } else {
+            return;
+        }
+        self.debts.insert(Debts::LEGACY_SET_UP);
+        if self.guest.unfinished.is_some() {
+            events.truncate(prepared);
+            self.world.spare = events;
+        }
+    }
+
+    /// Makes the function's own MSI-X Enable follow the guest's.
+    pub(super) fn follow_enable(&mut self) {
+        let wanted = decide::enabled(&self.guest, self.world.wires.len());
+        if let Err(error) = self.set_enabled(wanted) {
+            self.complain("MSI-X Enable of the function does not follow the guest's", &error);
+        }
+    }
+
+    /// One request where the function's own MSI-X Enable is another; none otherwise. Clearing it takes all interrupts down.
+    pub(super) fn set_enabled(&mut self, enabled: bool) -> io::Result<()> {
+        let stands = self.world.enabled == enabled;
+        if stands && (enabled || !self.debts.contains(Debts::TAKE_DOWN)) {
+            return Ok(());
+        }
+        count(&mut self.tally.counters.enable_changes);
+        self.function.set_enabled(enabled)?;
+        self.world.enabled = enabled;
+        if !enabled {
+            self.debts.remove(Debts::TAKE_DOWN);
+        }
+        Ok(())
+    }
+
+    /// Puts everything back into a table that the function may have lost. A message that could not be read yet cannot be written back: the host puts it there anew.
+    pub(super) fn recover_table(&mut self) {
+        let vectors = self.world.set_up;
+        if self.knows_messages() {
+            self.follow_messages();
+        } else {
+            // Those that were known may be others then.
+            self.tally.next_generation();
+            if let Err(error) =
+                self.set_up_interrupts(0).and_then(|()| self.set_up_interrupts(vectors))
+            {
+                self.complain("interrupts could not be set up again", &error);
+                self.debts.insert(Debts::TAKE_DOWN);
+                return;
+            }
+        }
+        self.rewrite_table();
+    }
+
+    /// Takes all interrupts down: no route, no event, no GSI, no set-up; and the function's own MSI-X Enable, where the guest's is clear. One request does both. Goes on where a step fails.
+    pub(super) fn tear_down(&mut self) {
+        self.unroute(0);
+        let down = if !self.guest.control.enable {
+            self.set_enabled(false)
+        } else if self.world.set_up > 0 || self.debts.contains(Debts::TAKE_DOWN) {
+            self.set_up_interrupts(0)
+        } else {
+            Ok(())
+        };
+        if let Err(error) = down {
+            self.complain("interrupts could not be taken down", &error);
+            self.debts.insert(Debts::TAKE_DOWN);
+            // Events wait in the function, as if nothing were set up.
+            let set_up = VectorSet::first(self.world.set_up);
+            set_up.iter().for_each(|vector| self.block(vector));
+        }
+        // Whatever became of the request: the next set-up starts from nothing.
+        self.world.set_up = 0;
+        self.debts.remove(Debts::TABLE);
+        self.retire(0);
+    }
+
+    /// Parts with all vectors but the first `keep`; their events.
+    pub(super) fn retire(&mut self, keep: usize) -> Vec<EventFd> {
+        if keep >= self.world.wires.len() {
+            return Vec::new();
+        }
+        self.unroute(keep);
+        let events = self.world.wires.retire(keep);
+        let World { blocked, quiet, aside, .. } = &mut self.world;
+        for set in [blocked, quiet, aside] {
+            set.truncate(keep);
+        }
+        events
+    }
+
+    /// Gives back the GSIs of vectors that are set up only because set-up cannot grow.
+    pub(super) fn free_spare_gsis(&mut self) {
+        if let Owner::Assigned(assigned) = &self.guest.owner
+            && assigned.len() < self.world.wires.len()
+        {
+            self.world.wires.free_from(assigned.len());
+        }
+    }
+
+    /// An unfinished `configure` cannot go on.
+    pub(super) fn forget_unfinished(&mut self) {
+        self.guest.unfinished = None;
+        self.world.spare.clear();
+    }
+}

@@ -1,0 +1,103 @@
+//! Writes of a function's BARs that exit: the trapped table, and what lies beside it.
+
+use pvmsi_protocol::{GuestMessage, TableMessage, TableMode, VectorIndex};
+
+use super::Switch;
+use super::guest::{LegacyEntry, Owner};
+use super::operation::{Decoded, Operation};
+use super::reader::{MASK_BIT, count, hit};
+use crate::layout::{BarIndex, Target};
+
+impl Switch {
+    /// A write of a BAR.
+    pub(crate) fn bar_write(&mut self, decoded: &Decoded, bar: BarIndex, offset: u64, data: &[u8]) {
+        let Some(hit) = hit(&self.fixed.layout, bar, offset, data.len()) else { return };
+        let counters = &mut self.tally.counters;
+        match hit {
+            (Target::Neighbour, Target::Neighbour) => {
+                count(&mut counters.neighbour_writes);
+                if self.guest.placement.answers() {
+                    self.function.bar_write(bar, offset, data);
+                }
+            }
+            // Read-only.
+            (Target::Pending { .. }, Target::Pending { .. }) => {
+                count(&mut counters.pending_accesses);
+            }
+            (Target::Table { vector, offset }, Target::Table { .. }) => {
+                count(&mut counters.table_writes);
+                // The specification leaves others undefined, and here they do nothing.
+                let aligned = match data.len() {
+                    4 => offset.is_multiple_of(4),
+                    8 => offset.is_multiple_of(8),
+                    _ => false,
+                };
+                if aligned {
+                    Operation::begin(self, decoded).write_entry(vector, offset, data);
+                }
+            }
+            _ => count(&mut counters.table_writes),
+        }
+    }
+}
+
+impl Operation<'_> {
+    /// An aligned write of 4 or 8 bytes of an entry.
+    fn write_entry(mut self, vector: VectorIndex, offset: u64, data: &[u8]) {
+        let before = self.reader().read_entry(vector);
+        let mut words = before;
+        let first = usize::try_from(offset / 4).unwrap_or(usize::MAX);
+        for (word, chunk) in words.iter_mut().skip(first).zip(data.chunks_exact(4)) {
+            if let Ok(chunk) = chunk.try_into() {
+                *word = u32::from_le_bytes(chunk);
+            }
+        }
+        let [low, high, data, control] = words;
+        let address = u64::from(high) << 32 | u64::from(low);
+        let masked = control & MASK_BIT != 0;
+        let index = vector.as_usize();
+        let mode = self.world.mode;
+        match (&mut self.guest.owner, mode) {
+            (Owner::Legacy(entries), _) => {
+                let new = LegacyEntry { message: GuestMessage { address, data }, masked };
+                let Some(entry) = entries.get_mut(index).filter(|entry| **entry != new) else {
+                    return;
+                };
+                let unmasked = entry.masked && !masked;
+                *entry = new;
+                if unmasked {
+                    self.set_up_legacy();
+                }
+                self.vector_changed(vector);
+            }
+            (Owner::Assigned(vectors), TableMode::Trapped) => {
+                // Address and data are the host's.
+                let Some(entry) = vectors.get_mut(index).filter(|entry| entry.masked != masked)
+                else {
+                    return;
+                };
+                entry.masked = masked;
+                self.vector_changed(vector);
+            }
+            // The access exited before the page was mapped: done on the guest's behalf.
+            (Owner::Assigned(_), TableMode::Direct) => {
+                // Only what was written: another vCPU may write the rest at this moment.
+                let [old_low, old_high, old_data, old_control] = before;
+                if [low, high, data] != [old_low, old_high, old_data] {
+                    let message = TableMessage { address, data };
+                    let _ = self.function.set_table_message(vector, message);
+                }
+                if control != old_control {
+                    let _ = self.function.set_masked(vector, masked);
+                }
+            }
+        }
+    }
+
+    fn vector_changed(&mut self, vector: VectorIndex) {
+        if vector.as_usize() < self.world.wires.len() {
+            self.world.wires.changed.insert(vector);
+        }
+        self.converge_or_owe();
+    }
+}

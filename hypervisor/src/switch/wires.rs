@@ -1,0 +1,332 @@
+//! The one place that touches routes and irqfds: where the events of vectors lead.
+//!
+//! KVM delivers an event that it is attached to by the route of the event's GSI.
+//! The order is always: detach, route, attach.
+
+use std::sync::Arc;
+
+use pvmsi_protocol::{GuestMessage, TableMessage, VectorIndex};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::set::VectorSet;
+use crate::counters::Counters;
+use crate::event;
+use crate::routes::{Gsi, Route, RouteChange, Routes, RoutesError};
+
+/// How far the way of a vector's event into the guest reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Wire {
+    /// No GSI: the vector is set up only because set-up cannot grow later.
+    None,
+    /// A GSI that leads nowhere that matters: nothing is attached.
+    Allocated(Gsi),
+    /// A GSI that leads to a message; nothing is attached.
+    Routed(Gsi, GuestMessage),
+    /// KVM raises the GSI at each signal of the event.
+    Attached(Gsi, GuestMessage),
+}
+
+impl Wire {
+    pub(crate) const fn gsi(self) -> Option<Gsi> {
+        match self {
+            Self::None => None,
+            Self::Allocated(gsi) | Self::Routed(gsi, _) | Self::Attached(gsi, _) => Some(gsi),
+        }
+    }
+
+    pub(crate) const fn message(self) -> Option<GuestMessage> {
+        match self {
+            Self::None | Self::Allocated(_) => None,
+            Self::Routed(_, message) | Self::Attached(_, message) => Some(message),
+        }
+    }
+
+    pub(crate) const fn is_attached(self) -> bool {
+        matches!(self, Self::Attached(..))
+    }
+
+    const fn detached(self) -> Self {
+        match self {
+            Self::Attached(gsi, message) => Self::Routed(gsi, message),
+            other => other,
+        }
+    }
+
+    const fn without_route(self) -> Self {
+        match self {
+            Self::Routed(gsi, _) => Self::Allocated(gsi),
+            other => other,
+        }
+    }
+
+    const fn with_route(self, message: GuestMessage) -> Self {
+        match self {
+            Self::None => Self::None,
+            Self::Allocated(gsi) | Self::Routed(gsi, _) => Self::Routed(gsi, message),
+            Self::Attached(gsi, _) => Self::Attached(gsi, message),
+        }
+    }
+}
+
+/// A vector that has an interrupt of its own, or is about to get one.
+#[derive(Debug)]
+pub(crate) struct Vector {
+    pub(crate) event: EventFd,
+    pub(crate) wire: Wire,
+    /// What the function's table holds; absent until it could be read.
+    pub(crate) table_message: Option<TableMessage>,
+}
+
+impl Vector {
+    pub(crate) const fn new(event: EventFd, wire: Wire) -> Self {
+        Self { event, wire, table_message: None }
+    }
+}
+
+/// The vectors of a function, from vector 0 on, and their ways into the guest.
+pub(crate) struct Wires {
+    routes: Arc<dyn Routes>,
+    vectors: Vec<Vector>,
+    /// Vectors that are no more, but could not be detached: nobody else may have their GSIs.
+    retired: Vec<Vector>,
+    /// Vectors that may not be as guest and host want them. All others are.
+    pub(crate) changed: VectorSet,
+}
+
+impl Wires {
+    pub(crate) fn new(routes: Arc<dyn Routes>) -> Self {
+        Self { routes, vectors: Vec::new(), retired: Vec::new(), changed: VectorSet::default() }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.vectors.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.vectors.is_empty()
+    }
+
+    pub(crate) fn has_retired(&self) -> bool {
+        !self.retired.is_empty()
+    }
+
+    pub(crate) fn get(&self, vector: VectorIndex) -> Option<&Vector> {
+        self.vectors.get(vector.as_usize())
+    }
+
+    pub(crate) fn get_mut(&mut self, vector: VectorIndex) -> Option<&mut Vector> {
+        self.vectors.get_mut(vector.as_usize())
+    }
+
+    pub(crate) fn wire(&self, vector: VectorIndex) -> Wire {
+        self.get(vector).map_or(Wire::None, |vector| vector.wire)
+    }
+
+    /// The first `count` vectors with their numbers.
+    pub(crate) fn first(&self, count: usize) -> impl Iterator<Item = (VectorIndex, &Vector)> {
+        (0..).map(VectorIndex).zip(self.vectors.iter().take(count))
+    }
+
+    pub(crate) fn first_mut(
+        &mut self,
+        count: usize,
+    ) -> impl Iterator<Item = (VectorIndex, &mut Vector)> {
+        (0..).map(VectorIndex).zip(self.vectors.iter_mut().take(count))
+    }
+
+    /// The event of a vector if it holds a signal that KVM is not going to take.
+    pub(crate) fn waits(&self, vector: VectorIndex) -> bool {
+        self.get(vector)
+            .is_some_and(|vector| !vector.wire.is_attached() && event::is_signalled(&vector.event))
+    }
+
+    /// All vectors are to be looked at again.
+    pub(crate) fn all_changed(&mut self) {
+        self.changed.add_first(self.vectors.len());
+    }
+
+    /// Adds vectors with these events, without GSIs.
+    pub(crate) fn add(&mut self, events: impl Iterator<Item = EventFd>) {
+        self.vectors.extend(events.map(|event| Vector::new(event, Wire::None)));
+    }
+
+    /// Gives GSIs to those of the first `target` vectors that lack one, as far as there are any. How many have one then, from vector 0 on.
+    pub(crate) fn allocate(&mut self, target: usize) -> usize {
+        let without = |vector: &&mut Vector| vector.wire == Wire::None;
+        let lacking = self.vectors.iter_mut().take(target).filter(without).count();
+        let gsis = match u16::try_from(lacking) {
+            Ok(lacking) if lacking > 0 => self.routes.allocate(lacking).unwrap_or_default(),
+            _ => Vec::new(),
+        };
+        for (vector, gsi) in self.vectors.iter_mut().take(target).filter(without).zip(gsis) {
+            vector.wire = Wire::Allocated(gsi);
+        }
+        self.vectors.iter().take(target).take_while(|vector| vector.wire != Wire::None).count()
+    }
+
+    /// Gives back the GSIs of vectors from `first` on that nothing is attached to.
+    pub(crate) fn free_from(&mut self, first: usize) {
+        let mut gsis = Vec::new();
+        for vector in self.vectors.iter_mut().skip(first) {
+            if !vector.wire.is_attached()
+                && let Some(gsi) = std::mem::replace(&mut vector.wire, Wire::None).gsi()
+            {
+                gsis.push(gsi);
+            }
+        }
+        self.routes.free(&gsis);
+    }
+
+    /// Adds vectors with GSIs: as many as the host has, at least one. Their events are those of `spare` and, when these are used up, new ones.
+    ///
+    /// # Errors
+    /// When not one can be had; `spare` has its events again then.
+    pub(crate) fn grow(&mut self, count: u16, spare: &mut Vec<EventFd>) -> Result<(), RoutesError> {
+        let mut gsis = self.routes.allocate(count)?.into_iter();
+        let before = self.vectors.len();
+        while let Some(gsi) = gsis.next() {
+            match spare.pop().map_or_else(event::new, Ok) {
+                Ok(event) => self.vectors.push(Vector::new(event, Wire::Allocated(gsi))),
+                Err(source) => {
+                    let rest: Vec<_> = std::iter::once(gsi).chain(gsis).collect();
+                    self.routes.free(&rest);
+                    if self.vectors.len() == before {
+                        return Err(RoutesError::Kernel { operation: "eventfd", source });
+                    }
+                    break;
+                }
+            }
+        }
+        self.all_changed();
+        Ok(())
+    }
+
+    /// Gives vectors other routes, with *one* update of the routing table; without one where they all lose theirs, since nothing is attached to them.
+    ///
+    /// # Errors
+    /// When the kernel refuses; all is then as before.
+    pub(crate) fn install(
+        &mut self,
+        changes: &[(VectorIndex, Option<Route>)],
+        counters: &mut Counters,
+    ) -> Result<(), RoutesError> {
+        let table: Vec<_> = changes
+            .iter()
+            .filter_map(|&(vector, route)| {
+                Some(RouteChange { gsi: self.wire(vector).gsi()?, route: route? })
+            })
+            .collect();
+        if !table.is_empty() {
+            counters.routing_updates = counters.routing_updates.saturating_add(1);
+            self.routes.install(&table)?;
+        }
+        for &(vector, route) in changes {
+            if let Some(vector) = self.get_mut(vector) {
+                vector.wire = match route {
+                    Some(route) => vector.wire.with_route(route.message),
+                    None => vector.wire.without_route(),
+                };
+            }
+        }
+        Ok(())
+    }
+
+    /// Attaches a vector that has a route and is not attached.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub(crate) fn attach(
+        &mut self,
+        vector: VectorIndex,
+        counters: &mut Counters,
+    ) -> Result<(), RoutesError> {
+        if let Some(vector) = self.vectors.get_mut(vector.as_usize())
+            && let Wire::Routed(gsi, message) = vector.wire
+        {
+            self.routes.attach(&vector.event, gsi)?;
+            counters.attaches = counters.attaches.saturating_add(1);
+            vector.wire = Wire::Attached(gsi, message);
+        }
+        Ok(())
+    }
+
+    /// Detaches a vector; whether it was attached.
+    ///
+    /// # Errors
+    /// When the kernel refuses; it is attached as before.
+    pub(crate) fn detach(
+        &mut self,
+        vector: VectorIndex,
+        counters: &mut Counters,
+    ) -> Result<bool, RoutesError> {
+        let Some(vector) = self.vectors.get_mut(vector.as_usize()) else { return Ok(false) };
+        let Wire::Attached(gsi, _) = vector.wire else { return Ok(false) };
+        self.routes.detach(&vector.event, gsi)?;
+        counters.detaches = counters.detaches.saturating_add(1);
+        vector.wire = vector.wire.detached();
+        Ok(true)
+    }
+
+    /// Parts with all vectors but the first `keep`, and gives their GSIs back; their events. One that is still attached is kept aside.
+    pub(crate) fn retire(&mut self, keep: usize) -> Vec<EventFd> {
+        if keep >= self.vectors.len() {
+            return Vec::new();
+        }
+        self.changed.truncate(keep);
+        let parted = self.vectors.split_off(keep);
+        let (stuck, out): (Vec<_>, Vec<_>) =
+            parted.into_iter().partition(|vector| vector.wire.is_attached());
+        let gsis: Vec<_> = out.iter().filter_map(|vector| vector.wire.gsi()).collect();
+        self.routes.free(&gsis);
+        self.retired.extend(stuck);
+        out.into_iter().map(|vector| vector.event).collect()
+    }
+
+    /// Detaches what could not be detached before, and gives the GSIs back.
+    ///
+    /// # Errors
+    /// What the kernel said last. All are tried.
+    pub(crate) fn release_retired(&mut self) -> Result<(), RoutesError> {
+        let mut all = Ok(());
+        let mut gsis = Vec::new();
+        let routes = self.routes.as_ref();
+        self.retired.retain(|vector| {
+            let Some(gsi) = vector.wire.gsi() else { return false };
+            match routes.detach(&vector.event, gsi) {
+                Ok(()) => gsis.push(gsi),
+                Err(error) => {
+                    all = Err(error);
+                    return true;
+                }
+            }
+            false
+        });
+        if !gsis.is_empty() {
+            self.routes.free(&gsis);
+        }
+        all
+    }
+}
+
+/// The vectors as a value, for the model checker.
+#[cfg(feature = "model")]
+impl Wires {
+    pub(crate) fn retired(&self) -> &[Vector] {
+        &self.retired
+    }
+
+    /// Puts others in their place, made with the events of those that go; what is left of these.
+    ///
+    /// # Errors
+    /// When one cannot be made.
+    pub(crate) fn replace<E>(
+        &mut self,
+        make: impl FnOnce(&mut Vec<EventFd>) -> Result<(Vec<Vector>, Vec<Vector>), E>,
+        spare: &mut Vec<EventFd>,
+    ) -> Result<(), E> {
+        let old = self.vectors.drain(..).chain(self.retired.drain(..));
+        spare.extend(old.map(|vector| vector.event));
+        (self.vectors, self.retired) = make(spare)?;
+        Ok(())
+    }
+}
