@@ -1,7 +1,7 @@
-//! Saving and restoring a service, for a VM that is stopped here and goes on elsewhere, or later.
+//! What is saved of a service, for a VM that is stopped here and goes on elsewhere, or later.
 //!
 //! [`ServiceState`] tells a VMM the order of the steps. A function is *paused*
-//! from its saving, or its restoring, to [`Service::resume`]: its table is
+//! from its saving, or its restoring, to [`Service::resume`](crate::Service::resume): its table is
 //! trapped and none of its events is attached, so that each event is in exactly
 //! one place, its eventfd or the guest's interrupt controller. That also keeps a
 //! restored event from being overwritten by what the VMM restores after it.
@@ -10,78 +10,7 @@ mod error;
 pub(crate) mod format;
 mod versioned;
 
-use crate::service::Service;
-use crate::switch::Amount;
-use format::SavedFunction;
-
 pub use error::RestoreError;
 pub use format::ServiceState;
 pub use versioned::StateVersion;
 pub(crate) use versioned::{Saved, Versioned};
-
-impl Service {
-    /// Pauses all functions and saves their state: what the guest has been granted, what it has written, and the events that wait. vCPUs and devices are at rest (the order stands at [`ServiceState`]). The functions stay paused until [`resume`](Self::resume): tables trapped, no event attached.
-    pub fn save(&self) -> ServiceState {
-        let functions = self.functions();
-        ServiceState::new(
-            functions
-                .into_iter()
-                .filter_map(|id| self.operate(id, |operation| operation.save()))
-                .collect(),
-        )
-    }
-
-    /// Brings functions that nobody has used yet to a saved state, and leaves them paused until [`resume`](Self::resume). Functions that the state does not name stay as they are. Each gets interrupts for all that it may use later or, where that fails for one of them, all get those that they had.
-    ///
-    /// # Errors
-    /// See [`RestoreError`]; nothing has changed then.
-    pub fn restore(&self, state: &ServiceState) -> Result<(), RestoreError> {
-        let saved = state.functions();
-        for (index, function) in saved.iter().enumerate() {
-            if saved.iter().take(index).any(|other| other.id == function.id) {
-                return Err(RestoreError::Invalid {
-                    function: function.id,
-                    what: "it is there twice",
-                });
-            }
-            self.with(function.id, |switch| switch.check_saved(function))
-                .unwrap_or(Err(RestoreError::NoSuchFunction(function.id)))?;
-        }
-        match self.restore_all(saved, Amount::All) {
-            // One function may have taken what it can do without, and another needs: interrupts, or files.
-            Err(
-                RestoreError::NoResources { .. }
-                | RestoreError::SetUp { .. }
-                | RestoreError::Routes { .. },
-            ) => self.restore_all(saved, Amount::Needed),
-            restored => restored,
-        }
-    }
-
-    /// All of them, or none.
-    fn restore_all(&self, saved: &[SavedFunction], amount: Amount) -> Result<(), RestoreError> {
-        let mut done = Vec::new();
-        for function in saved {
-            let restored = self
-                .operate(function.id, |operation| operation.restore_saved(function, amount))
-                .unwrap_or(Err(RestoreError::NoSuchFunction(function.id)));
-            match restored {
-                Ok(before) => done.push((function.id, before)),
-                Err(error) => {
-                    for (id, before) in done {
-                        self.operate(id, |mut operation| operation.undo_restore(before));
-                    }
-                    return Err(error);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Lets functions go on that [`save`](Self::save) or [`restore`](Self::restore) has paused: events that were held and may fire reach the guest. Does nothing to others.
-    pub fn resume(&self) {
-        for id in self.functions() {
-            self.operate(id, |operation| operation.resume());
-        }
-    }
-}

@@ -4,6 +4,8 @@
 //! reset. Calls for different functions run at the same time, calls for one are
 //! serialised by its lock. There are no threads here and no global state.
 
+mod save;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 
@@ -13,6 +15,7 @@ use pvmsi_protocol::{
     Reasons, ReleaseAnswer, Request, RestoreAnswer, SMCCC_CALL, SMCCC_DISCOVER, ServiceBlock,
     SmcccStatus, Status, TableMode, UpdateAnswer, VECTORS_MAX, VectorState, Version,
 };
+use smallvec::SmallVec;
 use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
@@ -209,7 +212,7 @@ impl Service {
             Ok(body) => (Status::SUCCESS, body),
             Err(error) => {
                 self.count_failure(header.function);
-                let mut body = vec![0; room.min(64)];
+                let mut body = Body::from_elem(0, room.min(64));
                 let used = error.encode(&mut body).unwrap_or(0);
                 body.truncate(used);
                 (error.status(), body)
@@ -352,8 +355,8 @@ impl Service {
         address: GuestAddress,
         header: &Header,
         room: usize,
-    ) -> Result<Vec<u8>, CallError> {
-        let mut body = vec![0; usize::try_from(header.body_length).unwrap_or(0)];
+    ) -> Result<Body, CallError> {
+        let mut body = Body::from_elem(0, usize::try_from(header.body_length).unwrap_or(0));
         let start = address.0.checked_add(Header::SIZE as u64).map(GuestAddress);
         let read = start.is_some_and(|start| memory.read_slice(&mut body, start).is_ok());
         if !read {
@@ -381,6 +384,9 @@ impl Service {
     }
 }
 
+/// A request or an answer; short ones need no memory of their own.
+type Body = SmallVec<[u8; 64]>;
+
 /// Bytes after the header in the first page of a buffer.
 const FIRST_PAGE_ROOM: usize = BUFFER_ALIGNMENT.saturating_sub(Header::SIZE);
 
@@ -398,7 +404,7 @@ fn dispatch(
     request: Request<'_>,
     room: usize,
     bound: u16,
-) -> Result<Vec<u8>, CallError> {
+) -> Result<Body, CallError> {
     let list_room = room.saturating_sub(ANSWER_HEAD_MAX);
     match request {
         Request::Configure(request) => {
@@ -458,8 +464,8 @@ fn encode(
     room: usize,
     most: usize,
     write: impl FnOnce(&mut [u8]) -> Result<usize, pvmsi_protocol::EncodeError>,
-) -> Result<Vec<u8>, CallError> {
-    let mut body = vec![0; room.min(most)];
+) -> Result<Body, CallError> {
+    let mut body = Body::from_elem(0, room.min(most));
     let used = write(&mut body).map_err(|_| CallError::parameter(Parameter::AnswerRoom))?;
     body.truncate(used);
     Ok(body)

@@ -148,20 +148,21 @@ impl SoftwareDevice {
             let vector = VectorIndex(number);
             let set_up = usize::from(number) < events.len();
             if set_up {
-                let message = TableMessage { address: self.address, data: u32::from(number) };
-                self.set_table_message(vector, message)?;
+                let entry = self.entry(vector).ok_or_else(no_such_vector)?;
+                // Unmasked, after the message is complete.
+                self.store_long(entry, self.address);
+                self.store_long(entry.saturating_add(8), u64::from(number));
+            } else {
+                self.store_entry(vector, 3, 1);
             }
-            self.store_entry(vector, 3, u32::from(!set_up));
         }
         Ok(())
     }
 
     pub(super) fn table_message(&self, vector: VectorIndex) -> io::Result<TableMessage> {
-        let [low, high, data] = [0, 1, 2].map(|word| self.load_entry(vector, word));
-        let (Some(low), Some(high), Some(data)) = (low, high, data) else {
-            return Err(no_such_vector());
-        };
-        Ok(TableMessage { address: u64::from(high) << 32 | u64::from(low), data })
+        let entry = self.entry(vector).ok_or_else(no_such_vector)?;
+        let data = self.load(entry.saturating_add(8));
+        Ok(TableMessage { address: self.load_long(entry), data })
     }
 
     pub(super) fn set_table_message(
@@ -169,14 +170,9 @@ impl SoftwareDevice {
         vector: VectorIndex,
         TableMessage { address, data }: TableMessage,
     ) -> io::Result<()> {
-        let [a0, a1, a2, a3, a4, a5, a6, a7] = address.to_le_bytes();
-        let words =
-            [u32::from_le_bytes([a0, a1, a2, a3]), u32::from_le_bytes([a4, a5, a6, a7]), data];
-        for (word, value) in (0..).zip(words) {
-            if !self.store_entry(vector, word, value) {
-                return Err(no_such_vector());
-            }
-        }
+        let entry = self.entry(vector).ok_or_else(no_such_vector)?;
+        self.store_long(entry, address);
+        self.store(entry.saturating_add(8), data);
         Ok(())
     }
 
@@ -189,7 +185,10 @@ impl SoftwareDevice {
         if !self.store_entry(vector, 3, u32::from(masked)) {
             return Err(no_such_vector());
         }
-        self.emit_if_unmasked(&self.lock(), vector);
+        let core = self.lock();
+        if !masked {
+            self.emit_if_unmasked(&core, vector);
+        }
         Ok(())
     }
 
@@ -352,10 +351,14 @@ impl SoftwareDevice {
         (vector.0 < self.vectors).then_some((offset, 1 << bit))
     }
 
-    fn entry_word(&self, vector: VectorIndex, word: u64) -> Option<u64> {
+    /// Where an entry of the table starts.
+    fn entry(&self, vector: VectorIndex) -> Option<u64> {
         let entry = u64::from(vector.0).checked_mul(ENTRY_BYTES)?;
-        let offset = TABLE_OFFSET.checked_add(entry)?.checked_add(word.checked_mul(4)?)?;
-        (vector.0 < self.vectors).then_some(offset)
+        (vector.0 < self.vectors).then_some(TABLE_OFFSET.saturating_add(entry))
+    }
+
+    fn entry_word(&self, vector: VectorIndex, word: u64) -> Option<u64> {
+        self.entry(vector)?.checked_add(word.checked_mul(4)?)
     }
 
     fn load_entry(&self, vector: VectorIndex, word: u64) -> Option<u32> {
@@ -372,6 +375,20 @@ impl SoftwareDevice {
 
     pub(super) fn store(&self, offset: u64, value: u32) {
         self.word(offset, |word| word.store(value, Ordering::SeqCst));
+    }
+
+    /// A 64-bit word of the table. As wide as a guest's accesses can be.
+    fn load_long(&self, offset: u64) -> u64 {
+        self.long(offset, |word| word.load(Ordering::SeqCst)).unwrap_or(u64::MAX)
+    }
+
+    fn store_long(&self, offset: u64, value: u64) {
+        self.long(offset, |word| word.store(value, Ordering::SeqCst));
+    }
+
+    fn long<T>(&self, offset: u64, act: impl FnOnce(&AtomicU64) -> T) -> Option<T> {
+        let offset = usize::try_from(offset).ok()?;
+        self.memory.as_volatile_slice().get_atomic_ref(offset).ok().map(act)
     }
 
     /// A 32-bit word of the shared memory; offsets come from the layout, so they are inside and aligned.

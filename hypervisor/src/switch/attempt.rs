@@ -12,13 +12,15 @@ use std::io;
 use std::ops::{Deref, DerefMut};
 
 use pvmsi_protocol::{Generation, GuestMessage, TableMode, VectorIndex};
+use smallvec::SmallVec;
 
 use super::Switch;
 use super::converge::{still_shown, table_access};
 use super::guest::Owner;
 use super::host::Debts;
 use super::set::{VectorSet, Walk};
-use crate::routes::{Route, RoutesError};
+use super::wires::Change;
+use crate::routes::RoutesError;
 
 /// A change that can still fail. [`commit`](Self::commit) keeps it; dropping it rolls everything back but the mask bits that the guest has changed meanwhile.
 pub(super) struct Attempt<'a> {
@@ -29,10 +31,12 @@ pub(super) struct Attempt<'a> {
     done: bool,
 }
 
+type Messages = SmallVec<[(VectorIndex, Option<GuestMessage>); 1]>;
+
 /// What a roll-back needs.
 enum Undo {
     /// The messages that vectors had, the last change last.
-    Messages(Vec<(VectorIndex, Option<GuestMessage>)>),
+    Messages(Messages),
     /// Who owned the vectors, how many there were, and where those of an emulated table led: a masked one has the route that it had last.
     Owner { owner: Owner, vectors: usize, messages: Vec<Option<GuestMessage>> },
 }
@@ -56,7 +60,7 @@ impl<'a> Attempt<'a> {
     pub(super) fn begin(switch: &'a mut Switch, vectors: usize) -> Self {
         switch.world.attempt = Some(vectors);
         let (mode, generation) = (switch.world.mode, switch.tally.generation);
-        Self { switch, mode, generation, undo: Undo::Messages(Vec::new()), done: false }
+        Self { switch, mode, generation, undo: Undo::Messages(Messages::new()), done: false }
     }
 
     /// Lets the function hold back these vectors, and what is masked in a direct table: that is the host's from here on.
@@ -89,7 +93,7 @@ impl<'a> Attempt<'a> {
             self.unmask(&twice);
         }
         for vector in vectors {
-            if self.is_masked_by_host(vector) && self.world.quiet.insert(vector) {
+            if self.can_mask(vector) && self.world.quiet.insert(vector) {
                 self.function.set_masked(vector, true)?;
             }
         }
@@ -154,21 +158,12 @@ impl<'a> Attempt<'a> {
         self.world.wires.wire(vector).is_attached()
     }
 
-    /// Detaches, routes and attaches until all changed vectors are as they shall be.
+    /// Makes changed vectors as they shall be.
     ///
     /// # Errors
     /// When the kernel refuses.
     pub(super) fn converge(&mut self) -> Result<(), RoutesError> {
-        self.reroute()?;
-        self.attach_all()
-    }
-
-    /// Attaches what may fire.
-    ///
-    /// # Errors
-    /// When the kernel refuses, or the table cannot be taken back.
-    pub(super) fn attach_all(&mut self) -> Result<(), RoutesError> {
-        let (held, mut all) = self.attach_wanted();
+        let (held, mut all) = self.work_off();
         // Last: a call that has failed by now leaves the table where it is.
         if let Some(&first) = held.first()
             && all.is_ok()
@@ -221,7 +216,7 @@ impl<'a> Attempt<'a> {
     }
 
     fn roll_back(&mut self) {
-        match std::mem::replace(&mut self.undo, Undo::Messages(Vec::new())) {
+        match std::mem::replace(&mut self.undo, Undo::Messages(Messages::new())) {
             Undo::Messages(messages) => self.restore_messages(messages),
             Undo::Owner { owner, vectors, messages } => {
                 self.restore_owner(owner, vectors, &messages);
@@ -242,7 +237,7 @@ impl<'a> Attempt<'a> {
     }
 
     /// Takes the former messages back; the mask bits of today stay.
-    fn restore_messages(&mut self, messages: Vec<(VectorIndex, Option<GuestMessage>)>) {
+    fn restore_messages(&mut self, messages: Messages) {
         let Owner::Assigned(assigned) = &mut self.switch.guest.owner else { return };
         for (vector, message) in messages.into_iter().rev() {
             if let Some(assigned) = assigned.get_mut(vector.as_usize()) {
@@ -271,10 +266,7 @@ impl<'a> Attempt<'a> {
     }
 
     /// The routes that differ from those before the attempt.
-    fn former_routes(
-        &self,
-        messages: &[Option<GuestMessage>],
-    ) -> Vec<(VectorIndex, Option<Route>)> {
+    fn former_routes(&self, messages: &[Option<GuestMessage>]) -> Vec<Change> {
         let wires = &self.world.wires;
         wires
             .first(wires.len())
@@ -284,7 +276,8 @@ impl<'a> Attempt<'a> {
                     Owner::Assigned(_) => self.wanted_for(index, vector.wire).message,
                 };
                 let route = message.and_then(|message| self.fixed.route(message));
-                (message != vector.wire.message()).then_some((index, route))
+                let change = Change { vector: index, route, attach: false };
+                (message != vector.wire.message()).then_some(change)
             })
             .collect()
     }

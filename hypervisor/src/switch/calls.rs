@@ -27,7 +27,6 @@ impl Operation<'_> {
             return Err(CallError::parameter(Parameter::Count));
         }
         let mut named = VectorSet::default();
-        let mut updates = Vec::with_capacity(usize::from(request.vectors.len()));
         for update in request.vectors {
             let update = update?;
             let index = update.vector.0;
@@ -38,11 +37,11 @@ impl Operation<'_> {
                 return Err(CallError::vector(Parameter::DuplicateVector, index));
             }
             self.check_message(index, Some(update.message))?;
-            updates.push(update);
         }
         let vectors = self.world.wires.len();
         let mut attempt = Attempt::begin(&mut self, vectors);
-        for update in updates {
+        // All of them are, by now.
+        for update in request.vectors.iter().flatten() {
             attempt.set_message(update.vector, update.message);
         }
         if let Err(error) = attempt.unbind(&named).and_then(|()| attempt.converge()) {

@@ -246,12 +246,11 @@ impl Attempt<'_> {
         if self.fixed.platform.binds_at_attach() {
             VectorSet::first(granted).iter().try_for_each(|vector| self.detach(vector))?;
         }
-        self.reroute()?;
         // A reset that nobody saw may have cost vectors that stay set up their messages.
         if !self.rewrite_table() {
             return Err(StepError::Table(io::Error::other("it could not be written")));
         }
-        self.attach_all()?;
+        self.converge()?;
         // Last, for it cannot be undone without a trace: new vectors come unmasked.
         let count = self.world.wires.len().min(wanted.max(granted));
         if self.world.set_up != count {

@@ -3,13 +3,14 @@
 use std::io;
 
 use pvmsi_protocol::{TableMode, VectorIndex};
+use smallvec::SmallVec;
 
 use super::Switch;
 use super::decide::Wanted;
 use super::set::{VectorSet, Walk};
-use super::wires::Wire;
+use super::wires::{Change, Wire};
 use crate::event;
-use crate::routes::{Route, RoutesError};
+use crate::routes::RoutesError;
 
 impl Switch {
     /// Whether a vector is attached and must not fire.
@@ -47,40 +48,65 @@ impl Switch {
         all
     }
 
-    /// Detaches what must not fire and gives changed vectors the routes that they shall have, with one routing update; none when none gets another route. One that could not be detached stays as it is; in an attempt, all do. The others go on when one fails.
-    pub(super) fn reroute(&mut self) -> Result<(), RoutesError> {
+    /// Makes changed vectors as they shall be: detaches, routes with one update of the routing table, attaches. In direct mode an event that waits for a vector which the guest has masked in the table meanwhile must not fire: these vectors are left for the caller to decide. The others go on when one fails; but in an attempt no route is changed then.
+    pub(super) fn work_off(&mut self) -> (Vec<VectorIndex>, Result<(), RoutesError>) {
+        let mut held = Vec::new();
         let mut all = Ok(());
-        let mut changes = Vec::new();
+        let mut changes = SmallVec::<[Change; 1]>::new();
         let mut walk = Walk::default();
         while let Some(vector) = walk.next(&self.world.wires.changed) {
             let wire = self.world.wires.wire(vector);
             let wanted = self.wanted_for(vector, wire);
-            if self.is_to_go(&wanted, wire) {
-                let detached = self.detach(vector);
-                let stays = detached.is_err();
-                all = all.and(detached);
-                if stays {
-                    continue;
+            if self.is_to_go(&wanted, wire)
+                && let Err(error) = self.detach(vector)
+            {
+                keep_first(&mut all, error);
+            } else if wanted.is_routed(wire) {
+                if let Err(error) = self.attach_if(wanted.attached, vector, wire, &mut held) {
+                    keep_first(&mut all, error);
                 }
-            }
-            if !wanted.is_routed(wire) {
-                changes
-                    .push((vector, wanted.message.and_then(|message| self.fixed.route(message))));
-            } else if !wanted.attached {
-                self.world.wires.changed.remove(vector);
+            } else {
+                let route = wanted.message.and_then(|message| self.fixed.route(message));
+                changes.push(Change { vector, route, attach: wanted.attached });
             }
         }
-        if all.is_ok() || self.world.attempt.is_none() {
-            all = all.and(self.install(&changes));
+        if changes.is_empty() || all.is_err() && self.world.attempt.is_some() {
+            return (held, all);
         }
-        all
+        if let Err(error) = self.world.wires.install(&changes, &mut self.tally.counters) {
+            keep_first(&mut all, error);
+            return (held, all);
+        }
+        for Change { vector, attach, .. } in changes {
+            let wire = self.world.wires.wire(vector);
+            if let Err(error) = self.attach_if(attach, vector, wire, &mut held) {
+                keep_first(&mut all, error);
+            }
+        }
+        (held, all)
+    }
+
+    /// The last step for a vector that is routed as it shall be.
+    fn attach_if(
+        &mut self,
+        wanted: bool,
+        vector: VectorIndex,
+        wire: Wire,
+        held: &mut Vec<VectorIndex>,
+    ) -> Result<(), RoutesError> {
+        if wanted {
+            if self.world.mode == TableMode::Direct && self.must_stay_held(vector, wire) {
+                held.push(vector);
+                return Ok(());
+            }
+            self.attach(vector, wire)?;
+        }
+        self.world.wires.changed.remove(vector);
+        Ok(())
     }
 
     /// One routing update; none where there is nothing to be changed.
-    pub(super) fn install(
-        &mut self,
-        changes: &[(VectorIndex, Option<Route>)],
-    ) -> Result<(), RoutesError> {
+    pub(super) fn install(&mut self, changes: &[Change]) -> Result<(), RoutesError> {
         if changes.is_empty() {
             return Ok(());
         }
@@ -112,37 +138,6 @@ impl Switch {
         Ok(())
     }
 
-    /// Attaches what may fire, and forgets that vectors have changed which are as they shall be. In direct mode an event that waits for a vector which the guest has masked in the table meanwhile must not fire: these vectors are left for the caller to decide. The others go on when one fails.
-    pub(super) fn attach_wanted(&mut self) -> (Vec<VectorIndex>, Result<(), RoutesError>) {
-        let direct = self.world.mode == TableMode::Direct;
-        let mut held = Vec::new();
-        let mut all = Ok(());
-        let mut walk = Walk::default();
-        while let Some(vector) = walk.next(&self.world.wires.changed) {
-            let wire = self.world.wires.wire(vector);
-            let wanted = self.wanted_for(vector, wire);
-            if !wanted.is_routed(wire) {
-                continue;
-            }
-            if wanted.attached && direct && self.must_stay_held(vector, wire) {
-                held.push(vector);
-                continue;
-            }
-            let done = if wanted.attached {
-                let attached = self.attach(vector, wire);
-                let done = attached.is_ok();
-                all = all.and(attached);
-                done
-            } else {
-                wanted.is_met(wire)
-            };
-            if done {
-                self.world.wires.changed.remove(vector);
-            }
-        }
-        (held, all)
-    }
-
     fn must_stay_held(&mut self, vector: VectorIndex, wire: Wire) -> bool {
         !wire.is_attached()
             && self.world.wires.waits(vector)
@@ -170,28 +165,33 @@ impl Switch {
             self.unblock(vector);
             return Ok(());
         }
-        // In an attempt the function holds it back already, and until the end.
-        let hold = self.is_masked_by_host(vector) && !self.world.quiet.contains(vector);
-        let mut held = Ok(());
-        if hold {
-            self.world.blocked.insert(vector);
-            held = self.function.set_masked(vector, true);
-        }
         // What has been there for a shorter time than the attempt has no events.
-        if self.world.attempt.is_some_and(|before| vector.as_usize() < before) {
+        let aside = self.world.attempt.is_some_and(|before| vector.as_usize() < before);
+        // In an attempt the function holds it back already, and until the end.
+        if !self.can_mask(vector) || self.world.quiet.contains(vector) {
+            if aside {
+                self.put_aside(vector);
+            }
+            return self.world.wires.attach(vector, &mut self.tally.counters);
+        }
+        let held = self.function.set_masked(vector, true);
+        if aside {
             self.put_aside(vector);
         }
-        let attached = held
-            .map_err(table_access)
-            .and_then(|()| self.world.wires.attach(vector, &mut self.tally.counters));
-        let mut let_go = Ok(());
-        if hold {
-            let_go = self.function.set_masked(vector, false);
-            if let_go.is_ok() {
+        let attached = match held {
+            Ok(()) => self.world.wires.attach(vector, &mut self.tally.counters),
+            Err(error) => Err(table_access(error)),
+        };
+        match self.function.set_masked(vector, false) {
+            Ok(()) => {
                 self.world.blocked.remove(vector);
+                attached
+            }
+            Err(error) => {
+                self.world.blocked.insert(vector);
+                attached.and(Err(table_access(error)))
             }
         }
-        attached.and(let_go.map_err(table_access))
     }
 
     /// Takes what the event of a vector holds, until the attempt ends.
@@ -235,7 +235,7 @@ impl Switch {
     }
 
     /// Whether the function's own mask bit of a vector is the host's to write. Not where the host has never read the table: there are functions whose table it cannot reach.
-    pub(super) fn is_masked_by_host(&self, vector: VectorIndex) -> bool {
+    pub(super) fn can_mask(&self, vector: VectorIndex) -> bool {
         self.world.mode == TableMode::Trapped
             && vector.as_usize() < self.world.set_up
             && self.guest.placement.answers()
@@ -244,7 +244,7 @@ impl Switch {
 
     /// Lets the function hold the events of a vector that stays attached against the host's will.
     pub(super) fn block(&mut self, vector: VectorIndex) {
-        if self.is_masked_by_host(vector) {
+        if self.can_mask(vector) {
             self.world.blocked.insert(vector);
             if let Err(error) = self.function.set_masked(vector, true) {
                 self.complain("a mask bit could not be set", &error);
@@ -262,7 +262,7 @@ impl Switch {
         if aside {
             self.put_back(vector);
         }
-        if blocked && self.is_masked_by_host(vector) {
+        if blocked && self.can_mask(vector) {
             match self.function.set_masked(vector, self.world.quiet.contains(vector)) {
                 Ok(()) => {
                     self.world.blocked.remove(vector);
@@ -290,6 +290,12 @@ impl Switch {
                 self.unblock(vector);
             }
         }
+    }
+}
+
+fn keep_first(all: &mut Result<(), RoutesError>, error: RoutesError) {
+    if all.is_ok() {
+        *all = Err(error);
     }
 }
 

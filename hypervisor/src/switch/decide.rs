@@ -129,3 +129,216 @@ pub(crate) fn uses_legacy(guest: &Guest) -> bool {
         Owner::Assigned(_) => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use pvmsi_protocol::FunctionId;
+
+    use super::super::guest::{AssignedVector, LegacyEntry, MsixControl};
+    use super::*;
+    use crate::capability::Registers;
+    use crate::layout::{Bar, BarIndex, Layout};
+    use crate::platform::Platform;
+    use crate::policy::FunctionPolicy;
+    use crate::routes::Gsi;
+
+    const VECTOR: VectorIndex = VectorIndex(1);
+    const GSI: Gsi = Gsi(24);
+    const ONE: GuestMessage = GuestMessage { address: 0xfee0_0000, data: 0x31 };
+    const OTHER: GuestMessage = GuestMessage { address: 0xfee0_0000, data: 0x32 };
+    /// The platform could not deliver it.
+    const NONSENSE: GuestMessage = GuestMessage { address: 0x1000, data: 0x31 };
+
+    fn fixed() -> Fixed {
+        let mut bars = [None; BarIndex::COUNT];
+        bars[0] = Some(Bar { size: 0x4000, is_64bit: false, prefetchable: false });
+        let bar = BarIndex(0);
+        Fixed {
+            id: FunctionId(8),
+            platform: Platform::X86_64,
+            policy: FunctionPolicy { policy: Policy::Direct, ..FunctionPolicy::default() },
+            isolation: Isolation::Isolated,
+            layout: Layout::new(bars, 2, (bar, 0x1000), (bar, 0x2000), 4096).unwrap(),
+            registers: Registers {
+                msix_control: 0x93,
+                power: None,
+                device_control: None,
+                advanced_control: None,
+                msi_unlinked: None,
+            },
+            mappable: true,
+        }
+    }
+
+    /// A guest with two vectors assigned, of a function that answers.
+    fn assigned(message: Option<GuestMessage>, masked: bool) -> Guest {
+        let mut guest = Guest::new(2);
+        guest.owner = Owner::Assigned(vec![AssignedVector { message, masked }; 2]);
+        guest.control = MsixControl { enable: true, function_mask: false };
+        guest.placement = Placement { decoding: true, ..Placement::NOWHERE };
+        guest
+    }
+
+    fn legacy(message: GuestMessage, masked: bool) -> Guest {
+        let owner = Owner::Legacy(vec![LegacyEntry { message, masked }; 2]);
+        Guest { owner, ..assigned(None, true) }
+    }
+
+    fn why(fixed: &Fixed, guest: &Guest, host: Host, debts: Debts, held: bool) -> Reasons {
+        reasons(fixed, guest, host, debts, held)
+    }
+
+    #[test]
+    fn the_table_is_direct_where_nothing_is_against_it() {
+        let guest = assigned(Some(ONE), false);
+        assert_eq!(why(&fixed(), &guest, Host::empty(), Debts::empty(), false), Reasons::empty());
+    }
+
+    #[test]
+    fn each_reason_has_its_cause() {
+        let (good, guest) = (fixed(), assigned(None, false));
+        let fixed_with = |change: fn(&mut Fixed)| {
+            let mut fixed = fixed();
+            change(&mut fixed);
+            why(&fixed, &guest, Host::empty(), Debts::empty(), false)
+        };
+        let guest_with = |change: fn(&mut Guest)| {
+            let mut guest = guest.clone();
+            change(&mut guest);
+            why(&good, &guest, Host::empty(), Debts::empty(), false)
+        };
+        let host_with = |host| why(&good, &guest, host, Debts::empty(), false);
+        let owing = |debts| why(&good, &guest, Host::empty(), debts, false);
+        assert_eq!(fixed_with(|fixed| fixed.policy.policy = Policy::Trapped), Reasons::POLICY);
+        assert_eq!(fixed_with(|fixed| fixed.mappable = false), Reasons::NOT_MAPPABLE);
+        let unisolated =
+            |fixed: &mut Fixed| fixed.isolation = Isolation::NotIsolated(String::new());
+        assert_eq!(fixed_with(unisolated), Reasons::NO_ISOLATION);
+        assert_eq!(
+            fixed_with(|fixed| {
+                fixed.isolation = Isolation::NotIsolated(String::new());
+                fixed.policy.allow_unisolated = true;
+            }),
+            Reasons::empty()
+        );
+        assert_eq!(guest_with(|guest| guest.owner = Owner::default_of(2)), Reasons::NOT_ASSIGNED);
+        assert_eq!(guest_with(|guest| guest.control.enable = false), Reasons::MSIX_DISABLED);
+        assert_eq!(guest_with(|guest| guest.control.function_mask = true), Reasons::empty());
+        assert_eq!(guest_with(|guest| guest.placement.decoding = false), Reasons::DECODING_OFF);
+        assert_eq!(guest_with(|guest| guest.placement.full_power = false), Reasons::POWER_STATE);
+        assert_eq!(host_with(Host::REVOKED), Reasons::HOST_REVOKED);
+        assert_eq!(host_with(Host::PAUSED), Reasons::HOST_REVOKED);
+        assert_eq!(host_with(Host::MIGRATED), Reasons::MIGRATED);
+        assert_eq!(owing(Debts::PAGES), Reasons::NOT_MAPPABLE);
+        assert_eq!(owing(Debts::HAND_OVER), Reasons::NOT_MAPPABLE);
+        assert_eq!(owing(!Debts::NOT_MAPPABLE), Reasons::empty());
+        let held = why(&good, &guest, Host::empty(), Debts::empty(), true);
+        assert_eq!(held, Reasons::HELD_EVENT);
+    }
+
+    #[test]
+    fn nothing_is_shown_of_a_function_that_does_not_answer() {
+        let mut placement = Placement { decoding: true, ..Placement::NOWHERE };
+        placement.bars[0] = Some(0xc000_0000);
+        let shown = view(&placement, TableMode::Direct);
+        assert_eq!(shown.bars[0], Some(GuestAddress(0xc000_0000)));
+        assert_eq!(shown.table, TableMode::Direct);
+        for stopped in [
+            Placement { decoding: false, ..placement },
+            Placement { full_power: false, ..placement },
+        ] {
+            assert_eq!(view(&stopped, TableMode::Direct), View::NOTHING);
+        }
+    }
+
+    fn want(guest: &Guest, host: Host, mode: TableMode, wire: Wire) -> Wanted {
+        wanted(&fixed(), guest, host, mode, VECTOR, wire)
+    }
+
+    #[test]
+    fn an_assigned_vector_fires_where_its_message_is_known_and_nothing_masks_it() {
+        let (wire, trapped) = (Wire::Allocated(GSI), TableMode::Trapped);
+        let open = want(&assigned(Some(ONE), false), Host::empty(), trapped, wire);
+        assert_eq!(open, Wanted { message: Some(ONE), could_fire: true, attached: true });
+        let masked = want(&assigned(Some(ONE), true), Host::empty(), trapped, wire);
+        assert_eq!(masked, Wanted { message: Some(ONE), could_fire: true, attached: false });
+        let direct = want(&assigned(Some(ONE), true), Host::empty(), TableMode::Direct, wire);
+        assert!(direct.attached, "the function's own mask bit holds it back");
+        let nameless = want(&assigned(None, false), Host::empty(), trapped, wire);
+        assert_eq!(nameless, Wanted::NOTHING);
+        let paused = want(&assigned(Some(ONE), false), Host::PAUSED, trapped, wire);
+        assert_eq!(paused, Wanted { message: Some(ONE), could_fire: false, attached: false });
+    }
+
+    #[test]
+    fn enable_and_function_mask_hold_all_vectors() {
+        for control in [
+            MsixControl { enable: false, function_mask: false },
+            MsixControl { enable: true, function_mask: true },
+        ] {
+            let guest = Guest { control, ..assigned(Some(ONE), false) };
+            for mode in [TableMode::Trapped, TableMode::Direct] {
+                let wanted = want(&guest, Host::empty(), mode, Wire::Routed(GSI, ONE));
+                assert_eq!(
+                    wanted,
+                    Wanted { message: Some(ONE), could_fire: false, attached: false }
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_masked_entry_of_the_emulated_table_keeps_its_route() {
+        let trapped = TableMode::Trapped;
+        let wire = Wire::Routed(GSI, ONE);
+        let masked = want(&legacy(OTHER, true), Host::empty(), trapped, wire);
+        assert_eq!((masked.message, masked.attached), (Some(ONE), false));
+        assert!(masked.is_met(wire));
+        let unmasked = want(&legacy(OTHER, false), Host::empty(), trapped, wire);
+        assert_eq!((unmasked.message, unmasked.attached), (Some(OTHER), true));
+        assert!(!unmasked.is_met(wire));
+        let nonsense = want(&legacy(NONSENSE, false), Host::empty(), trapped, wire);
+        assert_eq!((nonsense.message, nonsense.attached), (None, false));
+    }
+
+    #[test]
+    fn a_vector_without_a_gsi_leads_nowhere() {
+        let guest = assigned(Some(ONE), false);
+        let wanted = want(&guest, Host::empty(), TableMode::Direct, Wire::None);
+        assert_eq!(wanted, Wanted::NOTHING);
+        let mut few = guest;
+        few.owner = Owner::Assigned(vec![AssignedVector { message: Some(ONE), masked: false }]);
+        let ungranted = want(&few, Host::empty(), TableMode::Direct, Wire::Allocated(GSI));
+        assert_eq!(ungranted, Wanted::NOTHING);
+    }
+
+    #[test]
+    fn what_is_attached_and_must_not_fire_is_against_the_will() {
+        let guest = |masked| assigned(Some(ONE), masked);
+        let against = |guest: &Guest, wire| {
+            want(guest, Host::empty(), TableMode::Trapped, wire).is_against(wire)
+        };
+        assert!(!against(&guest(false), Wire::Attached(GSI, ONE)));
+        assert!(against(&guest(true), Wire::Attached(GSI, ONE)), "masked");
+        assert!(against(&guest(false), Wire::Attached(GSI, OTHER)), "leads elsewhere");
+        assert!(!against(&guest(true), Wire::Routed(GSI, OTHER)), "nothing is attached");
+    }
+
+    #[test]
+    fn the_function_is_enabled_while_the_guest_or_a_vector_needs_it() {
+        let mut guest = Guest::new(2);
+        assert!(!enabled(&guest, 0) && enabled(&guest, 1));
+        guest.control.enable = true;
+        assert!(enabled(&guest, 0));
+    }
+
+    #[test]
+    fn the_emulated_table_is_used_when_a_vector_is_unmasked_and_enabled() {
+        assert!(uses_legacy(&legacy(ONE, false)));
+        assert!(!uses_legacy(&legacy(ONE, true)));
+        assert!(!uses_legacy(&assigned(Some(ONE), false)));
+        let mut disabled = legacy(ONE, false);
+        disabled.control.enable = false;
+        assert!(!uses_legacy(&disabled));
+    }
+}

@@ -14,8 +14,12 @@ impl Switch {
     /// Brings the mode in line with the reasons.
     pub(super) fn evaluate(&mut self) {
         let trapped = self.world.mode == TableMode::Trapped;
-        if !trapped || !self.guest.owner.is_assigned() {
+        let assigned = self.guest.owner.is_assigned();
+        if !trapped || !assigned {
             self.world.held = None;
+        }
+        if trapped && !assigned {
+            return;
         }
         let others = self.reasons().difference(Reasons::HELD_EVENT);
         if trapped && others.is_empty() {
@@ -83,7 +87,7 @@ impl Switch {
         if given {
             self.world.mode = TableMode::Direct;
             self.world.wires.changed.extend(&own);
-            if let Err(error) = self.attach_all() {
+            if let Err(error) = self.converge() {
                 self.complain_of_routes(&error);
                 given = false;
             } else if self.world.mode == TableMode::Trapped {
@@ -136,27 +140,24 @@ impl Switch {
         all.is_ok()
     }
 
-    /// Attaches what may fire. Takes the table back where an event waits for a vector that the guest has masked in it: there its unmasking is seen.
-    fn attach_all(&mut self) -> Result<(), RoutesError> {
-        let (held, mut all) = self.attach_wanted();
-        if let Some(&first) = held.first() {
-            self.world.held = Some(first);
-            if !self.leave_direct() {
-                return Err(table_access(still_shown()));
-            }
-            // The guest may have unmasked them meanwhile.
-            all = all.and(self.attach_these(&held));
+    /// Makes changed vectors as they shall be. Takes the table back where an event waits for a vector that the guest has masked in it: there its unmasking is seen.
+    fn converge(&mut self) -> Result<(), RoutesError> {
+        let (held, all) = self.work_off();
+        let Some(&first) = held.first() else { return all };
+        self.world.held = Some(first);
+        if !self.leave_direct() {
+            return Err(table_access(still_shown()));
         }
-        all
+        // The guest may have unmasked them meanwhile.
+        all.and(self.attach_these(&held))
     }
 
-    /// Makes all changed vectors as they shall be. What fails is owed: the vectors stay changed.
+    /// The same, for operations that cannot fail. What does is owed: the vectors stay changed.
     pub(super) fn converge_or_owe(&mut self) {
         if self.world.wires.changed.is_empty() {
             return;
         }
-        let routed = self.reroute();
-        let Err(error) = self.attach_all().and(routed) else { return };
+        let Err(error) = self.converge() else { return };
         self.complain_of_routes(&error);
         // Events must not go where the vector led before.
         if let Err(error) = self.detach_misled() {

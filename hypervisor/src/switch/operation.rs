@@ -13,7 +13,6 @@ use pvmsi_protocol::TableMode;
 
 use super::Switch;
 use super::decide;
-use super::guest::Placement;
 use super::host::Debts;
 use crate::layout::{Bar, BarIndex};
 use crate::sync::RwLock;
@@ -22,7 +21,6 @@ use crate::sync::RwLock;
 pub(crate) struct Operation<'a> {
     switch: &'a mut Switch,
     decoded: &'a Decoded,
-    placement: Placement,
 }
 
 impl Deref for Operation<'_> {
@@ -41,11 +39,10 @@ impl DerefMut for Operation<'_> {
 
 impl<'a> Operation<'a> {
     pub(crate) fn begin(switch: &'a mut Switch, decoded: &'a Decoded) -> Self {
-        let placement = switch.guest.placement;
         if switch.owes() {
             switch.pay();
         }
-        Self { switch, decoded, placement }
+        Self { switch, decoded }
     }
 }
 
@@ -56,8 +53,9 @@ impl Drop for Operation<'_> {
             self.evaluate();
             debug_assert!(self.switch.nothing_is_forgotten(), "a changed vector is not marked");
         }
-        if self.switch.guest.placement != self.placement {
+        if self.debts.contains(Debts::PUBLISH) {
             self.decoded.publish(self.switch);
+            self.debts.remove(Debts::PUBLISH);
         }
     }
 }

@@ -64,7 +64,11 @@ impl Switch {
             *address = (base != 0).then_some(base);
         }
         let woke = full_power && !self.guest.placement.full_power;
-        self.guest.placement = Placement { decoding, full_power, bars };
+        let placement = Placement { decoding, full_power, bars };
+        if placement != self.guest.placement {
+            self.guest.placement = placement;
+            self.debts.insert(Debts::PUBLISH);
+        }
         self.debts.set(Debts::PLACEMENT, unread);
         woke
     }

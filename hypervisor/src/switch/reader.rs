@@ -14,7 +14,7 @@ use super::{Switch, World};
 use crate::capability::{CONFIG_BYTES, MSIX_ENABLE, MSIX_FUNCTION_MASK};
 use crate::counters::Counters;
 use crate::function::{Isolation, PciFunction};
-use crate::layout::{BarIndex, Layout, Target};
+use crate::layout::{BarIndex, ENTRY_BYTES, Layout, Target};
 use crate::window::View;
 
 /// The widest access in bytes.
@@ -198,15 +198,13 @@ impl Reader<'_> {
         data.fill(0xff);
         let Some(hit) = hit(&self.fixed.layout, bar, offset, data.len()) else { return };
         match hit {
-            (Target::Neighbour, Target::Neighbour) => {
+            Hit::Neighbour => {
                 count(&mut self.counters.neighbour_reads);
                 if self.guest.placement.answers() {
                     self.function.bar_read(bar, offset, data);
                 }
             }
-            (Target::Table { vector, offset }, Target::Table { vector: end, .. })
-                if vector == end =>
-            {
+            Hit::Entry { vector, offset } => {
                 count(&mut self.counters.table_reads);
                 let words = self.read_entry(vector);
                 let bytes = words.into_iter().flat_map(u32::to_le_bytes);
@@ -215,14 +213,13 @@ impl Reader<'_> {
                     *target = byte;
                 }
             }
-            (Target::Pending { offset }, Target::Pending { .. }) => {
+            Hit::Pending { offset } => {
                 count(&mut self.counters.pending_accesses);
                 for (at, byte) in (offset..).zip(data) {
                     *byte = self.read_pending(at);
                 }
             }
-            // An access that is not aligned can reach into two structures; no hardware answers it.
-            _ => count(&mut self.counters.table_reads),
+            Hit::NoRegister => count(&mut self.counters.table_reads),
         }
     }
 
@@ -263,19 +260,43 @@ impl Reader<'_> {
     }
 }
 
-/// What the first and the last byte of an access hit; `None` where it leaves the BAR, is empty, or is wider than any processor makes them: that could reach across a whole structure.
-pub(super) fn hit(
-    layout: &Layout,
-    bar: BarIndex,
-    offset: u64,
-    length: usize,
-) -> Option<(Target, Target)> {
+/// What an access hits. No register where its last byte hits another structure than its first: an access that is not aligned can reach into two, and no hardware answers it.
+pub(super) enum Hit {
+    Neighbour,
+    /// The offset is one of the entry.
+    Entry {
+        vector: VectorIndex,
+        offset: u64,
+    },
+    /// The offset is one of the array.
+    Pending {
+        offset: u64,
+    },
+    NoRegister,
+}
+
+/// See [`Hit`]; `None` where the access leaves the BAR, is empty, or is wider than any processor makes them: that could reach across a whole structure.
+pub(super) fn hit(layout: &Layout, bar: BarIndex, offset: u64, length: usize) -> Option<Hit> {
     if length > ACCESS_MAX {
         return None;
     }
     let size = (*layout.bars().get(bar.as_usize())?)?.size;
-    let last = offset.checked_add(u64::try_from(length).ok()?.checked_sub(1)?)?;
-    (last < size).then(|| (layout.target(bar, offset), layout.target(bar, last)))
+    let beyond = u64::try_from(length).ok()?.checked_sub(1)?;
+    let last = offset.checked_add(beyond).filter(|&last| last < size)?;
+    Some(match layout.target(bar, offset) {
+        Target::Table { vector, offset } if offset.saturating_add(beyond) < ENTRY_BYTES => {
+            Hit::Entry { vector, offset }
+        }
+        Target::Table { .. } => Hit::NoRegister,
+        Target::Pending { offset } => match layout.target(bar, last) {
+            Target::Pending { .. } => Hit::Pending { offset },
+            _ => Hit::NoRegister,
+        },
+        Target::Neighbour => match layout.target(bar, last) {
+            Target::Neighbour => Hit::Neighbour,
+            _ => Hit::NoRegister,
+        },
+    })
 }
 
 pub(super) fn count(counter: &mut u64) {

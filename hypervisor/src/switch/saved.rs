@@ -92,8 +92,6 @@ impl Operation<'_> {
         self.host.set(Host::MIGRATED, saved.owner.is_assigned());
         // The VMM may have restored configuration space in its own way.
         self.refresh();
-        // Nothing is attached: it only finds that nothing is left to do.
-        self.converge_or_owe();
         Ok(before)
     }
 
@@ -148,7 +146,8 @@ impl Operation<'_> {
         if left < usize::from(needed) {
             return Err(RestoreError::NoResources { function, needed, left });
         }
-        self.reroute().map_err(routes)?;
+        // The function is paused: it only routes.
+        self.work_off().1.map_err(routes)?;
         if all > 0 {
             self.set_up_what_there_is(usize::from(needed), &mut spare)
                 .map_err(|source| RestoreError::SetUp { function, source })?;

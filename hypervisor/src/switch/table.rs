@@ -5,8 +5,8 @@ use pvmsi_protocol::{GuestMessage, TableMessage, TableMode, VectorIndex};
 use super::Switch;
 use super::guest::{LegacyEntry, Owner};
 use super::operation::{Decoded, Operation};
-use super::reader::{MASK_BIT, count, hit};
-use crate::layout::{BarIndex, Target};
+use super::reader::{Hit, MASK_BIT, count, hit};
+use crate::layout::BarIndex;
 
 impl Switch {
     /// A write of a BAR.
@@ -14,17 +14,17 @@ impl Switch {
         let Some(hit) = hit(&self.fixed.layout, bar, offset, data.len()) else { return };
         let counters = &mut self.tally.counters;
         match hit {
-            (Target::Neighbour, Target::Neighbour) => {
+            Hit::Neighbour => {
                 count(&mut counters.neighbour_writes);
                 if self.guest.placement.answers() {
                     self.function.bar_write(bar, offset, data);
                 }
             }
             // Read-only.
-            (Target::Pending { .. }, Target::Pending { .. }) => {
+            Hit::Pending { .. } => {
                 count(&mut counters.pending_accesses);
             }
-            (Target::Table { vector, offset }, Target::Table { .. }) => {
+            Hit::Entry { vector, offset } => {
                 count(&mut counters.table_writes);
                 // The specification leaves others undefined, and here they do nothing.
                 let aligned = match data.len() {
@@ -36,7 +36,7 @@ impl Switch {
                     Operation::begin(self, decoded).write_entry(vector, offset, data);
                 }
             }
-            _ => count(&mut counters.table_writes),
+            Hit::NoRegister => count(&mut counters.table_writes),
         }
     }
 }

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use pvmsi_protocol::{GuestMessage, TableMessage, VectorIndex};
+use smallvec::SmallVec;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::set::VectorSet;
@@ -81,6 +82,15 @@ impl Vector {
     pub(crate) const fn new(event: EventFd, wire: Wire) -> Self {
         Self { event, wire, table_message: None }
     }
+}
+
+/// A vector that gets another route, or none.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Change {
+    pub(crate) vector: VectorIndex,
+    pub(crate) route: Option<Route>,
+    /// Whether it is to be attached then.
+    pub(crate) attach: bool,
 }
 
 /// The vectors of a function, from vector 0 on, and their ways into the guest.
@@ -207,20 +217,20 @@ impl Wires {
     /// When the kernel refuses; all is then as before.
     pub(crate) fn install(
         &mut self,
-        changes: &[(VectorIndex, Option<Route>)],
+        changes: &[Change],
         counters: &mut Counters,
     ) -> Result<(), RoutesError> {
-        let table: Vec<_> = changes
+        let table: SmallVec<[RouteChange; 1]> = changes
             .iter()
-            .filter_map(|&(vector, route)| {
-                Some(RouteChange { gsi: self.wire(vector).gsi()?, route: route? })
+            .filter_map(|change| {
+                Some(RouteChange { gsi: self.wire(change.vector).gsi()?, route: change.route? })
             })
             .collect();
         if !table.is_empty() {
             counters.routing_updates = counters.routing_updates.saturating_add(1);
             self.routes.install(&table)?;
         }
-        for &(vector, route) in changes {
+        for &Change { vector, route, .. } in changes {
             if let Some(vector) = self.get_mut(vector) {
                 vector.wire = match route {
                     Some(route) => vector.wire.with_route(route.message),
