@@ -62,7 +62,7 @@ impl Switch {
             {
                 keep_first(&mut all, error);
             } else if wanted.is_routed(wire) {
-                if let Err(error) = self.attach_if(wanted.attached, vector, wire, &mut held) {
+                if let Err(error) = self.attach_if(wanted.attached, vector, &mut held) {
                     keep_first(&mut all, error);
                 }
             } else {
@@ -78,8 +78,7 @@ impl Switch {
             return (held, all);
         }
         for Change { vector, attach, .. } in changes {
-            let wire = self.world.wires.wire(vector);
-            if let Err(error) = self.attach_if(attach, vector, wire, &mut held) {
+            if let Err(error) = self.attach_if(attach, vector, &mut held) {
                 keep_first(&mut all, error);
             }
         }
@@ -87,19 +86,19 @@ impl Switch {
     }
 
     /// The last step for a vector that is routed as it shall be.
+    #[inline]
     fn attach_if(
         &mut self,
         wanted: bool,
         vector: VectorIndex,
-        wire: Wire,
         held: &mut Vec<VectorIndex>,
     ) -> Result<(), RoutesError> {
         if wanted {
-            if self.world.mode == TableMode::Direct && self.must_stay_held(vector, wire) {
+            if self.world.mode == TableMode::Direct && self.must_stay_held(vector) {
                 held.push(vector);
                 return Ok(());
             }
-            self.attach(vector, wire)?;
+            self.attach(vector)?;
         }
         self.world.wires.changed.remove(vector);
         Ok(())
@@ -138,10 +137,8 @@ impl Switch {
         Ok(())
     }
 
-    fn must_stay_held(&mut self, vector: VectorIndex, wire: Wire) -> bool {
-        !wire.is_attached()
-            && self.world.wires.waits(vector)
-            && self.function.masked(vector).unwrap_or(true)
+    fn must_stay_held(&mut self, vector: VectorIndex) -> bool {
+        self.world.wires.waits(vector) && self.function.masked(vector).unwrap_or(true)
     }
 
     /// Attaches those of some vectors that may fire.
@@ -151,7 +148,7 @@ impl Switch {
             let wire = self.world.wires.wire(vector);
             let wanted = self.wanted_for(vector, wire);
             if wanted.attached && wanted.is_routed(wire) {
-                all = all.and(self.attach(vector, wire));
+                all = all.and(self.attach(vector));
             }
         }
         all
@@ -160,8 +157,8 @@ impl Switch {
     /// KVM can raise an event twice that is signalled at the very moment of the attach: by its
     /// wake-up and by its look at what the eventfd holds. While the table is the host's, the
     /// function holds its events back for that moment.
-    fn attach(&mut self, vector: VectorIndex, wire: Wire) -> Result<(), RoutesError> {
-        if wire.is_attached() {
+    fn attach(&mut self, vector: VectorIndex) -> Result<(), RoutesError> {
+        if self.world.wires.wire(vector).is_attached() {
             self.unblock(vector);
             return Ok(());
         }

@@ -78,6 +78,7 @@ impl Wanted {
 }
 
 /// What a vector with this wire shall be. A masked entry of the emulated table keeps the route that it had last: it costs an update to change it, and nothing is attached.
+#[inline]
 pub(crate) fn wanted(
     fixed: &Fixed,
     guest: &Guest,
