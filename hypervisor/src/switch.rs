@@ -9,9 +9,9 @@
 //! | `set`, `fixed`, `guest`, `host` | plain data |
 //! | `tally` | generation, counters, log |
 //! | `wires` | routes and irqfds: the one place that touches them |
-//! | `pages` | the guest's memory map: the one place that maps and unmaps |
 //! | `decide` | reasons, view, what each vector shall be: pure functions |
 //! | `reader` | what guest and VMM can read |
+//! | `pages` | the guest's memory map: the one place that maps and unmaps |
 //! | `converge` | makes changed vectors as they shall be; the function's own mask bits as a stand-in |
 //! | `contents` | the function's own table: its messages |
 //! | `interrupts` | the function's interrupts: set-up, Enable, taking down |
