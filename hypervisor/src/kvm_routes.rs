@@ -55,7 +55,9 @@ impl Routes for KvmRoutes {
 
     fn free(&self, gsis: &[Gsi]) {
         let mut table = self.lock();
-        table.routes.retain(|gsi, _| !gsis.contains(gsi));
+        for gsi in gsis {
+            table.routes.remove(gsi);
+        }
         table.free.extend(gsis.iter().rev());
     }
 
