@@ -13,7 +13,7 @@ use crate::report::{
 };
 
 /// A guest can make the report no longer than this.
-const PHASES_MAX: usize = 64;
+const SET_UPS_MAX: usize = 100;
 const FAILURES_MAX: usize = 100;
 
 /// A function that phases can be about.
@@ -45,7 +45,8 @@ struct Soaking {
 /// The phase that is running.
 struct Current {
     function: usize,
-    phase: PhaseReport,
+    /// Its place in the function's report.
+    phase: usize,
     world: World,
     section: Option<Started>,
     /// Exits on the table's pages when the mode was told.
@@ -120,13 +121,8 @@ impl Recorder {
 
     /// The functions and failures so far, a phase that is running included.
     pub(crate) fn results(&self) -> (Vec<FunctionReport>, Vec<String>) {
-        let mut functions: Vec<FunctionReport> =
+        let functions: Vec<FunctionReport> =
             self.functions.iter().map(|function| function.report.clone()).collect();
-        if let Some(current) = &self.current
-            && let Some(function) = functions.get_mut(current.function)
-        {
-            function.phases.push(current.phase.clone());
-        }
         let checks = functions.iter().flat_map(|function| {
             function.phases.iter().flat_map(move |phase| {
                 let at = format!("{}, {}", function.id, phase.mode.name());
@@ -158,25 +154,26 @@ impl Recorder {
             self.fail(format!("{at}another phase began before the end of this one"));
             self.phase_end();
         }
-        let found = self.functions.iter().position(|function| function.id == id);
-        let Some(function) = found else {
+        let found = self.functions.iter_mut().enumerate().find(|(_, function)| function.id == id);
+        let Some((function, recorded)) = found else {
             return self.fail(format!("a phase of {id}, which the machine does not have"));
         };
-        let phases =
-            self.functions.get(function).map_or(0, |function| function.report.phases.len());
-        if phases >= PHASES_MAX {
-            return self.fail(format!("{id}: more than {PHASES_MAX} phases"));
-        }
-        let phase = PhaseReport {
-            mode: if world == World::Legacy { PhaseMode::Legacy } else { PhaseMode::Trapped },
-            reasons: Vec::new(),
-            configure: None,
-            mask_unmask: None,
-            neighbour: None,
-            interrupts: None,
-            table_exits_after_switch: None,
-            io: None,
-        };
+        let phases = &mut recorded.report.phases;
+        let is_of_this_world =
+            |phase: &PhaseReport| (phase.mode == PhaseMode::Legacy) == (world == World::Legacy);
+        let phase = phases.iter().position(is_of_this_world).unwrap_or_else(|| {
+            phases.push(PhaseReport {
+                mode: if world == World::Legacy { PhaseMode::Legacy } else { PhaseMode::Trapped },
+                reasons: Vec::new(),
+                configure: None,
+                mask_unmask: None,
+                neighbour: None,
+                interrupts: None,
+                table_exits_after_switch: None,
+                io: None,
+            });
+            phases.len().saturating_sub(1)
+        });
         self.current = Some(Current { function, phase, world, section: None, table_exits: None });
     }
 
@@ -223,8 +220,10 @@ impl Recorder {
             raised: self.raised(function).map(|raised| raised.saturating_sub(started.raised)),
             time: now.saturating_duration_since(started.at),
         };
-        if let Some(current) = &mut self.current {
-            current.phase.add(outcome, &cost);
+        let added = self.phase().is_none_or(|phase| phase.add(outcome, &cost));
+        if !added {
+            let at = self.place();
+            self.fail(format!("{at}more than {SET_UPS_MAX} set-ups"));
         }
     }
 
@@ -237,12 +236,14 @@ impl Recorder {
         let table_exits = self.counters(function).table_page_exits();
         let Some(current) = &mut self.current else { return };
         current.table_exits = Some(table_exits);
-        if current.world == World::Paravirtual {
-            current.phase.mode = match mode {
+        if current.world == World::Paravirtual
+            && let Some(phase) = self.phase()
+        {
+            phase.mode = match mode {
                 TableMode::Trapped => PhaseMode::Trapped,
                 TableMode::Direct => PhaseMode::Direct,
             };
-            current.phase.reasons = reasons.names().collect();
+            phase.reasons = reasons.names().collect();
         }
         if truth.is_some_and(|truth| truth.mode != mode) {
             let at = self.place();
@@ -251,18 +252,25 @@ impl Recorder {
     }
 
     fn phase_end(&mut self) {
-        let Some(Current { function, mut phase, section, table_exits, .. }) = self.current.take()
-        else {
+        let Some(current) = &self.current else {
             return self.fail("the end of a phase that has not begun".to_owned());
         };
-        phase.table_exits_after_switch =
-            table_exits.map(|then| self.counters(function).table_page_exits().saturating_sub(then));
-        if let Some(function) = self.functions.get_mut(function) {
-            function.report.phases.push(phase);
+        let now = self.counters(current.function).table_page_exits();
+        if let Some(then) = current.table_exits
+            && let Some(phase) = self.phase()
+        {
+            phase.table_exits_after_switch = Some(now.saturating_sub(then));
         }
+        let section = self.current.take().and_then(|current| current.section);
         if let Some(Started { section, .. }) = section {
             self.fail(format!("section {section:?} has not ended"));
         }
+    }
+
+    /// What the report holds of the phase that is running.
+    fn phase(&mut self) -> Option<&mut PhaseReport> {
+        let current = self.current.as_ref()?;
+        self.functions.get_mut(current.function)?.report.phases.get_mut(current.phase)
     }
 
     fn counters(&self, function: usize) -> Counters {
@@ -280,26 +288,38 @@ impl Recorder {
     /// Where the guest is, for messages.
     fn place(&self) -> String {
         let name = |current: &Current| {
-            let function = self.functions.get(current.function)?;
-            Some(format!("{}, {}: ", function.report.id, current.phase.mode.name()))
+            let report = &self.functions.get(current.function)?.report;
+            Some(format!("{}, {}: ", report.id, report.phases.get(current.phase)?.mode.name()))
         };
         self.current.as_ref().and_then(name).unwrap_or_default()
     }
 }
 
 impl PhaseReport {
-    fn add(&mut self, outcome: Outcome, cost: &Cost) {
+    /// Takes a section in; `false` where the phase has room for no more of its kind.
+    fn add(&mut self, outcome: Outcome, cost: &Cost) -> bool {
         match outcome {
             Outcome::Configure { requested, granted } => {
-                self.configure = Some(Configure {
+                let counters = &cost.counters;
+                let ns = cost.nanoseconds();
+                let set_up = Configure {
                     doorbell_exits: cost.doorbell,
-                    routing_updates: cost.counters.routing_updates,
-                    interrupt_setups: cost.counters.interrupt_setups,
+                    routing_updates: counters.routing_updates,
+                    interrupt_setups: counters.interrupt_setups,
                     granted,
                     requested,
                     exits: cost.exits,
-                    ns: cost.nanoseconds(),
-                });
+                    table_exits: counters.table_page_exits(),
+                    set_irqs: counters.interrupt_setups.saturating_add(counters.enable_changes),
+                    irqfds: counters.attaches,
+                    ns,
+                    ns_each: vec![ns],
+                };
+                match &mut self.configure {
+                    Some(before) if before.ns_each.len() >= SET_UPS_MAX => return false,
+                    Some(before) => before.merge(set_up),
+                    None => self.configure = Some(set_up),
+                }
             }
             Outcome::MaskUnmask { pairs } => {
                 self.mask_unmask = Some(MaskUnmask {
@@ -340,6 +360,7 @@ impl PhaseReport {
                 });
             }
         }
+        true
     }
 }
 
@@ -402,7 +423,32 @@ mod tests {
             self.exits.count(ExitKind::Report);
             self.recorder.take(event, Instant::now())
         }
+
+        fn write_config(&self, offset: u64, value: u32) {
+            let bytes = value.to_le_bytes();
+            assert!(self.recorder.service.config_write(self.id, offset, &bytes));
+        }
+
+        /// Switches MSI-X on or off.
+        fn set_enabled(&self, enabled: bool) {
+            self.write_config(MSIX_CAPABILITY, u32::from(enabled) << 31);
+        }
+
+        /// Gives the first vectors of the emulated table messages, and unmasks them.
+        fn arm(&self, vectors: usize) {
+            for entry in (TABLE..).step_by(16).take(vectors) {
+                for (offset, value) in [(0, 0xfee0_0000_u32), (8, 0x40), (12, 0)] {
+                    let address = entry | offset;
+                    assert!(self.recorder.service.mmio_write(address, &value.to_le_bytes()));
+                }
+            }
+        }
     }
+
+    /// Where the software function has its table, and the capability of it in configuration space.
+    const BAR: u64 = 0xe000_0000;
+    const TABLE: u64 = BAR | 0x40;
+    const MSIX_CAPABILITY: u64 = 0x90;
 
     #[test]
     fn sections_carry_what_happened_between_their_events() {
@@ -469,14 +515,83 @@ mod tests {
         s.send(Event::PhaseStart { function: s.id, world: World::Paravirtual });
         s.send(Event::Mode { mode: TableMode::Trapped, reasons: Reasons::POLICY });
         s.send(Event::PhaseEnd);
-        s.send(Event::PhaseStart { function: s.id, world: World::Paravirtual });
-        s.send(Event::Mode { mode: TableMode::Direct, reasons: Reasons::empty() });
-        s.send(Event::PhaseEnd);
         let (functions, failures) = s.recorder.results();
         assert_eq!(functions[0].phases[0].mode, PhaseMode::Trapped);
         assert_eq!(functions[0].phases[0].reasons, ["policy"]);
         assert_eq!(functions[0].phases[0].table_exits_after_switch, Some(0));
+        assert!(failures.is_empty(), "{failures:?}");
+
+        s.send(Event::PhaseStart { function: s.id, world: World::Paravirtual });
+        s.send(Event::Mode { mode: TableMode::Direct, reasons: Reasons::empty() });
+        s.send(Event::PhaseEnd);
+        let (_, failures) = s.recorder.results();
         assert_eq!(failures.len(), 1, "{failures:?}");
+    }
+
+    #[test]
+    fn set_ups_of_both_worlds_take_turns_and_each_world_has_one_phase() {
+        let mut s = setting();
+        s.write_config(0x10, u32::try_from(BAR).unwrap());
+        s.write_config(0x04, 2);
+        for (round, (doorbells, exits)) in [(1, 4), (2, 3), (1, 3)].into_iter().enumerate() {
+            for world in [World::Legacy, World::Paravirtual] {
+                s.send(Event::PhaseStart { function: s.id, world });
+                s.send(Event::SectionStart(Section::Configure));
+                if world == World::Legacy {
+                    s.set_enabled(true);
+                    s.arm(8);
+                } else {
+                    (0..doorbells).for_each(|_| s.exits.count(ExitKind::Doorbell));
+                }
+                (0..exits).for_each(|_| s.exits.count(ExitKind::PciConfig));
+                if round == 1 {
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                let granted = if round == 2 { 63 } else { 64 };
+                s.send(Event::SectionEnd(Outcome::Configure { requested: 64, granted }));
+                s.set_enabled(false);
+                s.send(Event::PhaseEnd);
+            }
+        }
+        s.send(Event::PhaseStart { function: s.id, world: World::Legacy });
+        s.send(Event::SectionStart(Section::MaskUnmask));
+        s.send(Event::SectionEnd(Outcome::MaskUnmask { pairs: 7 }));
+        s.send(Event::PhaseEnd);
+        let (functions, failures) = s.recorder.results();
+        assert!(failures.is_empty(), "{failures:?}");
+        let [legacy, paravirtual] = functions[0].phases.as_slice() else {
+            panic!("{:?}", functions[0].phases)
+        };
+        assert_eq!(legacy.mode, PhaseMode::Legacy);
+        assert_eq!(legacy.mask_unmask.as_ref().unwrap().pairs, 7);
+        let legacy = legacy.configure.as_ref().unwrap();
+        // A route and an event for each vector; interrupts for all with the first, and MSI-X Enable.
+        assert_eq!((legacy.irqfds, legacy.routing_updates), (8, 8));
+        assert_eq!((legacy.interrupt_setups, legacy.set_irqs), (1, 2));
+        assert_eq!(legacy.table_exits, 8 * 3);
+        let paravirtual = paravirtual.configure.as_ref().unwrap();
+        assert_eq!((paravirtual.doorbell_exits, paravirtual.exits), (2, 5), "the most of one");
+        assert_eq!((paravirtual.requested, paravirtual.granted), (64, 63), "the fewest of one");
+        assert_eq!((paravirtual.table_exits, paravirtual.set_irqs, paravirtual.irqfds), (0, 0, 0));
+        for configure in [legacy, paravirtual] {
+            let [first, slow, last] = configure.ns_each.as_slice() else { panic!("{configure:?}") };
+            assert!(*slow >= 50_000_000, "{configure:?}");
+            assert_eq!(configure.ns, *first.max(last).min(slow), "the median");
+        }
+    }
+
+    #[test]
+    fn set_ups_are_bounded() {
+        let mut s = setting();
+        s.send(Event::PhaseStart { function: s.id, world: World::Legacy });
+        for _ in 0..=SET_UPS_MAX {
+            s.send(Event::SectionStart(Section::Configure));
+            s.send(Event::SectionEnd(Outcome::Configure { requested: 64, granted: 64 }));
+        }
+        let (functions, failures) = s.recorder.results();
+        let configure = functions[0].phases[0].configure.as_ref().unwrap();
+        assert_eq!(configure.ns_each.len(), SET_UPS_MAX);
+        assert_eq!(failures, ["0000:00:01.0, legacy: more than 100 set-ups"]);
     }
 
     #[test]
@@ -504,6 +619,6 @@ mod tests {
         }
         let (functions, failures) = s.recorder.results();
         assert_eq!(failures.len(), FAILURES_MAX);
-        assert!(functions[0].phases.len() <= PHASES_MAX + 1);
+        assert_eq!(functions[0].phases.len(), 1);
     }
 }

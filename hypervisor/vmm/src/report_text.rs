@@ -151,7 +151,7 @@ fn rows(phases: &[PhaseReport]) -> Vec<Row> {
         };
         Cell { text, value: nanoseconds }
     }
-    const SET_UP: &str = "set-up of all vectors";
+    const SET_UP: &str = "set-up until all vectors can fire";
     const MASK: &str = "mask and unmask a vector";
     const WRITE: &str = "write beside the table";
     const LOAD: &str = "interrupts under load";
@@ -162,6 +162,9 @@ fn rows(phases: &[PhaseReport]) -> Vec<Row> {
             Some(count(p.configure.as_ref()?.granted.into()))
         }),
         row(SET_UP, "doorbell exits", false, |p| Some(count(p.configure.as_ref()?.doorbell_exits))),
+        row(SET_UP, "exits on the table", false, |p| {
+            Some(count(p.configure.as_ref()?.table_exits))
+        }),
         row(SET_UP, "all exits", false, |p| Some(count(p.configure.as_ref()?.exits))),
         row(SET_UP, "routing updates", false, |p| {
             Some(count(p.configure.as_ref()?.routing_updates))
@@ -169,6 +172,7 @@ fn rows(phases: &[PhaseReport]) -> Vec<Row> {
         row(SET_UP, "interrupt set-ups", false, |p| {
             Some(count(p.configure.as_ref()?.interrupt_setups))
         }),
+        row(SET_UP, "events attached", false, |p| Some(count(p.configure.as_ref()?.irqfds))),
         row(SET_UP, "time", true, |p| Some(time(p.configure.as_ref()?.ns as f64))),
         row(MASK, "exits per pair", false, |p| {
             p.mask_unmask.as_ref().map(|m| per(m.exits, m.pairs))
@@ -247,7 +251,11 @@ mod tests {
                 granted: 64,
                 requested: 64,
                 exits: 1,
+                table_exits: exits,
+                set_irqs: 2,
+                irqfds: 64,
                 ns: 1000,
+                ns_each: vec![900, 1000, 1100],
             }),
             mask_unmask: Some(MaskUnmask { pairs: 100, exits, ns_per_pair: ns }),
             neighbour: Some(Neighbour { writes: 100, exits, ns_per_write: ns }),
@@ -323,6 +331,11 @@ mod tests {
             ("configure", "routing_updates"),
             ("configure", "interrupt_setups"),
             ("configure", "granted"),
+            ("configure", "exits"),
+            ("configure", "table_exits"),
+            ("configure", "set_irqs"),
+            ("configure", "irqfds"),
+            ("configure", "ns"),
             ("mask_unmask", "pairs"),
             ("mask_unmask", "exits"),
             ("mask_unmask", "ns_per_pair"),
@@ -337,6 +350,7 @@ mod tests {
         ] {
             assert!(phase[section][field].is_number(), "{section}.{field}");
         }
+        assert_eq!(phase["configure"]["ns_each"].as_array().unwrap().len(), 3);
         assert_eq!(phase["table_exits_after_switch"], 0);
         assert!(phase["reasons"].as_array().unwrap().is_empty());
         assert!(phase.get("io").is_none());

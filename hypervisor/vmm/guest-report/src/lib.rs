@@ -27,7 +27,7 @@ pub enum World {
 /// What is measured between [`Event::SectionStart`] and [`Event::SectionEnd`]. One after the other; nothing else runs in the guest meanwhile, except in `Interrupts` and `Io`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Section {
-    /// All vectors of the function are set up.
+    /// All vectors of the function are set up: from the first write until each has its message and is unmasked, so that it can fire. The same in both worlds. A phase can hold several; the report shows what they have in common.
     Configure,
     /// A vector is masked and unmasked.
     MaskUnmask,
@@ -117,7 +117,7 @@ pub struct Soak {
 /// An event of the report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Event<'a> {
-    /// A phase begins: all sections of one function in one world.
+    /// A phase begins: all sections of one function in one world. It goes on where it has ended before, so that the worlds can take turns.
     PhaseStart {
         /// The function.
         function: FunctionId,

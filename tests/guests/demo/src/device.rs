@@ -4,8 +4,10 @@ use core::fmt;
 use core::ptr::NonNull;
 
 use pvmsi_guest::{
-    FunctionId, GuestMessage, MsiX, MsiXCapability, PciFunction, TableLocation, VectorIndex,
+    FunctionId, GuestMessage, MsiX, MsiXCapability, MsiXError, PciFunction, TableLocation,
+    VectorIndex,
 };
+use pvmsi_guest_client::ServiceClient;
 use pvmsi_guest_runtime::interrupts::FIRST_DEVICE;
 use pvmsi_guest_runtime::msi::{self, Route};
 use pvmsi_guest_runtime::{memory, pci, report};
@@ -77,6 +79,18 @@ impl Device {
             return None;
         };
         Some(Self { kind, bar0: function.bar(0).unwrap_or(0), msix })
+    }
+
+    /// Enables all vectors, masked, each with its message. Returns how many there are.
+    pub(crate) fn enable(&self, client: Option<&mut ServiceClient>) -> Result<u16, MsiXError> {
+        let interrupts = *self.msix.function();
+        let requested = self.msix.capability().table_size;
+        self.msix.enable_with(client, requested, |vector| Some(interrupts.message(vector)))
+    }
+
+    /// Unmasks vectors, from the first on.
+    pub(crate) fn unmask(&self, vectors: u16) -> Result<(), MsiXError> {
+        (0..vectors).try_for_each(|vector| self.msix.unmask(VectorIndex(vector)))
     }
 
     /// How reports name it.

@@ -1,12 +1,13 @@
 //! Measures the standard vector table against PV-MSI, function by function.
 //!
-//! For each function with MSI-X, first the standard way, then by calls where
-//! the host offers them: set-up, mask and unmask, writes to the register beside
+//! For each function with MSI-X, the set-up of all vectors, several times the standard way and by
+//! calls in turn, where the host offers them. Then first the standard way and then by calls:
+//! mask and unmask, writes to the register beside
 //! the table, interrupts under load (software function), a disk read by
 //! interrupts (NVMe). What it did goes to the report channel; what it cost, the
 //! machine counts.
 //!
-//! Options on the command line, `key=value`: `pairs` (mask/unmask), `writes`
+//! Options on the command line, `key=value`: `setups`, `pairs` (mask/unmask), `writes`
 //! (neighbour), `events` and `pace` (nanoseconds between two) of the software
 //! function, `io_mib` read from a disk.
 #![no_std]
@@ -48,6 +49,13 @@ fn main(start: &Start, index: usize) -> ! {
     for function in pci::functions() {
         let Some(device) = Device::new(function, vcpus) else { continue };
         measured = measured.saturating_add(1);
+        // In turn: whatever else the host does meanwhile, it does to both.
+        for _ in 0..options.setups {
+            phase::set_up(&device, World::Legacy, None);
+            if client.is_some() {
+                phase::set_up(&device, World::Paravirtual, client.as_mut());
+            }
+        }
         phase::run(&device, World::Legacy, None, &options);
         if client.is_some() {
             phase::run(&device, World::Paravirtual, client.as_mut(), &options);

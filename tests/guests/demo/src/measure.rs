@@ -13,24 +13,21 @@ use crate::device::Device;
 use crate::load::Registers;
 use pvmsi_guest_client::ServiceClient;
 
-/// Sets all vectors up, masked, each with its message. Returns how many there are.
-pub(crate) fn configure(device: &Device, client: Option<&mut ServiceClient>) -> Option<u16> {
-    let msix = device.msix;
-    let requested = msix.capability().table_size;
-    let interrupts = *msix.function();
+/// Sets all vectors up until each can fire, and takes them down again. The function raises nothing.
+pub(crate) fn configure(device: &Device, client: Option<&mut ServiceClient>) {
     report::send(&Event::SectionStart(Section::Configure));
-    let granted = msix.enable_with(client, requested, |vector| Some(interrupts.message(vector)));
+    let granted = device.enable(client).and_then(|granted| {
+        device.unmask(granted)?;
+        Ok(granted)
+    });
     report::send(&Event::SectionEnd(Outcome::Configure {
-        requested,
+        requested: device.msix.capability().table_size,
         granted: granted.unwrap_or(0),
     }));
-    match granted {
-        Ok(granted) => Some(granted),
-        Err(error) => {
-            report::failure(format_args!("{device}: {requested} vectors: {error}"));
-            None
-        }
+    if let Err(error) = granted {
+        report::failure(format_args!("{device}: the set-up of all vectors: {error}"));
     }
+    device.msix.disable();
 }
 
 /// Masks and unmasks, vector after vector.

@@ -5,6 +5,8 @@ use pvmsi_guest_runtime::Start;
 /// How much is measured.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Options {
+    /// Set-ups of all vectors, in each world.
+    pub(crate) setups: u32,
     /// Pairs of mask and unmask.
     pub(crate) pairs: u32,
     /// Writes to the register beside the table.
@@ -28,6 +30,7 @@ impl Options {
                 .map_or(default, |value| u32::try_from(value).unwrap_or(most).min(most))
         };
         Self {
+            setups: number("setups", 3, 100),
             pairs: number("pairs", 2000, 100_000_000),
             writes: number("writes", 2000, 100_000_000),
             events: number("events", 100_000, 1_000_000_000),

@@ -1,6 +1,6 @@
 //! All sections of one function in one world.
 
-use pvmsi_guest::{TableMode, VectorIndex};
+use pvmsi_guest::TableMode;
 use pvmsi_guest_report::{Event, World};
 use pvmsi_guest_runtime::{println, report};
 
@@ -9,7 +9,14 @@ use crate::options::Options;
 use crate::{load, measure, nvme};
 use pvmsi_guest_client::ServiceClient;
 
-/// Runs the phase. Whatever goes wrong is reported, and the function is back to its default in the end.
+/// Measures the set-up alone, and leaves the phase for [`run`] to go on with.
+pub(crate) fn set_up(device: &Device, world: World, client: Option<&mut ServiceClient>) {
+    report::send(&Event::PhaseStart { function: device.id(), world });
+    measure::configure(device, client);
+    report::send(&Event::PhaseEnd);
+}
+
+/// Runs the other sections. Whatever goes wrong is reported, and the function is back to its default in the end.
 pub(crate) fn run(
     device: &Device,
     world: World,
@@ -18,10 +25,11 @@ pub(crate) fn run(
 ) {
     println!("guest: {device}, {world:?}");
     report::send(&Event::PhaseStart { function: device.id(), world });
-    if let Some(granted) = measure::configure(device, client.as_deref_mut()) {
-        sections(device, client, options, granted);
-        device.msix.disable();
+    match device.enable(client.as_deref_mut()) {
+        Ok(granted) => sections(device, client, options, granted),
+        Err(error) => report::failure(format_args!("{device}: {error}")),
     }
+    device.msix.disable();
     report::send(&Event::PhaseEnd);
 }
 
@@ -54,9 +62,7 @@ fn sections(device: &Device, client: Option<&mut ServiceClient>, options: &Optio
 }
 
 fn unmask_all(device: &Device, granted: u16) {
-    for vector in (0..granted).map(VectorIndex) {
-        if let Err(error) = device.msix.unmask(vector) {
-            report::failure(format_args!("{device}: unmask of vector {vector}: {error}"));
-        }
+    if let Err(error) = device.unmask(granted) {
+        report::failure(format_args!("{device}: a granted vector could not be unmasked: {error}"));
     }
 }
