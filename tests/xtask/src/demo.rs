@@ -107,7 +107,10 @@ fn promises(report: &Report) -> Vec<Check> {
         .find(|function| function.vectors == u64::from(VECTORS))
         .ok_or_else(|| format!("the report has no function of {VECTORS} vectors"));
     let named: [(&str, Promise); 5] = [
-        ("configure of 2048 vectors is one exit, one routing update, one set-up", configure),
+        (
+            "2048 vectors can fire after one call, one routing update, one set-up, and fewer exits than legacy",
+            configure,
+        ),
         ("direct table and its neighbour cost no exit", free),
         ("legacy table costs two exits a pair, its neighbour one a write", legacy),
         ("no interrupt lost, spurious or while masked", interrupts),
@@ -137,7 +140,8 @@ fn configure(function: &Function) -> Result<(), String> {
     let phase = function.phase("direct")?;
     check::configured_in_one_go(phase)?;
     let granted = phase.configure.as_ref().map_or(0, |configure| configure.granted);
-    check::equal("configure.granted", granted, function.vectors)
+    check::equal("configure.granted", granted, function.vectors)?;
+    check::set_up_with_fewer_exits(function.phase("legacy")?, phase)
 }
 
 fn free(function: &Function) -> Result<(), String> {
@@ -203,6 +207,15 @@ mod tests {
         for (pointer, value) in [
             ("/functions/0/phases/1/configure/doorbell_exits", json!(2)),
             ("/functions/0/phases/1/configure/granted", json!(2047)),
+            ("/functions/0/phases/0/configure/irqfds", json!(2047)),
+            ("/functions/0/phases/1/configure/irqfds", json!(0)),
+            ("/functions/0/phases/0/configure/granted", json!(2047)),
+            ("/functions/0/phases/0/configure/table_exits", json!(8191)),
+            ("/functions/0/phases/0/configure/routing_updates", json!(2047)),
+            ("/functions/0/phases/0/configure/interrupt_setups", json!(2)),
+            ("/functions/0/phases/1/configure/table_exits", json!(1)),
+            ("/functions/0/phases/1/configure/exits", json!(12)),
+            ("/functions/0/phases/0/configure/exits", json!(10_000)),
             ("/functions/0/phases/1/mask_unmask/exits", json!(1)),
             ("/functions/0/phases/1/neighbour/exits", json!(1)),
             ("/functions/0/phases/1/neighbour", Value::Null),

@@ -106,6 +106,18 @@ pub(crate) struct Configure {
     pub interrupt_setups: u64,
     /// Vectors that can be used.
     pub granted: u64,
+    /// All exits meanwhile.
+    pub exits: u64,
+    /// Those on the pages of table and pending bit array.
+    pub table_exits: u64,
+    /// All of `VFIO_DEVICE_SET_IRQS`, those for MSI-X Enable included.
+    pub set_irqs: u64,
+    /// Vectors that KVM was told to deliver.
+    pub irqfds: u64,
+    /// The median of the times.
+    pub ns: u64,
+    /// Each time.
+    pub ns_each: Vec<u64>,
 }
 
 /// What masking cost.
@@ -216,9 +228,14 @@ impl fmt::Display for Report {
             writeln!(f, "\n{} ({}, {} vectors)", function.id, function.backend, function.vectors)?;
             writeln!(
                 f,
-                "  {:<8} {:>22} {:>11} {:>9} {:>11} {:>9} {:>18} {:>12} {:>13}",
+                "  {:<8} {:>12} {:>8} {:>8} {:>6} {:>9} {:>11} {:>9} {:>11} {:>9} {:>18} {:>12} \
+                 {:>13}",
                 "mode",
-                "set-up",
+                "set-up exits",
+                "routings",
+                "SET_IRQS",
+                "irqfds",
+                "set-up us",
                 "exits/pair",
                 "ns/pair",
                 "exits/write",
@@ -265,9 +282,14 @@ impl fmt::Display for Soak {
 impl Phase {
     fn row(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let none = || "-".to_owned();
-        let configure = self.configure.as_ref().map_or_else(none, |c| {
-            format!("{} calls, {} routings", c.doorbell_exits, c.routing_updates)
-        });
+        let [set_up, routings, set_irqs, irqfds, set_up_time] =
+            self.configure.as_ref().map_or_else(
+                || [(); 5].map(|()| none()),
+                |c| {
+                    [c.exits, c.routing_updates, c.set_irqs, c.irqfds, c.ns / 1000]
+                        .map(|figure| figure.to_string())
+                },
+            );
         let (pair_exits, pair_time) = self.mask_unmask.as_ref().map_or_else(
             || (none(), none()),
             |m| (ratio(m.exits, m.pairs), format!("{:.0}", m.ns_per_pair)),
@@ -286,8 +308,9 @@ impl Phase {
         );
         writeln!(
             f,
-            "  {:<8} {configure:>22} {pair_exits:>11} {pair_time:>9} {write_exits:>11} \
-             {write_time:>9} {interrupts:>18} {io:>12} {io_exits:>13}",
+            "  {:<8} {set_up:>12} {routings:>8} {set_irqs:>8} {irqfds:>6} {set_up_time:>9} \
+             {pair_exits:>11} {pair_time:>9} {write_exits:>11} {write_time:>9} {interrupts:>18} \
+             {io:>12} {io_exits:>13}",
             self.mode
         )?;
         if !self.reasons.is_empty() {

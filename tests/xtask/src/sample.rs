@@ -22,6 +22,7 @@ pub(crate) fn phase(mode: &str, vectors: u16) -> Value {
     let legacy = mode == "legacy";
     let direct = mode == "direct";
     let calls = u64::from(!legacy);
+    let accesses = u64::from(vectors).saturating_mul(5);
     json!({
         "mode": mode,
         "reasons": if mode == "trapped" { json!(["no-isolation"]) } else { json!([]) },
@@ -30,6 +31,16 @@ pub(crate) fn phase(mode: &str, vectors: u16) -> Value {
             "routing_updates": if legacy { u64::from(vectors) } else { 1 },
             "interrupt_setups": 1,
             "granted": vectors,
+            "exits": if legacy { accesses.saturating_add(10) } else { 11 },
+            "table_exits": if legacy { accesses } else { 0 },
+            "set_irqs": 2,
+            "irqfds": vectors,
+            "ns": if direct { 50_000_000 } else { 90_000_000 },
+            "ns_each": if direct {
+                [60_000_000, 50_000_000, 40_000_000]
+            } else {
+                [100_000_000, 45_000_000, 90_000_000]
+            },
         },
         "mask_unmask": {
             "pairs": 200,

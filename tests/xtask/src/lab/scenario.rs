@@ -107,7 +107,7 @@ impl Scenario {
                 command: format!(
                     "pvmsi run --function vfio:{NVME} --function vfio:{NETWORK}{software} \
                      --cpus {GUEST_CPUS} --pv-msi {policy} --report json \
-                     --append 'pairs=200 writes=200 io_mib=64{events}'"
+                     --append 'setups=9 pairs=200 writes=200 io_mib=64{events}'"
                 ),
             },
         ];
@@ -228,6 +228,12 @@ impl Scenario {
             Check::new("drive", drive),
             Check::new("network function", network),
         ];
+        if self == Self::Direct && architecture == Architecture::X86_64 {
+            let faster = report.function(NVME).and_then(|function| {
+                check::set_up_faster(function.phase("legacy")?, function.phase("direct")?)
+            });
+            checks.push(Check::new("drive's set-up is faster than with the legacy table", faster));
+        }
         if self.has_software(architecture) {
             let software = report.function(SOFTWARE).and_then(|function| self.software(function));
             checks.push(Check::new("software function", software));
@@ -314,6 +320,7 @@ impl Scenario {
                 "direct" => {
                     check::configured_in_one_go(phase)?;
                     check::table_is_free(phase)?;
+                    check::set_up_with_fewer_exits(function.phase("legacy")?, phase)?;
                 }
                 "trapped" => {
                     check::configured_in_one_go(phase)?;
@@ -430,6 +437,22 @@ mod tests {
         ];
         each_must_fail(X86_64, Scenario::Direct, &wrong);
         each_must_fail(Aarch64, Scenario::Direct, &wrong);
+    }
+
+    #[test]
+    fn a_set_up_that_is_slower_than_the_legacy_one_or_cannot_be_compared_fails() {
+        each_must_fail(
+            X86_64,
+            Scenario::Direct,
+            &[
+                ("/functions/0/phases/1/configure/ns_each/0", json!(100_000_000)),
+                ("/functions/0/phases/0/configure/ns_each/2", json!(40_000_000)),
+                ("/functions/0/phases/0/configure/ns_each", json!([90_000_000, 90_000_000])),
+                ("/functions/0/phases/0/configure/irqfds", json!(0)),
+                ("/functions/1/phases/0/configure/routing_updates", json!(0)),
+                ("/functions/1/phases/1/configure/table_exits", json!(1)),
+            ],
+        );
     }
 
     #[test]
