@@ -22,7 +22,12 @@ pub(crate) fn phase(mode: &str, vectors: u16) -> Value {
     let legacy = mode == "legacy";
     let direct = mode == "direct";
     let calls = u64::from(!legacy);
-    let accesses = u64::from(vectors).saturating_mul(5);
+    let per_vector = match mode {
+        "legacy" => 5,
+        "trapped" => 2,
+        _ => 0,
+    };
+    let accesses = u64::from(vectors).saturating_mul(per_vector);
     json!({
         "mode": mode,
         "reasons": if mode == "trapped" { json!(["no-isolation"]) } else { json!([]) },
@@ -31,8 +36,8 @@ pub(crate) fn phase(mode: &str, vectors: u16) -> Value {
             "routing_updates": if legacy { u64::from(vectors) } else { 1 },
             "interrupt_setups": 1,
             "granted": vectors,
-            "exits": if legacy { accesses.saturating_add(10) } else { 11 },
-            "table_exits": if legacy { accesses } else { 0 },
+            "exits": accesses.saturating_add(calls).saturating_add(10),
+            "table_exits": accesses,
             "set_irqs": 2,
             "irqfds": vectors,
             "ns": if direct { 50_000_000 } else { 90_000_000 },
