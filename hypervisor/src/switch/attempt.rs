@@ -97,8 +97,11 @@ impl<'a> Attempt<'a> {
                 self.function.set_masked(vector, true)?;
             }
         }
-        // What was under way arrives before anything is drained, routed or attached.
-        self.function.settle();
+        // What was under way arrives before anything is drained, routed or attached. Without
+        // interrupts nothing can be: a grace period of the kernel is saved.
+        if self.world.set_up > 0 || self.debts.contains(Debts::TAKE_DOWN) {
+            self.function.settle();
+        }
         Ok(())
     }
 
