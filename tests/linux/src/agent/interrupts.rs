@@ -75,18 +75,31 @@ pub(super) fn affinity(driver: &str, count: u64) -> Result<Answer> {
     }))
 }
 
-/// Moves each interrupt that may be moved to the last processor.
+/// Moves each interrupt that may be moved, and can be raised, to the last processor. x86 moves it with
+/// the next one that is raised.
 pub(super) fn gather(driver: &str) -> Result<Answer> {
+    let device = Device::of(driver)?;
+    let source = Source::of(&device)?;
     let last = system::processors()?.last().context("no processors")?.to_string();
-    for interrupt in Device::of(driver)?.interrupts()? {
+    let mut lost = 0_u64;
+    for (vector, interrupt) in device.interrupts()?.into_iter().enumerate() {
+        if !source.raises(vector) {
+            continue;
+        }
         match fs::write(format!("/proc/irq/{interrupt}/smp_affinity_list"), &last) {
-            Ok(()) => sleep(SETTLED),
+            Ok(()) => {
+                sleep(SETTLED);
+                lost = lost.saturating_add(u64::from(!source.arrives(vector, interrupt)?));
+                sleep(SETTLED);
+            }
             // The kernel moves this one itself.
             Err(error) if is_refused(&error) => {}
             Err(error) => bail!("interrupt {interrupt} does not move: {error}"),
         }
     }
-    sleep(SETTLED);
+    if lost > 0 {
+        bail!("{lost} interrupts were lost");
+    }
     object(json!({}))
 }
 
