@@ -47,8 +47,8 @@
 //! | `cargo xtask model --quick` | [small bounds](bounds::Bounds::QUICK), and the locks; a step of `cargo xtask test` |
 //! | `cargo test -p pvmsi-model` | the seeded bugs |
 //!
-//! All bounds together are 2.7 million distinct states, most of them (1,949,840, in
-//! 118 million steps) in the first: two vectors with two messages each, two places for
+//! All bounds together are some 2.7 million distinct states, most of them (almost two
+//! million) in the first: two vectors with two messages each, two places for
 //! the BAR, messages under way. That takes 15 to 20 minutes of processor time, the
 //! small bounds half a minute. Fewer than a million states are a failure.
 //!

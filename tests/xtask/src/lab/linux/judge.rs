@@ -276,10 +276,12 @@ fn no_more_than_qemu(outcome: &Outcome, event: &LinuxEvent) -> Result<(), String
     ] {
         let mut most = dearest(figure).ok_or("not seen below QEMU")?;
         // On a large page there are registers, too, and a driver that waits reads them as often as time
-        // lets it. On x86 Linux writes an entry again where a move meets an interrupt, or the clean-up
-        // of the last move.
-        if name == TABLE_EXITS && (event.page_size > TABLE_PAGE || event.event == Event::Affinity) {
-            most = most.saturating_add(most.div_ceil(5));
+        // lets it. igb raises its vectors whenever it likes, and Linux writes more where a move meets
+        // an interrupt.
+        let vague = event.page_size > TABLE_PAGE
+            || (event.function, event.event) == (Function::Igb, Event::Affinity);
+        if name == TABLE_EXITS && vague {
+            most = most.saturating_add(most.div_ceil(10));
         }
         if figure(event) > most {
             return Err(format!("{name}: {}, below QEMU {most}", figure(event)));
@@ -537,12 +539,6 @@ mod tests {
     fn dearer_than_qemu_fails() {
         let plain = |event: &LinuxEvent| event.vmm == Vmm::Pvmsi && !event.module;
         must_fail(plain, |event| event.table_exits = 111);
-        // Moves are vague by a fifth, and no more.
-        let moved = |event: &LinuxEvent| plain(event) && event.event == Event::Affinity;
-        must_fail(moved, |event| event.table_exits = 133);
-        let mut outcome = good();
-        outcome.events.iter_mut().find(|event| moved(event)).unwrap().table_exits = 132;
-        assert_eq!(failures(&outcome), Vec::<String>::new());
         must_fail(plain, |event| event.set_irqs = 6);
         must_fail(plain, |event| event.routing_updates = 11);
         must_fail(|event| event.module, |event| event.seconds = 0.6);
