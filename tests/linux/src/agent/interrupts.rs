@@ -39,7 +39,6 @@ pub(super) fn affinity(driver: &str, count: u64) -> Result<Answer> {
         if !source.raises(vector) {
             continue;
         }
-        let path = format!("/proc/irq/{interrupt}/smp_affinity_list");
         let now = fs::read_to_string(format!("/proc/irq/{interrupt}/effective_affinity_list"))?;
         let now: u32 = now.trim().parse().unwrap_or(0);
         // The first one is a move already.
@@ -52,18 +51,12 @@ pub(super) fn affinity(driver: &str, count: u64) -> Result<Answer> {
         let mut movable = true;
         for _ in 0..count {
             let target = targets.next().context("no processors")?;
-            match fs::write(&path, target.to_string()) {
-                Ok(()) => moved = moved.saturating_add(1),
-                // The kernel moves this one itself.
-                Err(error) if is_refused(&error) => {
-                    movable = false;
-                    break;
-                }
-                Err(error) => bail!("interrupt {interrupt} does not move: {error}"),
-            }
-            sleep(SETTLED);
-            lost = lost.saturating_add(u64::from(!source.arrives(vector, interrupt)?));
-            sleep(SETTLED);
+            let Some(arrived) = move_to(&source, vector, interrupt, target)? else {
+                movable = false;
+                break;
+            };
+            moved = moved.saturating_add(1);
+            lost = lost.saturating_add(u64::from(!arrived));
         }
         vectors = vectors.saturating_add(u64::from(movable));
     }
@@ -75,30 +68,30 @@ pub(super) fn affinity(driver: &str, count: u64) -> Result<Answer> {
     }))
 }
 
-/// Moves each interrupt that may be moved, and can be raised, to the last processor. x86 moves it with
-/// the next one that is raised.
+/// Moves an interrupt to a processor and has it raised, since x86 moves it with the next one. Whether
+/// that has arrived; `None` where the kernel moves this one itself.
+fn move_to(source: &Source, vector: usize, interrupt: u32, target: u32) -> Result<Option<bool>> {
+    let path = format!("/proc/irq/{interrupt}/smp_affinity_list");
+    match fs::write(path, target.to_string()) {
+        Ok(()) => {}
+        Err(error) if is_refused(&error) => return Ok(None),
+        Err(error) => bail!("interrupt {interrupt} does not move: {error}"),
+    }
+    sleep(SETTLED);
+    let arrived = source.arrives(vector, interrupt)?;
+    sleep(SETTLED);
+    Ok(Some(arrived))
+}
+
+/// Moves each interrupt that may be moved, and can be raised, to the last processor.
 pub(super) fn gather(driver: &str) -> Result<Answer> {
     let device = Device::of(driver)?;
     let source = Source::of(&device)?;
-    let last = system::processors()?.last().context("no processors")?.to_string();
-    let mut lost = 0_u64;
+    let last = *system::processors()?.last().context("no processors")?;
     for (vector, interrupt) in device.interrupts()?.into_iter().enumerate() {
-        if !source.raises(vector) {
-            continue;
+        if source.raises(vector) && move_to(&source, vector, interrupt, last)? == Some(false) {
+            bail!("interrupt {interrupt} was moved and lost");
         }
-        match fs::write(format!("/proc/irq/{interrupt}/smp_affinity_list"), &last) {
-            Ok(()) => {
-                sleep(SETTLED);
-                lost = lost.saturating_add(u64::from(!source.arrives(vector, interrupt)?));
-                sleep(SETTLED);
-            }
-            // The kernel moves this one itself.
-            Err(error) if is_refused(&error) => {}
-            Err(error) => bail!("interrupt {interrupt} does not move: {error}"),
-        }
-    }
-    if lost > 0 {
-        bail!("{lost} interrupts were lost");
     }
     object(json!({}))
 }
