@@ -97,9 +97,12 @@ impl<'a> Attempt<'a> {
                 self.function.set_masked(vector, true)?;
             }
         }
-        // What was under way arrives before anything is drained, routed or attached. Without
-        // interrupts nothing can be: a grace period of the kernel is saved.
-        if self.world.set_up > 0 || self.debts.contains(Debts::TAKE_DOWN) {
+        // What was under way arrives before anything is drained, routed or attached. Where there were
+        // neither vectors nor interrupts nothing can be: a grace period of the kernel is saved.
+        let fresh = self.world.attempt == Some(0)
+            && self.world.set_up == 0
+            && !self.debts.contains(Debts::TAKE_DOWN);
+        if !fresh {
             self.function.settle();
         }
         Ok(())
