@@ -46,6 +46,8 @@ pub enum Suite {
     Bind,
     /// What is compared with other VMMs.
     Peers,
+    /// The host takes both functions back.
+    Unplug,
     /// All that Linux does with a function.
     Events,
     /// The module comes and goes beside a busy function.

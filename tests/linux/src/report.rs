@@ -30,6 +30,8 @@ pub struct LinuxEvent {
     pub table_exits: u64,
     /// Exits for what the guest did: without the host's interrupts, waiting, and the console.
     pub exits: u64,
+    /// Those of them that went to the VMM; the kernel served the others.
+    pub vmm_exits: u64,
     /// `VFIO_DEVICE_SET_IRQS`.
     pub set_irqs: u64,
     /// `KVM_SET_GSI_ROUTING`.
@@ -181,6 +183,7 @@ mod tests {
             count: 1,
             table_exits: 194,
             exits: 2000,
+            vmm_exits: 700,
             set_irqs: 19,
             routing_updates: 4,
             irqfds: 8,
@@ -200,7 +203,7 @@ mod tests {
                 "guest_kernel": "6.12.1", "host_kernel": "6.12.2", "architecture": "x86_64",
                 "page_size": 4096, "vmm": "qemu", "policy": null, "module": false,
                 "function": "nvme", "event": "bind", "count": 1, "table_exits": 194,
-                "exits": 2000, "set_irqs": 19, "routing_updates": 4, "irqfds": 8, "doorbells": 0,
+                "exits": 2000, "vmm_exits": 700, "set_irqs": 19, "routing_updates": 4, "irqfds": 8, "doorbells": 0,
                 "configures": null, "updates": null, "lost": 0, "seconds": 0.5,
             })
         );

@@ -20,6 +20,9 @@ const MODULES: &str = "/modules";
 /// A driver that works in the background has come to rest after this time.
 const REST: Duration = Duration::from_millis(300);
 
+/// Hot-plug of PCI Express gives people five seconds to think again.
+const UNPLUGGED: Duration = Duration::from_secs(60);
+
 /// Loads what a driver needs.
 pub(super) fn prepare(driver: &str) -> Result<Answer> {
     let list = order(driver)?;
@@ -77,7 +80,25 @@ pub(super) fn check(driver: &str) -> Result<Answer> {
 /// Removes a function that the host takes back. Nobody tells a guest of a machine without hot-plug.
 pub(super) fn gone(driver: &str) -> Result<Answer> {
     let begin = Instant::now();
-    // Its configuration space may read as ones already.
+    write(&format!("{}/remove", in_use(driver)?), "1")?;
+    seconds(begin)
+}
+
+/// Waits until the machine's hot-plug has removed a function.
+pub(super) fn vanishes(driver: &str) -> Result<Answer> {
+    let begin = Instant::now();
+    let folder = in_use(driver)?;
+    while Path::new(&folder).exists() {
+        if begin.elapsed() >= UNPLUGGED {
+            bail!("{driver} still has its function");
+        }
+        sleep(Duration::from_millis(10));
+    }
+    seconds(begin)
+}
+
+/// The folder of a driver's function. Its configuration space may read as ones already.
+fn in_use(driver: &str) -> Result<String> {
     let folder = format!("/sys/bus/pci/drivers/{driver}");
     let address = fs::read_dir(&folder)
         .with_context(|| format!("no driver {folder}"))?
@@ -85,8 +106,7 @@ pub(super) fn gone(driver: &str) -> Result<Answer> {
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
         .find(|name| name.starts_with("0000:"))
         .with_context(|| format!("{driver} has no function"))?;
-    write(&format!("/sys/bus/pci/devices/{address}/remove"), "1")?;
-    seconds(begin)
+    Ok(format!("/sys/bus/pci/devices/{address}"))
 }
 
 /// Brings the driver to disable its function and to enable it again.

@@ -72,6 +72,7 @@ fn perform(words: &[&str], log: &mut KernelLog, listener: &mut Option<Listener>)
         ["bind", driver] => driver::bind(driver),
         ["unbind", driver] => driver::unbind(driver),
         ["gone", driver] => driver::gone(driver),
+        ["vanishes", driver] => driver::vanishes(driver),
         ["read", count, bytes] => disk::read(number(count)?, number(bytes)?),
         ["affinity", driver, count] => interrupts::affinity(driver, number(count)?),
         ["affinity_under_load", driver, count] => {

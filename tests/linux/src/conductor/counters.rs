@@ -36,7 +36,9 @@ pub(super) struct Range {
 pub(super) struct Counts {
     /// Exits of all virtual processors, except for host interrupts and waiting.
     pub exits: u64,
-    /// Those for the console.
+    /// Those that the VMM serves.
+    pub vmm: u64,
+    /// Those for the console: all of them are the VMM's.
     pub console: u64,
     /// Those for accesses on the table's pages.
     pub table: u64,
@@ -55,6 +57,7 @@ impl Counts {
     pub(super) fn since(&self, before: &Self) -> Self {
         Self {
             exits: self.exits.saturating_sub(before.exits),
+            vmm: self.vmm.saturating_sub(before.vmm),
             console: self.console.saturating_sub(before.console),
             table: self.table.saturating_sub(before.table),
             set_irqs: self.set_irqs.saturating_sub(before.set_irqs),
@@ -83,6 +86,7 @@ impl SetIrqs {
 /// The counters of a guest, the only one of this host.
 pub(super) struct Counters {
     exits: Counter,
+    vmm: Counter,
     console: Counter,
     table: Counter,
     set_irqs: Counter,
@@ -98,6 +102,8 @@ impl Counters {
         let doorbell = if register { DOORBELL_REGISTER } else { DOORBELL };
         Ok(Self {
             exits: Counter::new("kvm/kvm_exit", EXITS)?,
+            // One that a signal has caused ends with an error.
+            vmm: Counter::new("kvm/kvm_userspace_exit", "errno == 0")?,
             console: Counter::new(CONSOLE.0, CONSOLE.1)?,
             table: Counter::new("kvm/kvm_mmio", &accesses(table))?,
             set_irqs: ioctl(SET_IRQS)?,
@@ -111,6 +117,7 @@ impl Counters {
     pub(super) fn read(&self) -> Result<Counts> {
         Ok(Counts {
             exits: self.exits.read()?,
+            vmm: self.vmm.read()?,
             console: self.console.read()?,
             table: self.table.read()?,
             set_irqs: self.set_irqs.read()?,

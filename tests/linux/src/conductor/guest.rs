@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use pvmsi_linux_lab::plan::Boot;
+use pvmsi_linux_lab::plan::{Boot, Suite};
 use pvmsi_linux_lab::report::Vmm;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -343,8 +343,17 @@ fn qemu(boot: &Boot) -> Command {
     command.args(["-kernel", &format!("{}/vmlinuz", boot.kernel)]);
     command.args(["-initrd", &format!("{}/initrd", boot.kernel)]);
     command.args(["-append", &command_line()]);
-    for function in &boot.functions {
-        command.args(["-device", &format!("vfio-pci,host={function}")]);
+    for (index, function) in boot.functions.iter().enumerate() {
+        let mut device = format!("vfio-pci,host={function}");
+        // Nothing leaves the root bus while the guest runs.
+        if boot.suite == Suite::Unplug {
+            command.args([
+                "-device",
+                &format!("pcie-root-port,id=port{index},chassis={}", index.saturating_add(1)),
+            ]);
+            device.push_str(&format!(",bus=port{index}"));
+        }
+        command.args(["-device", &device]);
     }
     command
 }
