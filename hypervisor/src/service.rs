@@ -362,7 +362,7 @@ impl Service {
         if !read {
             return Err(CallError::parameter(Parameter::BufferLength));
         }
-        let request = Request::parse(header.call, &body)?;
+        let request = Request::parse_head(header.call, &body)?;
         let span =
             tracing::debug_span!("call", name = request.call().name(), function = %header.function);
         let _entered = span.enter();

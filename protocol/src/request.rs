@@ -30,6 +30,20 @@ impl<'a> Request<'a> {
     /// # Errors
     /// [`CallError::NotSupported`] for an unknown number, a parameter error for a body that is not one. Lists are walked once, so that a bad item is found before anything is done.
     pub fn parse(call: u32, body: &'a [u8]) -> Result<Self, CallError> {
+        let request = Self::parse_head(call, body)?;
+        match &request {
+            Self::Configure(request) => request.vectors.check()?,
+            Self::Update(request) => request.vectors.check()?,
+            _ => {}
+        }
+        Ok(request)
+    }
+
+    /// The same for a receiver that decodes all items of a list by itself before it acts: the list is not walked here.
+    ///
+    /// # Errors
+    /// As those of [`parse`](Self::parse), but for what is wrong with a list's items, or follows them.
+    pub fn parse_head(call: u32, body: &'a [u8]) -> Result<Self, CallError> {
         let Some(call) = CallId::from_number(call) else {
             return Err(CallError::NotSupported);
         };
@@ -40,16 +54,8 @@ impl<'a> Request<'a> {
                 Self::QueryFunction
             }
             CallId::QueryVectors => Self::QueryVectors(QueryVectorsRequest::decode(body)?),
-            CallId::Configure => {
-                let request = ConfigureRequest::decode(body)?;
-                request.vectors.check()?;
-                Self::Configure(request)
-            }
-            CallId::Update => {
-                let request = UpdateRequest::decode(body)?;
-                request.vectors.check()?;
-                Self::Update(request)
-            }
+            CallId::Configure => Self::Configure(ConfigureRequest::decode(body)?),
+            CallId::Update => Self::Update(UpdateRequest::decode(body)?),
             CallId::Release => {
                 Empty::decode(body)?;
                 Self::Release

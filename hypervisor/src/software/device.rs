@@ -310,6 +310,10 @@ impl SoftwareDevice {
         let Some((offset, bit)) = self.pending_bit(vector) else {
             return false;
         };
+        // It is set and cleared under the lock.
+        if self.load(offset) & bit == 0 {
+            return false;
+        }
         let mut emitted = false;
         let sending = SENDING.saturating_add(u64::from(vector.0).saturating_mul(4));
         self.store(sending, 1);

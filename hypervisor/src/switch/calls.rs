@@ -15,6 +15,7 @@ impl Operation<'_> {
     /// # Errors
     /// Nothing has changed then.
     pub(crate) fn update(mut self, request: &UpdateRequest<'_>) -> Result<(), CallError> {
+        request.vectors.check()?;
         let granted = self.assigned();
         if granted == 0 {
             let first = request.vectors.iter().next().transpose()?;

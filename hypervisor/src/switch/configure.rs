@@ -95,6 +95,9 @@ impl Operation<'_> {
         &self,
         request: &ConfigureRequest<'_>,
     ) -> Result<Vec<VectorSetup>, CallError> {
+        // All of the list, before anything is done.
+        let mut setups = Vec::with_capacity(usize::from(request.vectors.len()));
+        request.vectors.for_each(|_, setup| setups.push(setup))?;
         if self.fixed.policy.policy == Policy::Off {
             return Err(CallError::Denied);
         }
@@ -107,11 +110,8 @@ impl Operation<'_> {
         {
             return Err(CallError::parameter(Parameter::Count));
         }
-        let mut setups = Vec::with_capacity(usize::from(request.vectors.len()));
-        for (index, setup) in (0_u16..).zip(request.vectors.iter()) {
-            let setup = setup?;
+        for (index, setup) in (0_u16..).zip(&setups) {
             self.check_message(index, setup.message)?;
-            setups.push(setup);
         }
         Ok(setups)
     }

@@ -67,6 +67,9 @@ impl Switch {
                 }
             } else {
                 let route = wanted.message.and_then(|message| self.fixed.route(message));
+                if changes.len() == changes.capacity() {
+                    changes.reserve_exact(self.world.wires.changed.len());
+                }
                 changes.push(Change { vector, route, attach: wanted.attached });
             }
         }

@@ -51,6 +51,18 @@ impl VectorSet {
         self.used == 0
     }
 
+    /// How many vectors it has.
+    pub(crate) fn len(&self) -> usize {
+        let (mut members, mut used) = (0_u32, self.used);
+        while used != 0 {
+            let index = usize::try_from(used.trailing_zeros()).unwrap_or(WORDS);
+            let word = self.words.get(index).copied().unwrap_or_default();
+            members = members.saturating_add(word.count_ones());
+            used &= used.wrapping_sub(1);
+        }
+        usize::try_from(members).unwrap_or(usize::MAX)
+    }
+
     pub(crate) fn contains(&self, vector: VectorIndex) -> bool {
         let (index, bit) = place(vector);
         self.words.get(index).is_some_and(|word| word & bit != 0)
@@ -153,7 +165,7 @@ mod tests {
         for number in [2047, 0, 64, 63, 0] {
             set.insert(VectorIndex(number));
         }
-        assert_eq!(members(&set), [0, 63, 64, 2047]);
+        assert_eq!((members(&set), set.len()), (vec![0, 63, 64, 2047], 4));
         assert!(!set.insert(VectorIndex(64)));
         assert!(set.remove(VectorIndex(64)) && !set.remove(VectorIndex(64)));
         assert_eq!(members(&set), [0, 63, 2047]);

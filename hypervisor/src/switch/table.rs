@@ -8,6 +8,9 @@ use super::operation::{Decoded, Operation};
 use super::reader::{Hit, MASK_BIT, count, hit};
 use crate::layout::BarIndex;
 
+/// Vector control, in an entry: little-endian, and the mask bit is its lowest.
+const CONTROL_OFFSET: u64 = 12;
+
 impl Switch {
     /// A write of a BAR.
     pub(crate) fn bar_write(&mut self, decoded: &Decoded, bar: BarIndex, offset: u64, data: &[u8]) {
@@ -44,6 +47,20 @@ impl Switch {
 impl Operation<'_> {
     /// An aligned write of 4 or 8 bytes of an entry.
     fn write_entry(mut self, vector: VectorIndex, offset: u64, data: &[u8]) {
+        let index = vector.as_usize();
+        if self.world.mode == TableMode::Trapped
+            && let Owner::Assigned(vectors) = &mut self.guest.owner
+        {
+            // Address and data are the host's: only the mask bit is written.
+            if let Some(masked) = mask_bit(offset, data)
+                && let Some(entry) = vectors.get_mut(index)
+                && entry.masked != masked
+            {
+                entry.masked = masked;
+                self.vector_changed(vector);
+            }
+            return;
+        }
         let before = self.reader().read_entry(vector);
         let mut words = before;
         let first = usize::try_from(offset / 4).unwrap_or(usize::MAX);
@@ -55,10 +72,8 @@ impl Operation<'_> {
         let [low, high, data, control] = words;
         let address = u64::from(high) << 32 | u64::from(low);
         let masked = control & MASK_BIT != 0;
-        let index = vector.as_usize();
-        let mode = self.world.mode;
-        match (&mut self.guest.owner, mode) {
-            (Owner::Legacy(entries), _) => {
+        match &mut self.guest.owner {
+            Owner::Legacy(entries) => {
                 let new = LegacyEntry { message: GuestMessage { address, data }, masked };
                 let Some(entry) = entries.get_mut(index).filter(|entry| **entry != new) else {
                     return;
@@ -70,17 +85,8 @@ impl Operation<'_> {
                 }
                 self.vector_changed(vector);
             }
-            (Owner::Assigned(vectors), TableMode::Trapped) => {
-                // Address and data are the host's.
-                let Some(entry) = vectors.get_mut(index).filter(|entry| entry.masked != masked)
-                else {
-                    return;
-                };
-                entry.masked = masked;
-                self.vector_changed(vector);
-            }
             // The access exited before the page was mapped: done on the guest's behalf.
-            (Owner::Assigned(_), TableMode::Direct) => {
+            Owner::Assigned(_) => {
                 // Only what was written: another vCPU may write the rest at this moment.
                 let [old_low, old_high, old_data, old_control] = before;
                 if [low, high, data] != [old_low, old_high, old_data] {
@@ -100,4 +106,10 @@ impl Operation<'_> {
         }
         self.converge_or_owe();
     }
+}
+
+/// What an aligned write of 4 or 8 bytes of an entry makes of the mask bit; `None` where it ends before.
+fn mask_bit(offset: u64, data: &[u8]) -> Option<bool> {
+    let before = usize::try_from(CONTROL_OFFSET.checked_sub(offset)?).ok()?;
+    data.get(before).map(|byte| byte & 1 != 0)
 }

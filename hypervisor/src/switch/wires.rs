@@ -220,12 +220,10 @@ impl Wires {
         changes: &[Change],
         counters: &mut Counters,
     ) -> Result<(), RoutesError> {
-        let table: SmallVec<[RouteChange; 1]> = changes
-            .iter()
-            .filter_map(|change| {
-                Some(RouteChange { gsi: self.wire(change.vector).gsi()?, route: change.route? })
-            })
-            .collect();
+        let mut table = SmallVec::<[RouteChange; 1]>::with_capacity(changes.len());
+        table.extend(changes.iter().filter_map(|change| {
+            Some(RouteChange { gsi: self.wire(change.vector).gsi()?, route: change.route? })
+        }));
         if !table.is_empty() {
             counters.routing_updates = counters.routing_updates.saturating_add(1);
             self.routes.install(&table)?;
