@@ -25,6 +25,9 @@
 //! | [`PciFunction`] | the function | [`VfioFunction`], [`SoftwareFunction`] |
 //! | [`Window`] | the guest's memory map | [`KvmWindow`] |
 //!
+//! The implementations for KVM and for VFIO are the features `kvm` and `vfio`, both on by
+//! default. A VMM that brings its own goes without either.
+//!
 //! A VM that is stopped, saved and continued elsewhere takes the service's state
 //! along: [`ServiceState`].
 
@@ -32,11 +35,8 @@ mod capability;
 mod counters;
 mod event;
 mod function;
-mod isolation;
-mod kvm_routes;
-#[cfg(target_arch = "aarch64")]
-mod kvm_smccc;
-mod kvm_window;
+#[cfg(feature = "kvm")]
+mod kvm;
 mod layout;
 #[cfg(feature = "model")]
 pub mod model;
@@ -51,17 +51,17 @@ mod service;
 mod software;
 mod switch;
 mod sync;
+#[cfg(feature = "vfio")]
 mod vfio;
 mod window;
 
 pub use capability::NoMsix;
 pub use counters::Counters;
 pub use function::{BarMapping, Isolation, PciFunction, TooFewInterrupts};
-pub use isolation::{UnsafeInterrupts, host_isolation};
-pub use kvm_routes::KvmRoutes;
-#[cfg(target_arch = "aarch64")]
-pub use kvm_smccc::SmcccFilter;
-pub use kvm_window::{KvmWindow, MemorySlot, MemorySlots};
+#[cfg(all(feature = "kvm", target_arch = "aarch64"))]
+pub use kvm::SmcccFilter;
+#[cfg(feature = "kvm")]
+pub use kvm::{KvmRoutes, KvmWindow, MemorySlot, MemorySlots};
 pub use layout::{Bar, BarIndex, ENTRY_BYTES, Layout, LayoutError, Target};
 pub use page_size::host_page_size;
 pub use pages::BarPages;
@@ -73,5 +73,6 @@ pub use service::{AddFunctionError, DoorbellError, FunctionStatus, Service, Serv
 pub use software::{
     SoftwareDevice, SoftwareDeviceState, SoftwareFunction, SoftwareOptions, SoftwareStateError,
 };
-pub use vfio::{VfioBackend, VfioError, VfioFunction, VfioHost};
+#[cfg(feature = "vfio")]
+pub use vfio::{UnsafeInterrupts, VfioBackend, VfioError, VfioFunction, VfioHost, host_isolation};
 pub use window::{View, Window};

@@ -9,7 +9,9 @@
 //! and masked through a mapping of its page, because the kernel refuses reads
 //! and drops writes of it through the region file.
 
+mod backend;
 mod irqs;
+mod isolation;
 mod regions;
 
 use std::io;
@@ -34,19 +36,12 @@ use vm_memory::{
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::function::{BarMapping, Isolation, PciFunction, TooFewInterrupts};
-use crate::isolation::host_isolation;
 use crate::layout::{BarIndex, Layout, LayoutError};
 use crate::page_size::host_page_size;
 use crate::vfio::regions::Regions;
 
-/// How functions are attached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum VfioBackend {
-    /// `/dev/vfio/vfio` and IOMMU groups.
-    Group,
-    /// `/dev/iommu` and `/dev/vfio/devices`.
-    Iommufd,
-}
+pub use backend::VfioBackend;
+pub use isolation::{UnsafeInterrupts, host_isolation};
 
 /// A function could not be had from VFIO.
 #[derive(Debug, Error)]

@@ -12,7 +12,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::function::Isolation;
-use crate::vfio::VfioBackend;
+use crate::vfio::backend::VfioBackend;
 
 /// A kernel parameter that lets functions without isolation be attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
