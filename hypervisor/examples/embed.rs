@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use kvm_ioctls::{Kvm, VcpuExit, VmFd};
 use pvmsi_hypervisor::{
-    FunctionPolicy, KvmRoutes, KvmWindow, MemorySlots, PciFunction, Platform, Service,
-    ServiceConfig, SoftwareFunction, SoftwareOptions, host_page_size,
+    FunctionHandle, FunctionPolicy, KvmRoutes, KvmWindow, MemorySlots, PciFunction, Platform,
+    Router, Service, ServiceConfig, SoftwareFunction, SoftwareOptions, host_page_size,
 };
 use pvmsi_protocol::FunctionId;
 use vm_memory::{ByteValued, GuestAddress, GuestMemoryMmap};
@@ -17,7 +17,7 @@ use vm_memory::{ByteValued, GuestAddress, GuestMemoryMmap};
 const DOORBELL: u64 = 0xfeb0_0000;
 
 /// Set-up, once for the VM and once for each function.
-fn set_up(vm: Arc<VmFd>) -> Result<Service, Box<dyn Error>> {
+fn set_up(vm: Arc<VmFd>) -> Result<(Service, FunctionHandle), Box<dyn Error>> {
     // GSIs 24 and up are ours; the VMM's own routes would go into the base table.
     let routes = Arc::new(KvmRoutes::new(Arc::clone(&vm), Vec::new(), 24..4096));
     let service = Service::new(ServiceConfig::new(PLATFORM), routes);
@@ -27,8 +27,9 @@ fn set_up(vm: Arc<VmFd>) -> Result<Service, Box<dyn Error>> {
     let function = SoftwareFunction::new(SoftwareOptions::default(), host_page_size())?;
     let window = KvmWindow::new(slots, function.layout(), function.mappings()?);
     let id = FunctionId::new(0, 0, 1, 0).ok_or("no such address")?;
-    service.add_function(id, Box::new(function), Box::new(window), FunctionPolicy::default())?;
-    Ok(service)
+    let policy = FunctionPolicy::default();
+    let function = service.add_function(id, Box::new(function), Box::new(window), policy)?;
+    Ok((service, function))
 }
 
 /// The guest finds the service by CPUID.
@@ -58,7 +59,15 @@ const PLATFORM: Platform = Platform::X86_64;
 const PLATFORM: Platform = Platform::Aarch64 { its_doorbell: 0x0809_0040 };
 
 /// In the vCPU loop: the doorbell, and accesses to BARs that exit. `false` when the exit is somebody else's.
-fn handle_exit(service: &Service, memory: &GuestMemoryMmap, exit: VcpuExit<'_>) -> bool {
+///
+/// A VMM with buses of its own needs no router: it registers a clone of each `FunctionHandle`, calls
+/// its `bar_read` and `bar_write`, and asks it for `bars` after each write of configuration space.
+fn handle_exit(
+    service: &Service,
+    router: &Router,
+    memory: &GuestMemoryMmap,
+    exit: VcpuExit<'_>,
+) -> bool {
     match exit {
         VcpuExit::MmioWrite(DOORBELL, data) => {
             if let Some(page) = u32::from_slice(data) {
@@ -66,25 +75,24 @@ fn handle_exit(service: &Service, memory: &GuestMemoryMmap, exit: VcpuExit<'_>) 
             }
             true
         }
-        VcpuExit::MmioRead(address, data) => service.mmio_read(address, data),
-        VcpuExit::MmioWrite(address, data) => service.mmio_write(address, data),
+        VcpuExit::MmioRead(address, data) => router.mmio_read(address, data),
+        VcpuExit::MmioWrite(address, data) => router.mmio_write(address, data),
         _ => false,
     }
 }
 
-// The VMM's PCI bus forwards configuration space to `service.config_read` and
-// `service.config_write`; its reset button calls `service.reset`, and its own
-// way of resetting a function `service.reset_function`.
+// The VMM's PCI bus forwards configuration space to the handle's `config_read` and
+// `config_write` (or the router's); its reset button calls `service.reset`, its own
+// way of resetting a function the handle's `reset`, and unplugging its `remove`.
 
 fn main() -> Result<(), Box<dyn Error>> {
     let kvm = Kvm::new()?;
     let vm = Arc::new(kvm.create_vm()?);
     let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)])?;
-    let service = set_up(vm)?;
+    let (service, function) = set_up(vm)?;
     advertise(&kvm, &service)?;
-    handle_exit(&service, &memory, VcpuExit::MmioRead(0xc000_0000, &mut [0; 4]));
-    for id in service.functions() {
-        println!("{id}: {:?}", service.status(id));
-    }
+    let router = service.router();
+    handle_exit(&service, &router, &memory, VcpuExit::MmioRead(0xc000_0000, &mut [0; 4]));
+    println!("{}: {:?}", function.id(), function.status()?);
     Ok(())
 }

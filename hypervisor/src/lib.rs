@@ -13,10 +13,12 @@
 //!   function's table ◀── host kernel      function's table ◀──┘
 //! ```
 //!
-//! A VMM creates a [`Service`] with its [`Routes`], adds functions, each a
-//! [`PciFunction`] with a [`Window`] into the guest's memory map, and calls the
-//! service from five places: the doorbell, an access to a function's BAR that
-//! exited, a configuration space write, a function reset, a machine reset.
+//! A VMM creates a [`Service`] with its [`Routes`] and adds functions, each a
+//! [`PciFunction`] with a [`Window`] into the guest's memory map. It calls from five
+//! places: the [`Service`] for the doorbell and a machine reset, the function's
+//! [`FunctionHandle`] for an access to its BARs that exited, an access to its
+//! configuration space, and a function reset. The handle is a device for the VMM's
+//! own buses; where it has none, a [`Router`] finds the function by the address.
 //! The service has no threads, no global state, and no opinion on event loops.
 //!
 //! | seam | what it is for | implementations |
@@ -33,8 +35,10 @@
 
 mod capability;
 mod counters;
+mod entry;
 mod event;
 mod function;
+mod handle;
 #[cfg(feature = "kvm")]
 mod kvm;
 mod layout;
@@ -45,6 +49,7 @@ mod pages;
 mod platform;
 mod policy;
 mod rate_limit;
+mod router;
 mod routes;
 mod save;
 mod service;
@@ -57,7 +62,9 @@ mod window;
 
 pub use capability::NoMsix;
 pub use counters::Counters;
+pub use entry::FunctionError;
 pub use function::{BarMapping, Isolation, PciFunction, TooFewInterrupts};
+pub use handle::{FunctionHandle, FunctionStatus};
 #[cfg(all(feature = "kvm", target_arch = "aarch64"))]
 pub use kvm::SmcccFilter;
 #[cfg(feature = "kvm")]
@@ -67,9 +74,10 @@ pub use page_size::host_page_size;
 pub use pages::BarPages;
 pub use platform::Platform;
 pub use policy::{FunctionPolicy, Policy};
+pub use router::Router;
 pub use routes::{Gsi, Route, RouteChange, Routes, RoutesError};
 pub use save::{RestoreError, ServiceState, StateVersion};
-pub use service::{AddFunctionError, DoorbellError, FunctionStatus, Service, ServiceConfig};
+pub use service::{AddFunctionError, DoorbellError, NotAdded, Service, ServiceConfig};
 pub use software::{
     SoftwareDevice, SoftwareDeviceState, SoftwareFunction, SoftwareOptions, SoftwareStateError,
 };

@@ -3,31 +3,32 @@
 //! Doorbell, trapped access, configuration space write, function reset, machine
 //! reset. Calls for different functions run at the same time, calls for one are
 //! serialised by its lock. There are no threads here and no global state.
+//! Accesses and what concerns one function come by its [`FunctionHandle`].
 
 mod save;
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError};
+use std::fmt;
+use std::sync::Arc;
 
 use pvmsi_protocol::{
     BUFFER_ALIGNMENT, BUFFER_MAX, BufferPage, CallError, ConfigureAnswer, Encode, Features,
-    FunctionId, Generation, Header, Limits, MAGIC, NegotiateAnswer, Parameter, QueryVectorsAnswer,
-    Reasons, ReleaseAnswer, Request, RestoreAnswer, SMCCC_CALL, SMCCC_DISCOVER, ServiceBlock,
-    SmcccStatus, Status, TableMode, UpdateAnswer, VECTORS_MAX, VectorState, Version,
+    FunctionId, Header, Limits, MAGIC, NegotiateAnswer, Parameter, QueryVectorsAnswer,
+    ReleaseAnswer, Request, RestoreAnswer, SMCCC_CALL, SMCCC_DISCOVER, ServiceBlock, SmcccStatus,
+    Status, UpdateAnswer, VECTORS_MAX, VectorState, Version,
 };
 use smallvec::SmallVec;
 use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
-use crate::capability::NoMsix;
-use crate::counters::Counters;
-use crate::function::{Isolation, PciFunction};
-use crate::layout::BarIndex;
+use crate::capability::{NoMsix, Registers};
+use crate::entry::{FunctionError, Functions};
+use crate::function::PciFunction;
+use crate::handle::FunctionHandle;
 use crate::platform::Platform;
 use crate::policy::{FunctionPolicy, Policy};
+use crate::router::Router;
 use crate::routes::Routes;
 use crate::switch::{Decoded, Operation, Switch};
-use crate::sync::{Mutex, RwLock};
 use crate::window::Window;
 
 /// What a service is created with.
@@ -48,7 +49,7 @@ impl ServiceConfig {
     }
 }
 
-/// A function could not be added.
+/// Why a function was not added.
 #[derive(Debug, Error)]
 pub enum AddFunctionError {
     /// The address is taken.
@@ -57,6 +58,24 @@ pub enum AddFunctionError {
     /// The function has no MSI-X.
     #[error(transparent)]
     NoMsix(#[from] NoMsix),
+}
+
+/// A function was not added, and comes back with its window.
+#[derive(Error)]
+#[error("{error}")]
+pub struct NotAdded {
+    /// Why.
+    pub error: AddFunctionError,
+    /// The function that was given. Nothing of it has been changed.
+    pub function: Box<dyn PciFunction>,
+    /// The window that was given. Nothing has been shown.
+    pub window: Box<dyn Window>,
+}
+
+impl fmt::Debug for NotAdded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NotAdded").field("error", &self.error).finish_non_exhaustive()
+    }
 }
 
 /// A doorbell that could not be answered: the guest finds its sentinel, which means *not supported*.
@@ -76,43 +95,17 @@ pub enum DoorbellError {
     BufferTooShort(u32),
 }
 
-/// How a function stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FunctionStatus {
-    /// Vectors that are assigned.
-    pub assigned: u16,
-    /// Vectors of the table.
-    pub vectors: u16,
-    /// Who answers the table.
-    pub mode: TableMode,
-    /// Why the table is not direct.
-    pub reasons: Reasons,
-    /// Whether the host confines the function.
-    pub isolation: Isolation,
-    /// What happened so far.
-    pub counters: Counters,
-    /// The number of the state.
-    pub generation: Generation,
-}
-
-/// The PV-MSI service of one VM. Share it in an [`Arc`] between vCPU threads.
+/// The PV-MSI service of one VM. Share it in an [`Arc`] between vCPU threads. Dropping it removes all functions.
 pub struct Service {
     config: ServiceConfig,
     routes: Arc<dyn Routes>,
-    functions: RwLock<BTreeMap<FunctionId, Arc<Entry>>>,
-}
-
-/// A function: where it is decoded, to be looked up on each exit, and its switch.
-pub(crate) struct Entry {
-    pub(crate) decoded: Decoded,
-    /// None when it has been taken out of the service, and a vCPU has found it before.
-    switch: Mutex<Option<Switch>>,
+    functions: Arc<Functions>,
 }
 
 impl Service {
     /// A service without functions.
     pub fn new(config: ServiceConfig, routes: Arc<dyn Routes>) -> Self {
-        Self { config, routes, functions: RwLock::new(BTreeMap::new()) }
+        Self { config, routes, functions: Arc::default() }
     }
 
     /// The VM's policy.
@@ -120,46 +113,51 @@ impl Service {
         self.config.policy
     }
 
-    /// Adds a function under the address that the guest sees.
+    /// Adds a function under the address that the guest sees. Its handle is for the VMM's buses; the service keeps the function until it is [removed](FunctionHandle::remove). Waits for memory slots and the function, and for no other function.
     ///
     /// # Errors
-    /// See [`AddFunctionError`].
+    /// See [`AddFunctionError`]; function and window come back with it.
     pub fn add_function(
         &self,
         id: FunctionId,
         function: Box<dyn PciFunction>,
         window: Box<dyn Window>,
         policy: FunctionPolicy,
-    ) -> Result<(), AddFunctionError> {
+    ) -> Result<FunctionHandle, NotAdded> {
         let policy = FunctionPolicy { policy: policy.policy.min(self.config.policy), ..policy };
-        let mut functions = self.functions.write().unwrap_or_else(PoisonError::into_inner);
-        if functions.contains_key(&id) {
-            return Err(AddFunctionError::Exists(id));
-        }
-        let routes = Arc::clone(&self.routes);
-        let switch = Switch::new(id, self.config.platform, policy, function, window, routes)?;
-        let decoded = Decoded::default();
-        decoded.publish(&switch);
-        let entry = Entry { decoded, switch: Mutex::new(Some(switch)) };
-        functions.insert(id, Arc::new(entry));
-        Ok(())
+        let mut function = function;
+        let registers = match Registers::find(function.as_mut()) {
+            Ok(registers) => registers,
+            Err(error) => return Err(NotAdded { error: error.into(), function, window }),
+        };
+        let (platform, routes) = (self.config.platform, Arc::clone(&self.routes));
+        self.functions
+            .add(id, (function, window), |(function, window)| {
+                Switch::new(id, platform, policy, registers, function, window, routes)
+            })
+            .map(|entry| FunctionHandle::new(entry, &self.functions))
+            .map_err(|(function, window)| NotAdded {
+                error: AddFunctionError::Exists(id),
+                function,
+                window,
+            })
     }
 
-    /// Takes a function out: its pages, its routes, its interrupts, its open files. Whatever a vCPU still wants of it is of no effect. `false` when there is none.
-    pub fn remove_function(&self, id: FunctionId) -> bool {
-        let Some(entry) = self.entry(id) else { return false };
-        let mut slot = entry.switch.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(switch) = slot.take() else { return false };
-        // Last: no call says that the function is gone while its pages are mapped.
-        let _listed = Listed { service: self, id };
-        drop(switch);
-        entry.decoded.withdraw();
-        true
+    /// The functions, in the order of their addresses.
+    pub fn functions(&self) -> Vec<FunctionHandle> {
+        let functions = self.functions.all().into_iter();
+        functions.map(|entry| FunctionHandle::new(entry, &self.functions)).collect()
     }
 
-    /// The addresses of all functions, in order.
-    pub fn functions(&self) -> Vec<FunctionId> {
-        self.functions.read().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+    /// The function at an address of the PCI bus; `None` when there is none.
+    pub fn function(&self, id: FunctionId) -> Option<FunctionHandle> {
+        let entry = self.functions.get(id).ok()?;
+        Some(FunctionHandle::new(entry, &self.functions))
+    }
+
+    /// What finds functions by address, for a VMM without buses that do.
+    pub fn router(&self) -> Router {
+        Router::new(&self.functions)
     }
 
     /// What the guest shall find, by CPUID or by [`smccc`](Self::smccc); `None` when the policy is off. `port` and `mmio` are the doorbells that the VMM has.
@@ -253,61 +251,12 @@ impl Service {
         }
     }
 
-    /// A read that exited. `true` when it is a function's, and `data` is filled.
-    pub fn mmio_read(&self, address: u64, data: &mut [u8]) -> bool {
-        let Some((entry, bar, offset)) = self.find(address) else { return false };
-        entry.with(|switch| switch.reader().bar_read(bar, offset, data)).is_some()
-    }
-
-    /// A write that exited. `true` when it is a function's.
-    pub fn mmio_write(&self, address: u64, data: &[u8]) -> bool {
-        let Some((entry, bar, offset)) = self.find(address) else { return false };
-        entry.with(|switch| switch.bar_write(&entry.decoded, bar, offset, data)).is_some()
-    }
-
-    /// A read of configuration space. `false` when there is no such function.
-    pub fn config_read(&self, id: FunctionId, offset: u64, data: &mut [u8]) -> bool {
-        self.with(id, |switch| switch.reader().config_read(offset, data)).is_some()
-    }
-
-    /// A write of configuration space: MSI-X control, decoding, BARs, power state and resets take effect before it returns. `false` when there is no such function.
-    pub fn config_write(&self, id: FunctionId, offset: u64, data: &[u8]) -> bool {
-        self.operate(id, |operation| operation.config_write(offset, data)).is_some()
-    }
-
-    /// Resets one function, as a function level reset does: what is assigned survives. `false` when there is no such function.
-    pub fn reset_function(&self, id: FunctionId) -> bool {
-        self.operate(id, |operation| operation.reset_function()).is_some()
-    }
-
-    /// Machine reset: all functions as at power-on.
-    pub fn reset(&self) {
-        for id in self.functions() {
-            self.operate(id, |operation| operation.reset_machine());
-        }
-    }
-
-    /// Takes a function's table back, until [`allow`](Self::allow). `false` when there is no such function.
-    pub fn revoke(&self, id: FunctionId) -> bool {
-        self.operate(id, |operation| operation.revoke()).is_some()
-    }
-
-    /// Gives a table back that was revoked, if all else allows it. `false` when there is no such function.
-    pub fn allow(&self, id: FunctionId) -> bool {
-        self.operate(id, |operation| operation.allow()).is_some()
-    }
-
-    /// How a function stands; `None` when there is no such function.
-    pub fn status(&self, id: FunctionId) -> Option<FunctionStatus> {
-        self.with(id, |switch| FunctionStatus {
-            assigned: switch.assigned(),
-            vectors: switch.layout().vectors(),
-            mode: switch.mode(),
-            reasons: switch.reasons(),
-            isolation: switch.isolation().clone(),
-            counters: switch.counters(),
-            generation: switch.generation(),
-        })
+    /// Machine reset: all functions as at power-on. Waits as [`FunctionHandle::reset`] does, for each.
+    ///
+    /// # Errors
+    /// [`FunctionError::Reentered`]; the other functions have been reset.
+    pub fn reset(&self) -> Result<(), FunctionError> {
+        self.operate_all(|operation| operation.reset_machine()).map(drop)
     }
 
     fn features(&self) -> Features {
@@ -317,9 +266,36 @@ impl Service {
         features
     }
 
+    /// Changes all functions, one after the other. The first that cannot be changed is named when all others have been.
+    fn operate_all<T>(
+        &self,
+        mut act: impl FnMut(Operation<'_>) -> T,
+    ) -> Result<Vec<T>, FunctionError> {
+        let mut failed = None;
+        let mut done = Vec::new();
+        for entry in self.functions.all() {
+            match entry.operate(&mut act) {
+                Ok(result) => done.push(result),
+                // It goes at this moment, and has nothing to be changed.
+                Err(FunctionError::Removed(_)) => {}
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        failed.map_or(Ok(done), Err)
+    }
+
+    #[cfg(feature = "model")]
+    pub(crate) fn entry(&self, id: FunctionId) -> Result<Arc<crate::entry::Entry>, FunctionError> {
+        self.functions.get(id)
+    }
+
     /// Looks at a function, under its lock.
-    pub(crate) fn with<T>(&self, id: FunctionId, look: impl FnOnce(&mut Switch) -> T) -> Option<T> {
-        self.entry(id)?.with(look)
+    pub(crate) fn with<T>(
+        &self,
+        id: FunctionId,
+        look: impl FnOnce(&mut Switch) -> T,
+    ) -> Result<T, FunctionError> {
+        self.functions.get(id)?.with(look)
     }
 
     /// Changes a function, under its lock.
@@ -327,25 +303,13 @@ impl Service {
         &self,
         id: FunctionId,
         act: impl FnOnce(Operation<'_>) -> T,
-    ) -> Option<T> {
-        let entry = self.entry(id)?;
-        entry.with(|switch| act(Operation::begin(switch, &entry.decoded)))
-    }
-
-    pub(crate) fn entry(&self, id: FunctionId) -> Option<Arc<Entry>> {
-        self.functions.read().unwrap_or_else(PoisonError::into_inner).get(&id).map(Arc::clone)
-    }
-
-    fn find(&self, address: u64) -> Option<(Arc<Entry>, BarIndex, u64)> {
-        let functions = self.functions.read().unwrap_or_else(PoisonError::into_inner);
-        functions.values().find_map(|entry| {
-            let (bar, offset) = entry.decoded.find(address)?;
-            Some((Arc::clone(entry), bar, offset))
-        })
+    ) -> Result<T, FunctionError> {
+        self.functions.get(id)?.operate(act)
     }
 
     fn count_failure(&self, id: FunctionId) {
-        self.with(id, Switch::count_failure);
+        // Nobody's failure where there is no such function.
+        let _ = self.with(id, Switch::count_failure);
     }
 
     /// Reads the body, acts, and returns the answer's body, at most `room` bytes.
@@ -373,14 +337,23 @@ impl Service {
             let answer = NegotiateAnswer { version, features, limits: LIMITS };
             return encode(room, ANSWER_HEAD_MAX, |buffer| answer.encode(buffer));
         }
-        let entry = self.entry(header.function).ok_or(CallError::NoSuchFunction)?;
+        let entry = self.functions.get(header.function).map_err(unanswered)?;
         entry
             .with(|switch| {
                 switch.count_call();
                 let bound = self.config.vectors_per_call;
                 dispatch(switch, &entry.decoded, request, room, bound)
             })
-            .unwrap_or(Err(CallError::NoSuchFunction))
+            .unwrap_or_else(|error| Err(unanswered(error)))
+    }
+}
+
+/// What a call says of a function that does not answer.
+fn unanswered(error: FunctionError) -> CallError {
+    match error {
+        FunctionError::Removed(_) => CallError::NoSuchFunction,
+        // No guest can cause that.
+        FunctionError::Reentered(_) => CallError::Hardware,
     }
 }
 
@@ -471,23 +444,21 @@ fn encode(
     Ok(body)
 }
 
-/// A function that is being removed: the list has it until this goes, also in a panic.
-struct Listed<'a> {
-    service: &'a Service,
-    id: FunctionId,
-}
-
-impl Drop for Listed<'_> {
+impl Drop for Service {
     fn drop(&mut self) {
-        let mut functions = self.service.functions.write().unwrap_or_else(PoisonError::into_inner);
-        functions.remove(&self.id);
+        for entry in self.functions.all() {
+            // Another thread may do so at this moment.
+            let _ = self.functions.remove(&entry);
+        }
     }
 }
 
-impl Entry {
-    /// Gives the function's switch to one caller at a time. `None` when it has been taken out.
-    pub(crate) fn with<T>(&self, act: impl FnOnce(&mut Switch) -> T) -> Option<T> {
-        // A panic in another call cannot be undone, but the state is still the best there is.
-        self.switch.lock().unwrap_or_else(PoisonError::into_inner).as_mut().map(act)
+impl fmt::Debug for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let functions: Vec<_> = self.functions.all().iter().map(|entry| entry.id).collect();
+        f.debug_struct("Service")
+            .field("config", &self.config)
+            .field("functions", &functions)
+            .finish_non_exhaustive()
     }
 }

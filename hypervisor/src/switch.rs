@@ -50,7 +50,7 @@ use std::sync::Arc;
 use pvmsi_protocol::{FunctionId, TableMode, VectorIndex};
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::capability::{NoMsix, Registers};
+use crate::capability::Registers;
 use crate::function::PciFunction;
 use crate::platform::Platform;
 use crate::policy::FunctionPolicy;
@@ -109,11 +109,11 @@ impl Switch {
         id: FunctionId,
         platform: Platform,
         policy: FunctionPolicy,
-        mut function: Box<dyn PciFunction>,
+        registers: Registers,
+        function: Box<dyn PciFunction>,
         window: Box<dyn Window>,
         routes: Arc<dyn Routes>,
-    ) -> Result<Self, NoMsix> {
-        let registers = Registers::find(function.as_mut())?;
+    ) -> Self {
         let layout = function.layout().clone();
         let isolation = function.isolation();
         let pages = Pages::new(window);
@@ -149,7 +149,7 @@ impl Switch {
         // A function may come with decoding on, at addresses that are the host's.
         switch.power_on_config();
         switch.refresh();
-        Ok(switch)
+        switch
     }
 }
 

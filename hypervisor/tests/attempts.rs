@@ -461,7 +461,7 @@ fn an_event_of_a_masked_vector_waits_also_where_it_cannot_be_detached() {
     for step in 1..40 {
         let guest = Guest::with_vectors(2);
         guest.control(ENABLE);
-        guest.service.revoke(FUNCTION);
+        guest.function.revoke().unwrap();
         configure(&guest, &masked).unwrap();
         guest.raise(0);
         faults::plan(Plan::Only(step, &["attach", "detach"]));
@@ -484,9 +484,9 @@ fn an_event_of_a_masked_vector_waits_also_where_it_cannot_be_detached() {
 fn an_event_at_the_host_and_one_in_the_function_are_one() {
     for masked in [false, true] {
         let guest = direct(&[setup(None, true)]);
-        guest.service.revoke(FUNCTION);
+        guest.function.revoke().unwrap();
         guest.raise(0);
-        guest.service.allow(FUNCTION);
+        guest.function.allow().unwrap();
         assert!(guest.is_direct(), "the vector lacks a message as well");
         guest.raise(0);
         let answer = guest.configure_with(1, Sequence::START, &[setup(Some(message(0)), masked)]);
@@ -520,7 +520,7 @@ fn an_event_that_waits_and_one_that_is_under_way_are_reported_as_one() {
         let mut before_the_end = 0;
         for at in 1..40 {
             let guest = guest_of((X86_64, policy));
-            guest.service.revoke(FUNCTION);
+            guest.function.revoke().unwrap();
             configure(&guest, &masked).unwrap();
             guest.raise(0);
             assert_eq!(guest.interrupts(), NONE);

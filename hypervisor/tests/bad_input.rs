@@ -295,8 +295,8 @@ fn every_table_access_of_every_size_and_alignment_is_answered() {
         for offset in (0..0x100).chain(0x87f0..0x8820).chain(0x1_fff0..0x2_0000) {
             for size in [1, 2, 3, 4, 8, 16] {
                 let mut data = vec![0xcc; size];
-                guest.service.mmio_read(BAR + offset, &mut data);
-                guest.service.mmio_write(BAR + offset, &data);
+                guest.router.mmio_read(BAR + offset, &mut data);
+                guest.router.mmio_write(BAR + offset, &data);
             }
         }
         guest.call(CallId::Release, &[]).unwrap();
@@ -311,11 +311,11 @@ fn every_configuration_space_write_is_survived() {
             for size in [1, 2, 4, 8] {
                 guest.config_write(offset, &vec![value; size]);
                 let mut data = vec![0; size];
-                guest.service.config_read(FUNCTION, offset, &mut data);
+                guest.router.config_read(FUNCTION, offset, &mut data);
             }
         }
     }
-    guest.service.reset();
+    guest.service.reset().unwrap();
     guest.config_write(0x10, &0xc000_0000_u32.to_le_bytes());
     guest.config_write(0x04, &[0x06, 0x00]);
     guest.control(ENABLE);

@@ -113,10 +113,10 @@ fn resets_sleep_and_removal() {
     guest.configure(8);
     reset(&guest);
     assert!(guest.device.enabled(), "what is assigned survives a reset (H-801)");
-    guest.service.reset();
+    guest.service.reset().unwrap();
     assert!(!guest.device.enabled());
     guest.control(ENABLE);
-    assert!(guest.service.remove_function(FUNCTION));
+    guest.function.remove().unwrap();
     assert!(!guest.device.enabled());
 }
 

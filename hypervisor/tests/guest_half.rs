@@ -42,7 +42,7 @@ impl PciFunction for &Kernel<'_> {
 
     fn read_config_u16(&self, offset: u16) -> u16 {
         let mut data = [0; 2];
-        assert!(self.guest.service.config_read(FUNCTION, offset.into(), &mut data));
+        assert!(self.guest.router.config_read(FUNCTION, offset.into(), &mut data));
         u16::from_le_bytes(data)
     }
 

@@ -92,7 +92,7 @@ fn events_cross_both_switches_exactly_once() {
     guest.mask(0);
     guest.raise(0);
     guest.raise(1);
-    assert!(guest.service.revoke(FUNCTION));
+    guest.function.revoke().unwrap();
     assert!(!guest.is_direct());
     assert_eq!(guest.query().reasons, Reasons::HOST_REVOKED);
     assert_eq!(guest.interrupts(), [1]);
@@ -103,7 +103,7 @@ fn events_cross_both_switches_exactly_once() {
     guest.unmask(0);
     assert_eq!(guest.interrupts(), [0], "two events of one vector may merge");
     guest.mask(2);
-    assert!(guest.service.allow(FUNCTION));
+    guest.function.allow().unwrap();
     assert!(guest.is_direct());
     assert!(guest.masked(2) && !guest.masked(0));
     guest.raise(2);
@@ -117,11 +117,11 @@ fn the_table_stays_trapped_while_an_event_waits_for_a_masked_vector() {
     let guest = Guest::with_vectors(4);
     guest.control(ENABLE);
     guest.configure(4);
-    guest.service.revoke(FUNCTION);
+    guest.function.revoke().unwrap();
     guest.mask(3);
     guest.raise(3);
     assert_eq!(guest.interrupts(), NONE);
-    guest.service.allow(FUNCTION);
+    guest.function.allow().unwrap();
     assert_eq!(guest.query().reasons, Reasons::HELD_EVENT);
     assert!(!guest.is_direct());
     guest.unmask(3);
@@ -134,15 +134,15 @@ fn a_held_event_is_a_reason_no_longer_than_the_mask_bit_alone_holds_it() {
     let guest = Guest::with_vectors(4);
     guest.control(ENABLE);
     guest.configure(4);
-    guest.service.revoke(FUNCTION);
+    guest.function.revoke().unwrap();
     guest.mask(3);
     guest.raise(3);
-    guest.service.allow(FUNCTION);
-    guest.service.revoke(FUNCTION);
+    guest.function.allow().unwrap();
+    guest.function.revoke().unwrap();
     assert_eq!(guest.query().reasons, Reasons::HOST_REVOKED | Reasons::HELD_EVENT);
     guest.control(ENABLE | FUNCTION_MASK);
     assert_eq!(guest.query().reasons, Reasons::HOST_REVOKED, "held for Function Mask now");
-    guest.service.allow(FUNCTION);
+    guest.function.allow().unwrap();
     assert!(guest.is_direct());
     guest.control(ENABLE);
     assert_eq!(guest.interrupts(), NONE);
@@ -158,10 +158,10 @@ fn an_event_that_waits_for_function_mask_fires_by_its_clearing_if_the_vector_was
     let guest = Guest::with_vectors(4);
     guest.control(ENABLE | FUNCTION_MASK);
     guest.configure(4);
-    guest.service.revoke(FUNCTION);
+    guest.function.revoke().unwrap();
     guest.mask(3);
     guest.raise(3);
-    guest.service.allow(FUNCTION);
+    guest.function.allow().unwrap();
     assert!(guest.is_direct());
     guest.unmask(3);
     assert_eq!(guest.interrupts(), NONE);
@@ -193,7 +193,7 @@ fn table_contents_are_the_same_in_both_modes() {
     guest.mask(1);
     let contents = || (0..16).map(|word| guest.load(TABLE + word * 4)).collect::<Vec<_>>();
     let direct = contents();
-    guest.service.revoke(FUNCTION);
+    guest.function.revoke().unwrap();
     assert_eq!(contents(), direct);
     let table = answer.vectors[2].table_message.unwrap();
     assert_eq!(guest.load(Guest::entry(2, 0)), table.address as u32);
@@ -384,10 +384,10 @@ fn a_message_that_is_under_way_when_the_table_is_handed_over_waits_for_its_mask_
     let guest = Guest::with_vectors(4);
     guest.control(ENABLE);
     guest.configure(4);
-    guest.service.revoke(FUNCTION);
+    guest.function.revoke().unwrap();
     guest.mask(1);
     function::leave(1);
-    guest.service.allow(FUNCTION);
+    guest.function.allow().unwrap();
     function::arrive();
     assert_eq!(guest.interrupts(), NONE);
     guest.unmask(1);
@@ -472,7 +472,7 @@ fn a_message_that_the_host_has_changed_by_itself_is_followed() {
     scribbled.configure(4);
     let right = data(&scribbled);
     host_writes(&scribbled);
-    scribbled.service.revoke(FUNCTION);
+    scribbled.function.revoke().unwrap();
     assert_eq!(data(&scribbled), right);
     // Where the host remaps interrupts, what stands in the table is wrong.
     let guest = Guest::new(Options { policy: Policy::Trapped, ..Options::default() });

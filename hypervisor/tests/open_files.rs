@@ -64,10 +64,10 @@ fn a_function_is_restored_with_files_for_what_it_needs() {
     let (source, target) = (guest(), guest());
     source.control(ENABLE);
     source.configure(4);
-    let state = source.service.save();
+    let state = source.service.save().unwrap();
     drop(source);
     with_files(30, || target.service.restore(&state).unwrap());
-    target.service.resume();
+    target.service.resume().unwrap();
     (0..4).for_each(|vector| target.raise(vector));
     assert_eq!(target.interrupts(), [0, 1, 2, 3]);
 }
@@ -87,12 +87,12 @@ fn two_functions_are_restored_with_files_for_what_they_need() {
     source.configure(8);
     // Four are left for the function that comes first in the state.
     source.use_in_the_standard_way(first);
-    let state = source.service.save();
+    let state = source.service.save().unwrap();
     drop(source);
     // Twelve events, each of which the fixture has copies of.
     target.routes.left.store(100, Ordering::SeqCst);
     with_files(12 * 3 + 8, || target.service.restore(&state).unwrap());
-    target.service.resume();
+    target.service.resume().unwrap();
     (0..8).for_each(|vector| target.raise(vector));
     assert_eq!(target.interrupts(), [0, 1, 2, 3, 4, 5, 6, 7]);
 }

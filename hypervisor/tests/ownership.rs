@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use fixture::*;
 use pvmsi_hypervisor::{
-    FunctionPolicy, Platform, Service, ServiceConfig, SoftwareFunction, SoftwareOptions, View,
-    Window,
+    FunctionError, FunctionPolicy, Platform, Service, ServiceConfig, SoftwareFunction,
+    SoftwareOptions, View, Window,
 };
 use pvmsi_protocol::{CallId, Reasons, TableMode};
 
@@ -136,7 +136,7 @@ fn a_foreign_message_harms_only_its_own_function() {
 #[test]
 fn machine_reset_is_power_on() {
     let guest = configured(4);
-    guest.service.reset();
+    guest.service.reset().unwrap();
     assert_default(&guest);
     assert_eq!(guest.config_read(0x90) >> 16 & 0xc000, 0);
     assert_eq!(guest.config_read(0x04) & 0x6, 0);
@@ -154,7 +154,7 @@ fn pages_go_before_the_function_stops_to_answer() {
     ] {
         guest.config_write(stop.0, &stop.1);
         assert_eq!(guest.view(), View::NOTHING, "{name}");
-        assert!(!guest.service.mmio_read(BAR, &mut [0; 4]), "{name}");
+        assert!(!guest.router.mmio_read(BAR, &mut [0; 4]), "{name}");
         assert_eq!(guest.query().mode, TableMode::Trapped);
         assert_eq!(guest.query().assigned, 4, "{name}: the vectors stay assigned");
         guest.raise(0);
@@ -170,7 +170,7 @@ fn one_write_may_reset_a_function_and_stop_it() {
     let guest = configured(4);
     // All from Command to Device Control, as it is but for decoding and the reset.
     let mut data = [0; 0x5a - 0x04];
-    assert!(guest.service.config_read(FUNCTION, 0x04, &mut data));
+    assert!(guest.router.config_read(FUNCTION, 0x04, &mut data));
     data[0] = 0x04;
     data[0x59 - 0x04] |= 0x80;
     guest.config_write(0x04, &data);
@@ -192,17 +192,17 @@ fn a_bar_that_moves_is_unmapped_before_it_is_mapped() {
     let last = shown.last().unwrap();
     assert_eq!(last.bars[0].unwrap().0, 0xd000_0000);
     assert_eq!(last.table, TableMode::Direct);
-    assert!(guest.service.mmio_read(0xd000_0000, &mut [0; 4]));
-    assert!(!guest.service.mmio_read(BAR, &mut [0; 4]));
+    assert!(guest.router.mmio_read(0xd000_0000, &mut [0; 4]));
+    assert!(!guest.router.mmio_read(BAR, &mut [0; 4]));
 }
 
 #[test]
 fn a_removed_function_is_gone() {
     let guest = configured(4);
-    assert!(guest.service.remove_function(FUNCTION));
+    guest.function.remove().unwrap();
     assert_eq!(guest.view(), View::NOTHING);
     assert_eq!((guest.routes.routed(), guest.routes.attached()), (0, 0));
-    assert!(!guest.service.remove_function(FUNCTION));
+    assert_eq!(guest.function.remove(), Err(FunctionError::Removed(FUNCTION)));
     assert_eq!(
         guest.call(CallId::QueryFunction, &[]).unwrap_err(),
         pvmsi_protocol::CallError::NoSuchFunction
@@ -222,7 +222,7 @@ fn a_write_that_leaves_enable_clear_ends_an_ownership_that_was_never_enabled() {
 fn machine_reset_wakes_a_function_that_sleeps() {
     let guest = configured(4);
     guest.config_write(POWER, &[3, 0]);
-    guest.service.reset();
+    guest.service.reset().unwrap();
     assert_eq!(guest.config_read(POWER) & 3, 0);
     guest.config_write(0x10, &0xc000_0000_u32.to_le_bytes());
     guest.config_write(0x04, &[0x06, 0x00]);
@@ -262,7 +262,7 @@ impl Window for KnownWhileShown {
         if let Some(service) = self.0.get().and_then(Weak::upgrade)
             && *view == View::NOTHING
         {
-            self.1.lock().unwrap().push(service.functions().contains(&FUNCTION));
+            self.1.lock().unwrap().push(service.function(FUNCTION).is_some());
         }
         Ok(())
     }
@@ -280,9 +280,10 @@ fn the_pages_of_a_removed_function_go_before_calls_say_that_it_is_gone() {
     let function = SoftwareFunction::new(SoftwareOptions::default(), 4096).unwrap();
     let window = KnownWhileShown(Arc::clone(&known), Arc::clone(&noted));
     let policy = FunctionPolicy::default();
-    service.add_function(FUNCTION, Box::new(function), Box::new(window), policy).unwrap();
+    let function =
+        service.add_function(FUNCTION, Box::new(function), Box::new(window), policy).unwrap();
     known.set(Arc::downgrade(&service)).unwrap();
-    assert!(service.remove_function(FUNCTION));
+    function.remove().unwrap();
     assert_eq!(noted.lock().unwrap().first(), Some(&true));
     assert!(service.functions().is_empty());
 }
@@ -326,9 +327,9 @@ fn a_function_that_panics_when_it_is_removed_is_gone() {
         let window = Box::new(Panics(Arc::clone(&told)));
         service.add_function(FUNCTION, Box::new(function), window, FunctionPolicy::default())
     };
-    add().unwrap();
+    let function = add().unwrap();
     told.store(true, SeqCst);
-    let removed = catch_unwind(AssertUnwindSafe(|| service.remove_function(FUNCTION)));
+    let removed = catch_unwind(AssertUnwindSafe(|| function.remove()));
     assert!(removed.is_err());
     assert!(service.functions().is_empty());
     add().unwrap();

@@ -143,11 +143,11 @@ fn a_table_that_cannot_be_taken_back_is_saved_as_the_guest_has_it() {
     source.configure(2);
     source.mask(1);
     refuse(&["take pages out"]);
-    let state = source.service.save();
+    let state = source.service.save().unwrap();
     faults::end();
     let target = Guest::with_vectors(4);
     target.service.restore(&state).unwrap();
-    target.service.resume();
+    target.service.resume().unwrap();
     assert!(target.masked(1) && !target.masked(0));
 }
 
@@ -155,7 +155,7 @@ fn saved() -> ServiceState {
     let guest = Guest::with_vectors(8);
     guest.control(ENABLE);
     guest.program(0, message(0));
-    guest.service.save()
+    guest.service.save().unwrap()
 }
 
 #[test]
@@ -170,7 +170,7 @@ fn a_guest_that_is_resumed_owes_nothing_from_its_restoring() {
             break;
         }
         if restored {
-            guest.service.resume();
+            guest.service.resume().unwrap();
             guest.mask(0);
             guest.raise(0);
             assert_eq!(guest.interrupts(), NONE, "{failed:?}");
@@ -316,12 +316,12 @@ fn what_a_short_host_has_granted_can_be_restored_on_another_such() {
         source.control(ENABLE);
         source.program(2, message(2));
         let target = Guest::new(short);
-        target.service.restore(&source.service.save()).unwrap();
-        target.service.resume();
+        target.service.restore(&source.service.save().unwrap()).unwrap();
+        target.service.resume().unwrap();
         target.raise(2);
         assert_eq!(target.interrupts(), [2], "an emulated table");
         assert_eq!(source.configure(3).granted, 3);
-        let state = source.service.save();
+        let state = source.service.save().unwrap();
         let target = Guest::new(short);
         target.service.restore(&state).unwrap();
         let shorter = Guest::new(Options { interrupts: 2, ..short });
@@ -339,7 +339,7 @@ fn a_host_that_does_not_know_how_many_interrupts_it_has_finds_what_is_enough() {
         source.control(ENABLE);
         source.configure(10);
         let target = Guest::new(short);
-        target.service.restore(&source.service.save()).unwrap();
+        target.service.restore(&source.service.save().unwrap()).unwrap();
         let guest = Guest::new(short);
         guest.control(ENABLE);
         assert_eq!(guest.configure(10).granted, 10);

@@ -101,7 +101,7 @@ fn program_all(guest: &Guest, setting: Setting) {
 
 fn assign_and_revoke(guest: &Guest, setting: Setting) {
     assign(guest, setting);
-    guest.service.revoke(FUNCTION);
+    guest.function.revoke().unwrap();
 }
 
 const OPERATIONS: &[Operation] = &[
@@ -227,7 +227,7 @@ const OPERATIONS: &[Operation] = &[
         prepare: |guest, setting| {
             assign_and_revoke(guest, setting);
             guest.raise(1);
-            guest.service.allow(FUNCTION);
+            guest.function.allow().unwrap();
         },
         act: |guest, _| {
             guest.unmask(1);
@@ -389,7 +389,7 @@ const OPERATIONS: &[Operation] = &[
         name: "function reset by the host",
         prepare: assign,
         act: |guest, _| {
-            assert!(guest.service.reset_function(FUNCTION));
+            guest.function.reset().unwrap();
             Ok(())
         },
         waiting: &[],
@@ -398,7 +398,7 @@ const OPERATIONS: &[Operation] = &[
         name: "machine reset, assigned",
         prepare: assign,
         act: |guest, _| {
-            guest.service.reset();
+            guest.service.reset().unwrap();
             Ok(())
         },
         waiting: &[],
@@ -407,7 +407,7 @@ const OPERATIONS: &[Operation] = &[
         name: "machine reset, legacy",
         prepare: program_all,
         act: |guest, _| {
-            guest.service.reset();
+            guest.service.reset().unwrap();
             Ok(())
         },
         waiting: &[],
@@ -416,7 +416,7 @@ const OPERATIONS: &[Operation] = &[
         name: "revoke",
         prepare: assign,
         act: |guest, _| {
-            assert!(guest.service.revoke(FUNCTION));
+            guest.function.revoke().unwrap();
             Ok(())
         },
         waiting: &[1],
@@ -425,7 +425,7 @@ const OPERATIONS: &[Operation] = &[
         name: "allow",
         prepare: assign_and_revoke,
         act: |guest, _| {
-            assert!(guest.service.allow(FUNCTION));
+            guest.function.allow().unwrap();
             Ok(())
         },
         waiting: &[],
@@ -520,9 +520,9 @@ fn finish(guest: &Guest, operation: &Operation, early: Vec<u32>) -> [Vec<u32>; 2
     events.extend(arrived(guest));
     // What failed to be mapped is mapped at the next occasion.
     let revoked = guest.status().reasons.contains(Reasons::HOST_REVOKED);
-    guest.service.allow(FUNCTION);
+    guest.function.allow().unwrap();
     if revoked {
-        guest.service.revoke(FUNCTION);
+        guest.function.revoke().unwrap();
     }
     events.extend(arrived(guest));
     events.sort_unstable();
@@ -540,7 +540,7 @@ fn assert_recovers(guest: &Guest, setting: Setting, context: &str) {
     guest.config_write(POWER, &[0, 0]);
     guest.config_write(0x10, &0xc000_0000_u32.to_le_bytes());
     guest.config_write(0x04, &[6, 0]);
-    guest.service.allow(FUNCTION);
+    guest.function.allow().unwrap();
     guest.control(ENABLE);
     assert!(guest.device.enabled(), "{context}: the function is not enabled");
     arrived(guest);
@@ -680,7 +680,7 @@ fn a_function_is_added() {
                 assert!(step > 1 && window.is_some());
                 break;
             }
-            assert_eq!(guest.service.functions().contains(&BESIDE), window.is_some());
+            assert_eq!(guest.service.function(BESIDE).is_some(), window.is_some());
             assert_eq!(window.map_or(View::NOTHING, |window| window.now()), View::NOTHING);
         }
     }
@@ -694,7 +694,7 @@ fn a_function_is_removed() {
         for step in 1.. {
             let guest = guest_in(Setting::Direct, assigned);
             faults::plan(plan(step));
-            assert!(guest.service.remove_function(FUNCTION));
+            guest.function.remove().unwrap();
             let failed = faults::end();
             if failed.is_empty() {
                 faults::report(step - 1, "a function is removed");

@@ -9,10 +9,10 @@ use fixture::*;
 #[test]
 fn an_access_that_spans_the_pending_bits_does_not_reach_them() {
     let guest = Guest::with_vectors(1);
-    assert!(guest.service.mmio_write(BAR + PENDING - 4, &[0xff; 16]));
+    assert!(guest.router.mmio_write(BAR + PENDING - 4, &[0xff; 16]));
     assert!(!guest.pending(0), "a pending bit is read-only");
     let mut data = [0; 16];
-    assert!(guest.service.mmio_read(BAR + PENDING - 4, &mut data));
+    assert!(guest.router.mmio_read(BAR + PENDING - 4, &mut data));
     assert_eq!(data, [0xff; 16], "what nobody answers reads as ones");
 }
 

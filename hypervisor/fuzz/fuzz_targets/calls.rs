@@ -330,12 +330,12 @@ impl Machine {
             Event::Write { offset, length, data } => {
                 let at = self.base() + u64::from(offset % 0x2_0100);
                 let data = &data.to_le_bytes()[..usize::from(length % 9)];
-                bounded(|| guest.service.mmio_write(at, data));
+                bounded(|| guest.router.mmio_write(at, data));
             }
             Event::Read { offset, length } => {
                 let at = self.base() + u64::from(offset % 0x2_0100);
                 let mut data = [0; 8];
-                bounded(|| guest.service.mmio_read(at, &mut data[..usize::from(length % 9)]));
+                bounded(|| guest.router.mmio_read(at, &mut data[..usize::from(length % 9)]));
             }
             Event::Store { word, value } => {
                 if !guest.view().bars.iter().all(Option::is_none) {
@@ -370,10 +370,10 @@ impl Machine {
             }
             Event::RefuseNothing => self.stop_refusing(),
             Event::MapFails(fails) => *guest.window.fails.lock().expect("nobody panicked") = fails,
-            Event::Revoke => drop(bounded(|| guest.service.revoke(FUNCTION))),
-            Event::Allow => drop(bounded(|| guest.service.allow(FUNCTION))),
-            Event::Reset => drop(bounded(|| guest.service.reset_function(FUNCTION))),
-            Event::ResetMachine => bounded(|| guest.service.reset()),
+            Event::Revoke => drop(bounded(|| guest.function.revoke())),
+            Event::Allow => drop(bounded(|| guest.function.allow())),
+            Event::Reset => drop(bounded(|| guest.function.reset())),
+            Event::ResetMachine => bounded(|| guest.service.reset().unwrap()),
         }
     }
 

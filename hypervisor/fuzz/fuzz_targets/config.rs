@@ -181,14 +181,14 @@ impl Model {
 fuzz_target!(|events: Vec<Event>| {
     let guest = Guest::with_vectors(8);
     let mut space = vec![0; CONFIG_BYTES];
-    assert!(guest.service.config_read(FUNCTION, 0, &mut space));
+    assert!(guest.router.config_read(FUNCTION, 0, &mut space));
     let mut model = Model::new(space);
     for event in events.into_iter().take(64) {
         happen(&guest, &mut model, event);
         check(&guest, &model);
     }
     let mut space = vec![0; CONFIG_BYTES];
-    assert!(guest.service.config_read(FUNCTION, 0, &mut space));
+    assert!(guest.router.config_read(FUNCTION, 0, &mut space));
     assert!(space == model.bytes, "a byte that was not looked at has changed");
 });
 
@@ -206,7 +206,7 @@ fn happen(guest: &Guest, model: &mut Model, event: Event) {
         }
         Event::Read { at, length } => {
             let mut data = vec![0; length.into()];
-            assert!(bounded(|| guest.service.config_read(FUNCTION, at.offset(), &mut data)));
+            assert!(bounded(|| guest.router.config_read(FUNCTION, at.offset(), &mut data)));
             assert_eq!(data, model.read(at.offset(), length.into()));
         }
         Event::Configure { vectors } => {
@@ -219,26 +219,26 @@ fn happen(guest: &Guest, model: &mut Model, event: Event) {
             model.assigned = 0;
         }
         Event::Reset => {
-            guest.service.reset_function(FUNCTION);
+            guest.function.reset().unwrap();
             model.reset();
         }
         Event::ResetMachine => {
-            guest.service.reset();
+            guest.service.reset().unwrap();
             model.reset_machine();
         }
         Event::Revoke => {
-            guest.service.revoke(FUNCTION);
+            guest.function.revoke().unwrap();
             model.revoked = true;
         }
         Event::Allow => {
-            guest.service.allow(FUNCTION);
+            guest.function.allow().unwrap();
             model.revoked = false;
         }
         Event::Look { old, offset } => {
             let base = if old { model.old_base } else { model.base() };
             let Some(at) = base.checked_add_signed(offset.into()) else { return };
             let mut data = [0; 4];
-            let answered = bounded(|| guest.service.mmio_read(at, &mut data));
+            let answered = bounded(|| guest.router.mmio_read(at, &mut data));
             let inside =
                 model.base() != 0 && at.checked_sub(model.base()).is_some_and(|at| at < BAR_BYTES);
             assert_eq!(answered, model.answers() && inside, "{at:#x}");

@@ -9,7 +9,7 @@ use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use pvmsi_hypervisor::Policy;
 use pvmsi_hypervisor_fuzz::bounded;
-use pvmsi_hypervisor_fuzz::fixture::{self, FUNCTION, Guest, PENDING, TABLE, message};
+use pvmsi_hypervisor_fuzz::fixture::{self, Guest, PENDING, TABLE, message};
 use pvmsi_hypervisor_fuzz::msix::{Assigned, Entry, Msix, Pending};
 use pvmsi_protocol::{
     CallId, GuestMessage, Reasons, Sequence, TableMessage, TableMode, VectorSetup,
@@ -159,15 +159,15 @@ impl Machine {
                 self.guest.raise(number as u16);
             }
             Event::Reset => {
-                self.guest.service.reset_function(FUNCTION);
+                self.guest.function.reset().unwrap();
                 self.model.reset();
             }
             Event::Revoke => {
-                self.guest.service.revoke(FUNCTION);
+                self.guest.function.revoke().unwrap();
                 self.revoked = true;
             }
             Event::Allow => {
-                self.guest.service.allow(FUNCTION);
+                self.guest.function.allow().unwrap();
                 self.revoked = false;
             }
         }
@@ -232,7 +232,7 @@ impl Machine {
         if direct && size == 4 && offset.is_multiple_of(4) {
             data = self.guest.load(offset).to_le_bytes().to_vec();
         } else {
-            assert!(bounded(|| self.guest.service.mmio_read(here, &mut data)));
+            assert!(bounded(|| self.guest.router.mmio_read(here, &mut data)));
         }
         if size == 0 {
             return;
@@ -290,7 +290,7 @@ impl Machine {
             return;
         }
         let here = fixture::BAR + offset;
-        assert!(bounded(|| self.guest.service.mmio_write(here, data)));
+        assert!(bounded(|| self.guest.router.mmio_write(here, data)));
         match (first, last) {
             (Part::Entry(vector), Part::Entry(_)) if aligned => {
                 let words: Vec<_> = (at / 4..)

@@ -5,6 +5,7 @@ use std::io;
 use pvmsi_protocol::FunctionId;
 use thiserror::Error;
 
+use crate::entry::FunctionError;
 use crate::routes::RoutesError;
 
 /// A saved state was not restored, and nothing has changed.
@@ -13,6 +14,9 @@ pub enum RestoreError {
     /// The function was not added.
     #[error("the saved state has a function {0}, which this VM has not; add it first")]
     NoSuchFunction(FunctionId),
+    /// A seam that is called for the function has asked for it.
+    #[error("function {0} was to be restored by a seam that is called for it")]
+    Reentered(FunctionId),
     /// No service saves that.
     #[error("the saved state of function {function} makes no sense: {what}")]
     Invalid {
@@ -72,4 +76,13 @@ pub enum RestoreError {
         #[source]
         source: io::Error,
     },
+}
+
+impl From<FunctionError> for RestoreError {
+    fn from(error: FunctionError) -> Self {
+        match error {
+            FunctionError::Removed(id) => Self::NoSuchFunction(id),
+            FunctionError::Reentered(id) => Self::Reentered(id),
+        }
+    }
 }

@@ -32,7 +32,7 @@ use super::versioned::{Saved, StateVersion, Versioned};
 /// Where it goes on:
 /// 1. Create the service and add the functions, under the same addresses.
 /// 2. Restore RAM, the functions' configuration space
-///    ([`Service::config_write`], of all registers) and their devices. Where a
+///    ([`FunctionHandle::config_write`], of all registers) and their devices. Where a
 ///    function is decoded is what configuration space says.
 /// 3. [`Service::restore`].
 /// 4. Restore vCPUs and interrupt controllers. Events that were held are still
@@ -47,7 +47,7 @@ use super::versioned::{Saved, StateVersion, Versioned};
 /// # What is not saved
 ///
 /// - Table messages: they are the host's, and the new host has its own.
-/// - [`Service::revoke`]: it was this host's decision. Counters start from 0.
+/// - [`FunctionHandle::revoke`]: it was this host's decision. Counters start from 0.
 /// - Pending bits of a function, which belong to the device. Those of a software
 ///   function are in its own state. Those of a VFIO function cannot be read out
 ///   and put back by anyone but the migration driver of its vendor
@@ -57,11 +57,11 @@ use super::versioned::{Saved, StateVersion, Versioned};
 ///   that was stopped with a pending bit set keeps it. A function whose device
 ///   state cannot be moved cannot be moved: let the guest give it up before.
 ///
+/// [`FunctionHandle::config_write`]: crate::FunctionHandle::config_write
+/// [`FunctionHandle::revoke`]: crate::FunctionHandle::revoke
 /// [`Service`]: crate::Service
-/// [`Service::config_write`]: crate::Service::config_write
 /// [`Service::restore`]: crate::Service::restore
 /// [`Service::resume`]: crate::Service::resume
-/// [`Service::revoke`]: crate::Service::revoke
 /// [`Service::save`]: crate::Service::save
 /// [`SoftwareDevice::save`]: crate::SoftwareDevice::save
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,20 +1,18 @@
 //! Saving and restoring all functions of a VM.
 
 use super::Service;
+use crate::entry::FunctionError;
 use crate::save::format::SavedFunction;
 use crate::save::{RestoreError, ServiceState};
 use crate::switch::Amount;
 
 impl Service {
     /// Pauses all functions and saves their state: what the guest has been granted, what it has written, and the events that wait. vCPUs and devices are at rest (the order stands at [`ServiceState`]). The functions stay paused until [`resume`](Self::resume): tables trapped, no event attached.
-    pub fn save(&self) -> ServiceState {
-        let functions = self.functions();
-        ServiceState::new(
-            functions
-                .into_iter()
-                .filter_map(|id| self.operate(id, |operation| operation.save()))
-                .collect(),
-        )
+    ///
+    /// # Errors
+    /// [`FunctionError::Reentered`]; the other functions are paused.
+    pub fn save(&self) -> Result<ServiceState, FunctionError> {
+        self.operate_all(|operation| operation.save()).map(ServiceState::new)
     }
 
     /// Brings functions that nobody has used yet to a saved state, and leaves them paused until [`resume`](Self::resume). Functions that the state does not name stay as they are. Each gets interrupts for all that it may use later or, where that fails for one of them, all get those that they had.
@@ -31,7 +29,7 @@ impl Service {
                 });
             }
             self.with(function.id, |switch| switch.check_saved(function))
-                .unwrap_or(Err(RestoreError::NoSuchFunction(function.id)))?;
+                .unwrap_or_else(|error| Err(error.into()))?;
         }
         match self.restore_all(saved, Amount::All) {
             // One function may have taken what it can do without, and another needs: interrupts, or files.
@@ -50,12 +48,13 @@ impl Service {
         for function in saved {
             let restored = self
                 .operate(function.id, |operation| operation.restore_saved(function, amount))
-                .unwrap_or(Err(RestoreError::NoSuchFunction(function.id)));
+                .unwrap_or_else(|error| Err(error.into()));
             match restored {
                 Ok(before) => done.push((function.id, before)),
                 Err(error) => {
                     for (id, before) in done {
-                        self.operate(id, |mut operation| operation.undo_restore(before));
+                        // One that has been removed since has nothing to undo.
+                        let _ = self.operate(id, |mut operation| operation.undo_restore(before));
                     }
                     return Err(error);
                 }
@@ -65,9 +64,10 @@ impl Service {
     }
 
     /// Lets functions go on that [`save`](Self::save) or [`restore`](Self::restore) has paused: events that were held and may fire reach the guest. Does nothing to others.
-    pub fn resume(&self) {
-        for id in self.functions() {
-            self.operate(id, |operation| operation.resume());
-        }
+    ///
+    /// # Errors
+    /// [`FunctionError::Reentered`]; the other functions go on.
+    pub fn resume(&self) -> Result<(), FunctionError> {
+        self.operate_all(|operation| operation.resume()).map(drop)
     }
 }

@@ -132,6 +132,11 @@ impl Decoded {
         })
     }
 
+    /// Start and size of each BAR that is decoded.
+    pub(crate) fn ranges(&self) -> [Option<(u64, u64)>; BarIndex::COUNT] {
+        *self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Nowhere, from now on.
     pub(crate) fn withdraw(&self) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Default::default();

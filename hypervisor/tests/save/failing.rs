@@ -76,11 +76,11 @@ fn a_service_is_saved() {
     every_point(
         "a service is saved",
         |source, _| source,
-        |source| source.service.save(),
+        |source| source.service.save().unwrap(),
         |source, options, state, context| {
             assert_eq!(source.interrupts(), NONE, "{context}: saving delivers nothing");
             let target = carried(&source, &state).start(options);
-            target.service.resume();
+            target.service.resume().unwrap();
             goes_on(&target, context);
         },
     );
@@ -91,7 +91,7 @@ fn a_restored_service_goes_on() {
     every_point(
         "a restored service goes on",
         |source, options| stop(&source).start(options),
-        |target| target.service.resume(),
+        |target| target.service.resume().unwrap(),
         |target, _, (), context| goes_on(&target, context),
     );
 }
@@ -102,9 +102,9 @@ fn the_first_host_goes_on_after_all() {
     every_point(
         "a service is saved, and goes on where it was",
         |source, _| source,
-        |source| drop(source.service.save()),
+        |source| drop(source.service.save().unwrap()),
         |source, _, (), context| {
-            source.service.resume();
+            source.service.resume().unwrap();
             goes_on(&source, context);
         },
     );

@@ -13,7 +13,7 @@ fn state() -> ServiceState {
     ];
     guest.configure_with(2, Sequence::START, &setups).unwrap();
     guest.raise(1);
-    guest.service.save()
+    guest.service.save().unwrap()
 }
 
 /// The state as it would be decoded, with another version in front.

@@ -24,7 +24,7 @@ struct Saved {
 }
 
 fn stop(source: &Guest) -> Saved {
-    let service = source.service.save();
+    let service = source.service.save().unwrap();
     carried(source, &service)
 }
 
@@ -32,7 +32,7 @@ fn stop(source: &Guest) -> Saved {
 fn carried(source: &Guest, service: &ServiceState) -> Saved {
     let device = source.device.save();
     let mut config = vec![0; 256];
-    assert!(source.service.config_read(FUNCTION, 0, &mut config));
+    assert!(source.router.config_read(FUNCTION, 0, &mut config));
     Saved { service: bytes(service), device: bytes(&device), config }
 }
 
@@ -63,11 +63,11 @@ fn moved_to(source: &Guest, options: Options) -> Guest {
     let saved = stop(source);
     assert_eq!(source.interrupts(), NONE, "saving delivers nothing");
     let target = saved.start(options);
-    let again = target.service.save();
+    let again = target.service.save().unwrap();
     assert_eq!(without_generation(&again), without_generation(&saved.service()));
     assert_eq!(target.device.save(), saved.device());
     assert_eq!(target.interrupts(), NONE, "nothing is delivered before the guest goes on");
-    target.service.resume();
+    target.service.resume().unwrap();
     target
 }
 

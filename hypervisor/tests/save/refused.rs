@@ -18,9 +18,9 @@ fn saved() -> Value {
     guest.raise(2);
     let setups = [VectorSetup { message: Some(message(0)), masked: false }; 2];
     guest.configure_with(64, Sequence::START, &setups).unwrap_err();
-    guest.service.save();
+    guest.service.save().unwrap();
     while guest.device.run() {}
-    json(&guest.service.save())
+    json(&guest.service.save().unwrap())
 }
 
 fn target() -> Guest {
@@ -46,7 +46,7 @@ fn refused(target: &Guest, state: &ServiceState) -> RestoreError {
 fn the_state_that_the_others_are_made_of_is_taken() {
     let target = target();
     target.service.restore(&serde_json::from_value(saved()).unwrap()).unwrap();
-    target.service.resume();
+    target.service.resume().unwrap();
     assert_eq!(target.query().assigned, 4);
     assert_eq!(saved()[1][0]["held"], json!([2]));
     assert_ne!(saved()[1][0]["preparation"], Value::Null);
@@ -124,7 +124,7 @@ fn bytes_that_were_damaged_on_the_way_are_refused_or_harmless() {
                 assert_eq!(target.snapshot(), before);
                 refusals += 1;
             } else {
-                target.service.resume();
+                target.service.resume().unwrap();
                 while target.device.run() {}
                 taken += 1;
             }
@@ -199,7 +199,7 @@ fn a_step_that_fails_is_undone_and_can_be_tried_again() {
                 target.service.restore(&state).unwrap();
                 refused += 1;
             }
-            target.service.resume();
+            target.service.resume().unwrap();
             assert_eq!(target.query().assigned, 4, "{failed:?}");
             (0..4).filter(|&vector| vector != 2).for_each(|vector| target.raise(vector));
             assert_eq!(target.interrupts(), [0, 1, 3], "{failed:?}");
@@ -244,8 +244,8 @@ fn two_functions_that_share_what_there_is() {
         source.use_in_the_standard_way(first);
         assert_eq!(source.routes.left.load(Ordering::SeqCst), 0);
         let target = host();
-        target.service.restore(&source.service.save()).unwrap();
-        target.service.resume();
+        target.service.restore(&source.service.save().unwrap()).unwrap();
+        target.service.resume().unwrap();
         (0..8).filter(|&vector| target.masked(vector)).for_each(|vector| target.unmask(vector));
         target.raise(0);
         assert_eq!(target.interrupts(), [0]);
@@ -276,7 +276,7 @@ fn all_functions_or_none() {
     assert!(matches!(error, RestoreError::NoResources { function, .. } if function == other));
     let target = with_two(8);
     target.service.restore(&state).unwrap();
-    let assigned = |id| target.service.status(id).unwrap().assigned;
+    let assigned = |id| target.service.function(id).unwrap().status().unwrap().assigned;
     assert_eq!((assigned(FUNCTION), assigned(other)), (4, 4));
 }
 

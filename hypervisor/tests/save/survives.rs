@@ -219,7 +219,7 @@ fn a_function_that_is_not_decoded_or_not_in_d0() {
 #[test]
 fn a_table_that_the_first_host_has_taken_back() {
     let source = assigned(Policy::Direct);
-    source.service.revoke(FUNCTION);
+    source.function.revoke().unwrap();
     let target = moved(&source, 4);
     assert_eq!(target.query().reasons, Reasons::MIGRATED, "that was the first host's decision");
     restore(&target);
@@ -250,7 +250,7 @@ fn ownership_ends_on_the_new_host_as_ever() {
     let ends: [fn(&Guest); 3] = [
         |guest| drop(guest.call(CallId::Release, &[]).unwrap()),
         |guest| guest.control(0),
-        |guest| guest.service.reset(),
+        |guest| guest.service.reset().unwrap(),
     ];
     for end in ends {
         let target = moved(&assigned(Policy::Direct), 4);
@@ -267,17 +267,17 @@ fn a_snapshot_after_which_the_guest_goes_on() {
     let source = assigned(Policy::Direct);
     source.mask(1);
     source.raise(1);
-    source.service.save();
+    source.service.save().unwrap();
     assert_eq!(source.query().reasons, Reasons::HOST_REVOKED);
     assert_eq!(source.routes.attached(), 0);
     source.raise(0);
     assert_eq!(source.interrupts(), NONE, "paused");
-    source.service.resume();
+    source.service.resume().unwrap();
     assert_eq!(source.interrupts(), [0]);
     source.unmask(1);
     assert_eq!(source.interrupts(), [1]);
     assert!(source.is_direct(), "the table is the guest's again, without a call");
-    source.service.resume();
+    source.service.resume().unwrap();
     assert!(source.is_direct(), "resuming what runs does nothing");
 }
 
@@ -307,7 +307,7 @@ fn what_the_device_has_still_to_do() {
     let target = stop(&source).start(Options { vectors: 4, ..Options::default() });
     assert_eq!((target.load(0x08), target.load(0x1c)), (7, 5), "DOORBELL and DONE");
     assert_eq!(target.device.raised(), 6);
-    target.service.resume();
+    target.service.resume().unwrap();
     assert_eq!(target.interrupts(), [0, 1]);
     assert_eq!((target.load(0x1c), target.device.raised()), (7, 8));
     assert_eq!(target.load(0x1_0000 + 3 * 4), 1, "EVENTS");
@@ -322,7 +322,7 @@ fn an_event_between_restoring_and_going_on_waits() {
     target.raise(1);
     assert_eq!(target.interrupts(), NONE);
     assert_eq!(target.routes.attached(), 0);
-    target.service.resume();
+    target.service.resume().unwrap();
     assert_eq!(target.interrupts(), [1]);
 }
 
@@ -334,7 +334,7 @@ fn a_message_that_is_under_way_when_the_guest_is_stopped() {
     function::arrive();
     assert_eq!(source.interrupts(), NONE, "it is at rest");
     let target = saved.start(Options { vectors: 4, ..Options::default() });
-    target.service.resume();
+    target.service.resume().unwrap();
     assert_eq!(target.interrupts(), [2]);
 }
 
@@ -359,7 +359,7 @@ fn a_guest_that_writes_beyond_the_pending_bits_can_be_moved() {
     source.raise(3);
     source.store(PENDING, !0x7);
     let target = stop(&source).start(Options { vectors: 4, ..Options::default() });
-    target.service.resume();
+    target.service.resume().unwrap();
     assert_eq!(target.interrupts(), NONE);
     target.unmask(3);
     assert_eq!(target.interrupts(), [3]);

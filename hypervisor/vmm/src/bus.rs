@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use pvmsi_guest_report::{EVENT_BYTES, Event};
-use pvmsi_hypervisor::Service;
+use pvmsi_hypervisor::{Router, Service};
 use pvmsi_protocol::{BufferPage, ServiceBlock};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
@@ -30,6 +30,7 @@ pub(crate) enum Action {
 pub(crate) struct Bus {
     pub(crate) memory: Arc<GuestMemoryMmap>,
     pub(crate) service: Arc<Service>,
+    pub(crate) router: Router,
     pub(crate) exits: Arc<ExitCounters>,
     pub(crate) serial: SerialPort,
     pub(crate) pci: PciConfig,
@@ -49,7 +50,7 @@ impl Bus {
         }
         let kind = if self.is_doorbell(address) {
             ExitKind::Doorbell
-        } else if self.service.mmio_read(address, data) {
+        } else if self.router.mmio_read(address, data) {
             ExitKind::FunctionMmio
         } else {
             ExitKind::Other
@@ -65,7 +66,7 @@ impl Bus {
         if self.is_doorbell(address) {
             self.exits.count(ExitKind::Doorbell);
             self.ring(word(data).filter(|_| address == DOORBELL_REGISTER.start));
-        } else if self.service.mmio_write(address, data) {
+        } else if self.router.mmio_write(address, data) {
             self.exits.count(ExitKind::FunctionMmio);
         } else {
             self.exits.count(ExitKind::Other);

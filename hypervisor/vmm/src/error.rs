@@ -2,6 +2,7 @@
 
 use std::io;
 
+use pvmsi_hypervisor::FunctionError;
 use thiserror::Error;
 
 /// A machine cannot be built, or stopped for a reason that is not the guest's wish.
@@ -57,6 +58,13 @@ impl MachineError {
     pub(crate) fn kvm_unavailable(error: kvm_ioctls::Error) -> Self {
         let source = io::Error::from_raw_os_error(error.errno());
         Self::KvmUnavailable { remedy: kvm_remedy(&source), source }
+    }
+}
+
+impl From<FunctionError> for MachineError {
+    fn from(error: FunctionError) -> Self {
+        let (FunctionError::Removed(id) | FunctionError::Reentered(id)) = error;
+        Self::Function { function: id.to_string(), message: error.to_string() }
     }
 }
 

@@ -13,8 +13,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use kvm_ioctls::{Kvm, VmFd};
-use pvmsi_hypervisor::{Policy, Service, ServiceConfig, SoftwareDevice, VfioHost};
-use pvmsi_protocol::FunctionId;
+use pvmsi_hypervisor::{FunctionHandle, Policy, Service, ServiceConfig, SoftwareDevice, VfioHost};
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -51,8 +50,8 @@ pub struct Machine {
 /// A function of a machine.
 #[derive(Clone)]
 pub struct MachineFunction {
-    /// Its address in the guest.
-    pub id: FunctionId,
+    /// Its handle, which knows its address in the guest.
+    pub handle: FunctionHandle,
     /// What serves it.
     pub backend: Backend,
     /// The device side of a software function.
@@ -130,10 +129,11 @@ impl Machine {
         let doorbell = (config.policy != Policy::Off).then_some(config.doorbell);
         let offer = arch::open_doorbell(&vm, &service, doorbell)?;
         let exits = Arc::new(ExitCounters::default());
-        let recorder = Recorder::new(Arc::clone(&service), Arc::clone(&exits), functions.recorded);
+        let recorder = Recorder::new(Arc::clone(&exits), functions.recorded);
         let bus = Bus {
             memory: Arc::clone(&memory),
             pci: PciConfig::new(Arc::clone(&service)),
+            router: service.router(),
             service,
             exits,
             serial,
@@ -147,7 +147,7 @@ impl Machine {
         // KVM takes irqfds only once its interrupt controllers are complete.
         vm.register_irqfd(&interrupt, SERIAL_GSI).map_err(MachineError::kvm("KVM_IRQFD"))?;
 
-        let access = function_access(&functions.all, &bus.service);
+        let access = function_access(&functions.all);
         let placement = Placement::find(&access, host::page_size())?;
         let parts = Arc::new(Parts {
             control: Control::new(vcpus.len()),
@@ -176,8 +176,7 @@ impl Machine {
         });
         let devices = devices.transpose()?;
         let removed = Removed::default();
-        let service = Arc::clone(&parts.bus.service);
-        let requests = RequestThread::start(service, functions.requests, removed.clone());
+        let requests = RequestThread::start(functions.requests, removed.clone());
         let requests = requests.map_err(thread)?;
         let threads = Threads::start(&parts)?;
         Ok(Self { _threads: threads, _devices: devices, _requests: requests, removed, parts })
@@ -185,7 +184,8 @@ impl Machine {
 
     /// Lets the vCPUs run: the start, and the end of a pause.
     pub fn resume(&self) {
-        self.parts.bus.service.resume();
+        // Fails only for a seam that asks for its own function; the machine has none.
+        let _ = self.parts.bus.service.resume();
         self.parts.control.resume();
     }
 
@@ -284,8 +284,8 @@ impl Machine {
         drop(recorder);
         if matches!(self.parts.guest.program, Program::Linux { .. }) {
             for (function, report) in self.parts.functions.iter().zip(&mut functions) {
-                let status = self.parts.bus.service.status(function.id);
-                let status = status.or_else(|| self.removed.status(function.id));
+                let status = function.handle.status().ok();
+                let status = status.or_else(|| self.removed.status(function.handle.id()));
                 report.service = status.as_ref().map(FunctionService::from);
             }
         }
@@ -333,14 +333,14 @@ impl Parts {
         };
         self.bus.pci.reset();
         self.bus.serial.reset().map_err(eventfd)?;
-        self.placement.write(&function_access(&self.functions, &self.bus.service));
+        self.placement.write(&function_access(&self.functions));
         self.vcpus.iter().try_for_each(|vcpu| vcpu.reset(&start))
     }
 
     fn reset(&self) -> Result<(), MachineError> {
         // A guest can do it again and again.
         tracing::debug!("machine reset");
-        self.bus.service.reset();
+        self.bus.service.reset()?;
         self.interrupts.reset(&self.vm)?;
         self.power_on()
     }
@@ -375,7 +375,8 @@ impl Drop for Parts {
     fn drop(&mut self) {
         // Someone may still hold the service: no function may reach the memory from here on.
         for function in &self.functions {
-            self.bus.service.remove_function(function.id);
+            // The host may have taken it back already.
+            let _ = function.handle.remove();
         }
     }
 }

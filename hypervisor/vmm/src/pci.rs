@@ -4,7 +4,7 @@ mod hidden;
 
 use std::sync::Arc;
 
-use pvmsi_hypervisor::Service;
+use pvmsi_hypervisor::{Router, Service};
 use pvmsi_protocol::FunctionId;
 
 /// The most functions of a machine: 32 devices of 8 functions, without the host bridge.
@@ -27,11 +27,12 @@ pub(crate) fn address(n: usize) -> Option<FunctionId> {
 /// Configuration space of segment 0, with the host bridge at 00:00.0. Functions are the service's.
 pub(crate) struct ConfigSpace {
     service: Arc<Service>,
+    router: Router,
 }
 
 impl ConfigSpace {
     pub(crate) fn new(service: Arc<Service>) -> Self {
-        Self { service }
+        Self { router: service.router(), service }
     }
 
     /// Reads registers of a function; ones where there is none.
@@ -41,12 +42,12 @@ impl ConfigSpace {
             for (at, byte) in (offset..).zip(data.iter_mut()) {
                 *byte = host_bridge(at);
             }
-        } else if !self.service.config_read(function, offset, data) {
+        } else if !self.router.config_read(function, offset, data) {
             return;
         } else {
             hidden::hide(offset, data, |at| {
                 let mut header = [0xff; 4];
-                self.service.config_read(function, at, &mut header);
+                self.router.config_read(function, at, &mut header);
                 u32::from_le_bytes(header)
             });
         }
@@ -61,12 +62,13 @@ impl ConfigSpace {
 
     /// Writes registers of a function. Nothing of the host bridge can be written, and writes to nobody are dropped.
     pub(crate) fn write(&self, function: FunctionId, offset: u64, data: &[u8]) {
-        self.service.config_write(function, offset, data);
+        self.router.config_write(function, offset, data);
     }
 
     /// The bit that tells enumeration to look at functions 1 to 7.
     fn multi_function(&self, function: FunctionId) -> u8 {
         let others = self.service.functions().into_iter().any(|other| {
+            let other = other.id();
             other.bus() == function.bus()
                 && other.device() == function.device()
                 && other.function() != 0

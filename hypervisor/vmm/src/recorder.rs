@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pvmsi_guest_report::{Event, Outcome, Section, Soak as SoakFigures, World};
-use pvmsi_hypervisor::{Counters, Service, SoftwareDevice};
+use pvmsi_hypervisor::{Counters, FunctionHandle, SoftwareDevice};
 use pvmsi_protocol::{FunctionId, Reasons, TableMode};
 
 use crate::exits::{ExitCounters, ExitCounts};
@@ -18,7 +18,7 @@ const FAILURES_MAX: usize = 100;
 
 /// A function that phases can be about.
 pub(crate) struct RecordedFunction {
-    pub(crate) id: FunctionId,
+    pub(crate) handle: FunctionHandle,
     pub(crate) report: FunctionReport,
     /// The device side of a software function: the truth on what was raised.
     pub(crate) device: Option<Arc<SoftwareDevice>>,
@@ -26,7 +26,6 @@ pub(crate) struct RecordedFunction {
 
 /// What the recorder reads when an event comes.
 pub(crate) struct Recorder {
-    service: Arc<Service>,
     exits: Arc<ExitCounters>,
     functions: Vec<RecordedFunction>,
     current: Option<Current>,
@@ -73,12 +72,8 @@ struct Cost {
 }
 
 impl Recorder {
-    pub(crate) fn new(
-        service: Arc<Service>,
-        exits: Arc<ExitCounters>,
-        functions: Vec<RecordedFunction>,
-    ) -> Self {
-        Self { service, exits, functions, current: None, soak: None, failures: Vec::new() }
+    pub(crate) fn new(exits: Arc<ExitCounters>, functions: Vec<RecordedFunction>) -> Self {
+        Self { exits, functions, current: None, soak: None, failures: Vec::new() }
     }
 
     /// Takes an event that arrived at `now`; `true` when it was the last.
@@ -154,7 +149,8 @@ impl Recorder {
             self.fail(format!("{at}another phase began before the end of this one"));
             self.phase_end();
         }
-        let found = self.functions.iter_mut().enumerate().find(|(_, function)| function.id == id);
+        let found =
+            self.functions.iter_mut().enumerate().find(|(_, function)| function.handle.id() == id);
         let Some((function, recorded)) = found else {
             return self.fail(format!("a phase of {id}, which the machine does not have"));
         };
@@ -232,7 +228,7 @@ impl Recorder {
             return self.fail("a table mode outside of a phase".to_owned());
         };
         let function = current.function;
-        let truth = self.functions.get(function).and_then(|f| self.service.status(f.id));
+        let truth = self.functions.get(function).and_then(|f| f.handle.status().ok());
         let table_exits = self.counters(function).table_page_exits();
         let Some(current) = &mut self.current else { return };
         current.table_exits = Some(table_exits);
@@ -276,7 +272,7 @@ impl Recorder {
     fn counters(&self, function: usize) -> Counters {
         self.functions
             .get(function)
-            .and_then(|function| self.service.status(function.id))
+            .and_then(|function| function.handle.status().ok())
             .map(|status| status.counters)
             .unwrap_or_default()
     }
@@ -383,7 +379,7 @@ mod tests {
     use crate::pci;
     use crate::test_machine::{NoRoutes, NoWindow};
     use pvmsi_hypervisor::{
-        FunctionPolicy, Platform, ServiceConfig, SoftwareFunction, SoftwareOptions,
+        FunctionPolicy, Platform, Router, Service, ServiceConfig, SoftwareFunction, SoftwareOptions,
     };
     use pvmsi_protocol::VectorIndex;
 
@@ -392,15 +388,17 @@ mod tests {
         exits: Arc<ExitCounters>,
         device: Arc<SoftwareDevice>,
         id: FunctionId,
+        router: Router,
+        /// Held, not used: its functions go with it.
+        _service: Service,
     }
 
     fn setting() -> Setting {
-        let service =
-            Arc::new(Service::new(ServiceConfig::new(Platform::X86_64), Arc::new(NoRoutes)));
+        let service = Service::new(ServiceConfig::new(Platform::X86_64), Arc::new(NoRoutes));
         let id = pci::address(0).unwrap();
         let function = SoftwareFunction::new(SoftwareOptions::default(), 4096).unwrap();
         let device = function.device();
-        service
+        let handle = service
             .add_function(id, Box::new(function), Box::new(NoWindow), FunctionPolicy::default())
             .unwrap();
         let exits = Arc::new(ExitCounters::default());
@@ -412,9 +410,10 @@ mod tests {
             phases: Vec::new(),
             service: None,
         };
-        let functions = vec![RecordedFunction { id, report, device: Some(Arc::clone(&device)) }];
-        let recorder = Recorder::new(service, Arc::clone(&exits), functions);
-        Setting { recorder, exits, device, id }
+        let device_side = Some(Arc::clone(&device));
+        let functions = vec![RecordedFunction { handle, report, device: device_side }];
+        let recorder = Recorder::new(Arc::clone(&exits), functions);
+        Setting { recorder, exits, device, id, router: service.router(), _service: service }
     }
 
     impl Setting {
@@ -426,7 +425,7 @@ mod tests {
 
         fn write_config(&self, offset: u64, value: u32) {
             let bytes = value.to_le_bytes();
-            assert!(self.recorder.service.config_write(self.id, offset, &bytes));
+            assert!(self.router.config_write(self.id, offset, &bytes));
         }
 
         /// Switches MSI-X on or off.
@@ -439,7 +438,7 @@ mod tests {
             for entry in (TABLE..).step_by(16).take(vectors) {
                 for (offset, value) in [(0, 0xfee0_0000_u32), (8, 0x40), (12, 0)] {
                     let address = entry | offset;
-                    assert!(self.recorder.service.mmio_write(address, &value.to_le_bytes()));
+                    assert!(self.router.mmio_write(address, &value.to_le_bytes()));
                 }
             }
         }

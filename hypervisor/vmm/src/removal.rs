@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use pvmsi_hypervisor::{FunctionStatus, Service};
+use pvmsi_hypervisor::{FunctionHandle, FunctionStatus};
 use pvmsi_protocol::FunctionId;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
@@ -51,8 +51,7 @@ impl RequestThread {
     /// # Errors
     /// When the system has no more threads or descriptors.
     pub(crate) fn start(
-        service: Arc<Service>,
-        requests: Vec<(FunctionId, EventFd)>,
+        requests: Vec<(FunctionHandle, EventFd)>,
         removed: Removed,
     ) -> io::Result<Option<Self>> {
         if requests.is_empty() {
@@ -69,7 +68,7 @@ impl RequestThread {
         let stopped = Arc::clone(&stop);
         let thread = thread::Builder::new()
             .name("pvmsi-removal".into())
-            .spawn(move || watch(&epoll, &service, &requests, &removed, &stopped))?;
+            .spawn(move || watch(&epoll, &requests, &removed, &stopped))?;
         Ok(Some(Self { stop, wake, thread: Some(thread) }))
     }
 }
@@ -87,8 +86,7 @@ impl Drop for RequestThread {
 
 fn watch(
     epoll: &Epoll,
-    service: &Service,
-    requests: &[(FunctionId, EventFd)],
+    requests: &[(FunctionHandle, EventFd)],
     removed: &Removed,
     stop: &AtomicBool,
 ) {
@@ -105,31 +103,32 @@ fn watch(
         let [event] = &ready;
         let number = usize::try_from(event.data()).unwrap_or(usize::MAX);
         // Behind the functions comes the end.
-        let Some((id, request)) = requests.get(number) else { return };
+        let Some((function, request)) = requests.get(number) else { return };
         let _ = request.read();
-        if !service.revoke(*id) {
+        if function.revoke().is_err() {
             // It is gone already.
             continue;
         }
-        tracing::warn!(function = %id, "the host wants the function back");
-        if let_go(service, *id, stop) {
-            if let Some(status) = service.status(*id) {
-                removed.add(*id, status);
+        tracing::warn!(function = %function.id(), "the host wants the function back");
+        if let_go(function, stop) {
+            if let Ok(status) = function.status() {
+                removed.add(function.id(), status);
             }
-            service.remove_function(*id);
-            tracing::warn!(function = %id, "removed");
+            // The machine that ends removes it as well.
+            let _ = function.remove();
+            tracing::warn!(function = %function.id(), "removed");
         }
     }
 }
 
 /// Waits until the guest has released the function, at most [`GRACE`]; false when the machine ends.
-fn let_go(service: &Service, id: FunctionId, stop: &AtomicBool) -> bool {
+fn let_go(function: &FunctionHandle, stop: &AtomicBool) -> bool {
     let start = Instant::now();
     while start.elapsed() < GRACE {
         if stop.load(Ordering::Relaxed) {
             return false;
         }
-        if service.status(id).is_none_or(|status| status.assigned == 0) {
+        if function.status().map_or(true, |status| status.assigned == 0) {
             return true;
         }
         thread::sleep(LOOK);

@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use anyhow::{Context, Result, ensure};
 use kvm_ioctls::Kvm;
 use pvmsi_hypervisor::{
-    FunctionPolicy, Gsi, KvmRoutes, KvmWindow, MemorySlots, PciFunction, Platform, Policy,
-    RouteChange, Routes, RoutesError, Service, ServiceConfig, SoftwareFunction, SoftwareOptions,
-    View, Window, host_page_size,
+    FunctionHandle, FunctionPolicy, Gsi, KvmRoutes, KvmWindow, MemorySlots, PciFunction, Platform,
+    Policy, RouteChange, Router, Routes, RoutesError, Service, ServiceConfig, SoftwareFunction,
+    SoftwareOptions, View, Window, host_page_size,
 };
 use pvmsi_protocol::{
     BUFFER_MAX, Busy, CallError, CallId, ConfigureRequest, EncodeError, FunctionId, GuestMessage,
@@ -98,6 +98,8 @@ impl Cost {
 /// The service of a VM with one software function, after the guest's firmware.
 pub struct Host {
     service: Service,
+    function: FunctionHandle,
+    router: Router,
     memory: GuestMemoryMmap,
     bar: Arc<MmapRegion>,
     shown: Arc<AtomicBool>,
@@ -150,9 +152,12 @@ impl Host {
         shown: Arc<AtomicBool>,
     ) -> Result<Self> {
         let bar = function.mappings()?.pop().context("the function has no memory")?.memory;
-        service.add_function(FUNCTION, Box::new(function), window, FunctionPolicy::default())?;
+        let function = service
+            .add_function(FUNCTION, Box::new(function), window, FunctionPolicy::default())
+            .map_err(|failed| failed.error)?;
+        let router = service.router();
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM_BYTES)])?;
-        let host = Self { service, memory, bar, shown, exits: Cell::new(0) };
+        let host = Self { service, function, router, memory, bar, shown, exits: Cell::new(0) };
         host.config_write(BAR_REGISTER, &u32::try_from(BAR)?.to_le_bytes());
         host.config_write(COMMAND, &[0x06, 0x00]);
         Ok(host)
@@ -165,7 +170,7 @@ impl Host {
 
     /// Reads message control: one exit.
     pub fn read_control(&self) {
-        self.exit(|| self.service.config_read(FUNCTION, MESSAGE_CONTROL, &mut [0; 2]));
+        self.exit(|| self.router.config_read(FUNCTION, MESSAGE_CONTROL, &mut [0; 2]));
     }
 
     /// Changes MSI-X Enable and Function Mask and leaves the other bits: two exits.
@@ -256,7 +261,7 @@ impl Host {
         if let Some(offset) = self.direct(offset) {
             let _ = self.bar.as_volatile_slice().load::<u32>(offset, Ordering::SeqCst);
         } else {
-            self.exit(|| self.service.mmio_read(BAR.saturating_add(offset), &mut [0; 4]));
+            self.exit(|| self.router.mmio_read(BAR.saturating_add(offset), &mut [0; 4]));
         }
     }
 
@@ -284,7 +289,7 @@ impl Host {
     /// # Errors
     /// Where the function is gone.
     pub fn cost(&self) -> Result<Cost> {
-        let counters = self.service.status(FUNCTION).context("the function is gone")?.counters;
+        let counters = self.function.status()?.counters;
         Ok(Cost {
             routing_updates: counters.routing_updates,
             interrupt_requests: counters.interrupt_setups.saturating_add(counters.enable_changes),
@@ -298,7 +303,7 @@ impl Host {
     /// # Errors
     /// Where it is not so.
     pub fn check(&self, vectors: u16, direct: bool) -> Result<()> {
-        let status = self.service.status(FUNCTION).context("the function is gone")?;
+        let status = self.function.status()?;
         ensure!(
             status.assigned == vectors && (status.mode == TableMode::Direct) == direct,
             "{} vectors are assigned, the table is {:?}: {:?}",
@@ -310,7 +315,7 @@ impl Host {
     }
 
     fn config_write(&self, offset: u64, data: &[u8]) {
-        self.exit(|| self.service.config_write(FUNCTION, offset, data));
+        self.exit(|| self.router.config_write(FUNCTION, offset, data));
     }
 
     fn write_table(&self, vector: u16, word: u64, value: u32) {
@@ -327,7 +332,7 @@ impl Host {
             let _ = self.bar.as_volatile_slice().store(value, offset, Ordering::SeqCst);
         } else {
             let address = BAR.saturating_add(offset);
-            self.exit(|| self.service.mmio_write(address, &value.to_le_bytes()));
+            self.exit(|| self.router.mmio_write(address, &value.to_le_bytes()));
         }
     }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 pub use puppet::{Puppet, PuppetError, Running, Width};
 use pvmsi::{Doorbell, End, FunctionConfig, Machine, MachineConfig};
-use pvmsi_hypervisor::{FunctionStatus, Policy};
+use pvmsi_hypervisor::{FunctionHandle, FunctionStatus, Policy};
 use pvmsi_protocol::{
     CallError, CallId, ConfigureAnswer, ConfigureRequest, Encode, FunctionId, GuestMessage, Header,
     Kind, QueryVectorsAnswer, QueryVectorsRequest, Reasons, Sequence, Status, TableMode,
@@ -287,9 +287,14 @@ impl Bench {
         assert_eq!(self.puppet.count_all(0).unwrap(), before, "an interrupt on vCPU 0");
     }
 
-    /// How the first function stands, from the host's side.
+    /// The first function, from the host's side.
+    pub fn function(&self) -> &FunctionHandle {
+        &self.machine.functions()[0].handle
+    }
+
+    /// How it stands.
     pub fn status(&self) -> FunctionStatus {
-        self.machine.service().status(FUNCTION).unwrap()
+        self.function().status().unwrap()
     }
 
     /// Writes a call buffer at [`BUFFER`], lets the guest ring, and reads the answer.

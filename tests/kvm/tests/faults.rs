@@ -68,8 +68,8 @@ const OPERATIONS: &[Operation] = &[
         name: "revoke and allow",
         found: Found::Assigned,
         act: |bench| {
-            bench.machine.service().revoke(FUNCTION);
-            bench.machine.service().allow(FUNCTION);
+            bench.function().revoke().unwrap();
+            bench.function().allow().unwrap();
             Ok(())
         },
     },
@@ -271,7 +271,7 @@ fn pages_that_kvm_does_not_map_stay_trapped_until_it_does() {
 fn pages_that_kvm_does_not_take_out_stay_and_work() {
     let bench = Bench::direct(VECTORS);
     refusal::refuse(MEMORY_REGION, 1, usize::MAX);
-    bench.machine.service().revoke(FUNCTION);
+    bench.function().revoke().unwrap();
     bench.config_write_u16(0x04, 0x0004);
     assert_eq!(bench.status().mode, TableMode::Direct);
     assert_eq!(bench.config_read_u32(0x04) & 2, 2, "not passed on: the function decodes");
@@ -334,8 +334,9 @@ fn add(bench: &Bench, id: FunctionId, quota: Option<u16>) -> Arc<SoftwareDevice>
     let device = function.device();
     let policy = FunctionPolicy { vectors: quota, ..FunctionPolicy::default() };
     let service = bench.machine.service();
-    service.add_function(id, Box::new(function), Box::new(NoWindow), policy).unwrap();
-    assert!(service.config_write(id, MSIX_CONTROL.into(), &ENABLE.to_le_bytes()));
+    let function =
+        service.add_function(id, Box::new(function), Box::new(NoWindow), policy).unwrap();
+    function.config_write(MSIX_CONTROL.into(), &ENABLE.to_le_bytes()).unwrap();
     device
 }
 

@@ -93,7 +93,6 @@ fn function_mask_holds_delivery() {
 #[test]
 fn a_vector_is_taken_back_and_given_again_under_load() {
     let bench = Bench::direct(4);
-    let service = bench.machine.service();
     let masker = bench.puppet.start_mask_loop(1, bench.entry(1, 3)).unwrap();
     let mut raised = 0;
     for round in 0..100 {
@@ -101,9 +100,9 @@ fn a_vector_is_taken_back_and_given_again_under_load() {
         bench.raise(1);
         raised += 1;
         if round % 2 == 0 {
-            assert!(service.revoke(FUNCTION));
+            bench.function().revoke().unwrap();
         } else {
-            assert!(service.allow(FUNCTION));
+            bench.function().allow().unwrap();
         }
         bench.wait_taken(0, raised);
         assert_eq!(bench.taken(0), raised, "doubled");
@@ -143,7 +142,7 @@ fn every_event_of_a_serial_run_is_one_interrupt_in_both_modes() {
     let bench = Bench::direct(190);
     for trapped in [false, true] {
         if trapped {
-            bench.machine.service().revoke(FUNCTION);
+            bench.function().revoke().unwrap();
         }
         for vector in 0..190 {
             let before = bench.taken(vector);

@@ -3,7 +3,9 @@
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result, anyhow};
-use pvmsi_hypervisor::{FunctionPolicy, Policy, Service, ServiceConfig, model};
+use pvmsi_hypervisor::{
+    FunctionHandle, FunctionPolicy, Policy, Router, Service, ServiceConfig, model,
+};
 use pvmsi_protocol::{
     CallId, ConfigureAnswer, ConfigureRequest, FunctionId, Header, Kind, QueryVectorsAnswer,
     QueryVectorsRequest, Reasons, Sequence, Status, TableMode, UpdateRequest, VectorIndex,
@@ -37,6 +39,7 @@ pub struct Rig {
     /// What it was made for.
     pub bounds: Bounds,
     service: Service,
+    router: Router,
     shared: Shared,
     memory: GuestMemoryMmap,
     initial: Option<State>,
@@ -64,14 +67,12 @@ impl Rig {
         let function = Function::new(Arc::clone(&shared), true)?;
         let window = MemoryMap { shared: Arc::clone(&shared), neighbour: true };
         lock(&shared).neighbour = true;
-        service.add_function(
-            NEIGHBOUR,
-            Box::new(function),
-            Box::new(window),
-            FunctionPolicy::default(),
-        )?;
-        let mut rig =
-            Self { bounds, service, shared, memory, initial: None, taken: (None, Vec::new()) };
+        let (function, window) = (Box::new(function), Box::new(window));
+        service
+            .add_function(NEIGHBOUR, function, window, FunctionPolicy::default())
+            .map_err(|failed| failed.error)?;
+        let (router, taken) = (service.router(), (None, Vec::new()));
+        let mut rig = Self { bounds, service, router, shared, memory, initial: None, taken };
         rig.set_neighbour_up()?;
         rig.add_function()?;
         rig.initial = Some(State {
@@ -97,16 +98,22 @@ impl Rig {
         let window = MemoryMap { shared: Arc::clone(&self.shared), neighbour: false };
         let policy = if self.bounds.direct { Policy::Direct } else { Policy::Trapped };
         let policy = FunctionPolicy { policy, ..FunctionPolicy::default() };
-        self.service.add_function(FUNCTION, Box::new(function), Box::new(window), policy)?;
+        self.service
+            .add_function(FUNCTION, Box::new(function), Box::new(window), policy)
+            .map_err(|failed| failed.error)?;
         Ok(())
+    }
+
+    fn function(&self, id: FunctionId) -> Result<FunctionHandle> {
+        self.service.function(id).context("there is a function")
     }
 
     /// The neighbour has one vector and a direct table, which it keeps.
     fn set_neighbour_up(&self) -> Result<()> {
         lock(&self.shared).neighbour = true;
-        self.service.config_write(NEIGHBOUR, BAR, &NEIGHBOUR_BAR.to_le_bytes());
-        self.service.config_write(NEIGHBOUR, COMMAND, &[2, 0]);
-        self.service.config_write(NEIGHBOUR, MSIX_CONTROL, &[0x80]);
+        self.router.config_write(NEIGHBOUR, BAR, &NEIGHBOUR_BAR.to_le_bytes());
+        self.router.config_write(NEIGHBOUR, COMMAND, &[2, 0]);
+        self.router.config_write(NEIGHBOUR, MSIX_CONTROL, &[0x80]);
         for _ in 0..=VECTORS {
             let setup =
                 VectorSetup { message: Some(Message(0).guest(self.bounds.arm64)), masked: false };
@@ -194,7 +201,7 @@ impl Rig {
             reported: [false; VECTORS],
             unchanged: false,
         };
-        let before = self.service.status(FUNCTION).context("there is a function")?;
+        let before = self.function(FUNCTION)?.status()?;
         {
             let mut live = lock(&self.shared);
             live.begin(&state.rules, &step.after);
@@ -204,7 +211,7 @@ impl Rig {
         if operation == Operation::Remove {
             return self.removed();
         }
-        let after = self.service.status(FUNCTION).context("there is a function")?;
+        let after = self.function(FUNCTION)?.status()?;
         let service = self.service.snapshot(FUNCTION).context("there is a function")?;
         let mut live = lock(&self.shared);
         live.settle_names(&self.service.event_fds(FUNCTION));
@@ -260,26 +267,25 @@ impl Rig {
     }
 
     fn act(&self, state: &State, operation: Operation, step: &mut Step) -> Result<()> {
-        let service = &self.service;
         let entry =
             |vector: u8| u64::from(state.world.hardware.bar) + TABLE + u64::from(vector) * 16;
         let config = |offset: u64, data: &[u8]| {
-            service.config_write(FUNCTION, offset, data);
+            self.router.config_write(FUNCTION, offset, data);
         };
         match operation {
             Operation::SetMask(vector, masked) if state.world.map.table => {
                 lock(&self.shared).set_mask_by_mapping(usize::from(vector), masked);
             }
             Operation::SetMask(vector, masked) | Operation::SetMaskByExit(vector, masked) => {
-                service.mmio_write(entry(vector) + 12, &u32::from(masked).to_le_bytes());
+                self.router.mmio_write(entry(vector) + 12, &u32::from(masked).to_le_bytes());
             }
             Operation::WriteMessage(vector, second) => {
                 let message = Message::of(usize::from(vector), second).guest(self.bounds.arm64);
-                service.mmio_write(entry(vector), &message.address.to_le_bytes());
-                service.mmio_write(entry(vector) + 8, &message.data.to_le_bytes());
+                self.router.mmio_write(entry(vector), &message.address.to_le_bytes());
+                self.router.mmio_write(entry(vector) + 8, &message.data.to_le_bytes());
             }
             Operation::WriteIgnored(vector) => {
-                service.mmio_write(entry(vector) + 8, &0x1234_u32.to_le_bytes());
+                self.router.mmio_write(entry(vector) + 8, &0x1234_u32.to_le_bytes());
             }
             Operation::Scribble(vector) => {
                 let vector = usize::from(vector);
@@ -316,25 +322,25 @@ impl Rig {
                 step.reset(&state.rules);
             }
             Operation::ResetFunction => {
-                service.reset_function(FUNCTION);
+                self.function(FUNCTION)?.reset()?;
                 step.reset(&state.rules);
             }
             Operation::Revoke(revoked) => {
                 let wrong = self.bounds.bug == Some(Bug::WrongFunction);
                 let function = if wrong { NEIGHBOUR } else { FUNCTION };
-                let known =
-                    if revoked { service.revoke(function) } else { service.allow(function) };
-                self.must(known);
+                let function = self.function(function)?;
+                let done = if revoked { function.revoke() } else { function.allow() };
+                self.must(done.is_ok());
             }
             Operation::ResetMachine => {
-                service.reset();
+                self.service.reset()?;
                 step.busy = None;
                 // The neighbour is a part of the machine.
                 lock(&self.shared).violations.remove(Violations::FOREIGN);
                 self.set_neighbour_up()?;
             }
             Operation::Remove => {
-                self.must(service.remove_function(FUNCTION));
+                self.must(self.function(FUNCTION)?.remove().is_ok());
             }
             Operation::Raise(vector) => lock(&self.shared).raise(usize::from(vector)),
             Operation::RaiseLate(vector) => lock(&self.shared).raise_late(usize::from(vector)),
@@ -401,7 +407,7 @@ impl Rig {
         self.must((status == Status::SUCCESS) == valid);
         step.unchanged = !valid;
         if !valid && self.bounds.bug == Some(Bug::UpdateLies) {
-            self.service.revoke(FUNCTION);
+            self.function(FUNCTION)?.revoke()?;
         }
         Ok(())
     }
@@ -534,7 +540,7 @@ impl Rig {
             .map_err(|error| anyhow!("the answer of query-vectors: {error}"))?;
         let mut right = status == Status::SUCCESS;
         let mut control = [0];
-        self.service.config_read(FUNCTION, MSIX_CONTROL, &mut control);
+        self.router.config_read(FUNCTION, MSIX_CONTROL, &mut control);
         right &= control[0] == u8::from(rules.enable) << 7 | u8::from(rules.function_mask) << 6;
         for (vector, found) in answer.vectors.iter().enumerate() {
             let found = found.map_err(|error| anyhow!("{error}"))?;
@@ -554,9 +560,9 @@ impl Rig {
                 let bar = u64::from(hardware.bar);
                 let mut word = [0; 4];
                 let at = bar + TABLE + u64::try_from(vector)? * 16 + 12;
-                right &= self.service.mmio_read(at, &mut word);
+                right &= self.router.mmio_read(at, &mut word);
                 right &= word == u32::from(found.masked).to_le_bytes();
-                right &= self.service.mmio_read(bar + PENDING, &mut word);
+                right &= self.router.mmio_read(bar + PENDING, &mut word);
                 right &= (word[0] >> vector & 1 == 1) == found.pending;
             }
         }

@@ -11,8 +11,9 @@ use std::io;
 use std::os::fd::AsRawFd;
 
 use pvmsi_hypervisor::{
-    FunctionPolicy, Gsi, PciFunction, Platform, RouteChange, Routes, RoutesError, Service,
-    ServiceConfig, SoftwareDevice, SoftwareFunction, SoftwareOptions, View, Window,
+    FunctionHandle, FunctionPolicy, Gsi, PciFunction, Platform, RouteChange, Router, Routes,
+    RoutesError, Service, ServiceConfig, SoftwareDevice, SoftwareFunction, SoftwareOptions, View,
+    Window,
 };
 use pvmsi_protocol::{
     CallId, ConfigureAnswer, ConfigureRequest, FunctionId, GuestMessage, Header, Kind, Sequence,
@@ -120,6 +121,8 @@ impl Window for MemoryMap {
 
 struct Machine {
     service: Service,
+    function: FunctionHandle,
+    router: Router,
     kernel: Arc<Mutex<Kernel>>,
     view: Arc<Mutex<View>>,
     device: Arc<SoftwareDevice>,
@@ -140,9 +143,10 @@ impl Machine {
         let bar = function.mappings().unwrap().remove(0).memory;
         let window = Box::new(MemoryMap(Arc::clone(&view)));
         let policy = FunctionPolicy::default();
-        service.add_function(FUNCTION, Box::new(function), window, policy).unwrap();
+        let function = service.add_function(FUNCTION, Box::new(function), window, policy).unwrap();
+        let router = service.router();
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x4000)]).unwrap();
-        let machine = Self { service, kernel, view, device, bar, memory };
+        let machine = Self { service, function, router, kernel, view, device, bar, memory };
         machine.config_write(BAR_REGISTER, &0xc000_0000_u32.to_le_bytes());
         machine.config_write(COMMAND, &[2, 0]);
         machine.config_write(MSIX_CONTROL, &[0x80]);
@@ -150,7 +154,7 @@ impl Machine {
     }
 
     fn config_write(&self, offset: u64, data: &[u8]) {
-        self.service.config_write(FUNCTION, offset, data);
+        self.router.config_write(FUNCTION, offset, data);
     }
 
     /// Both vectors, unmasked; the events that were reported, or `None` where there is no function any more. Each caller has a page of its own.
@@ -191,7 +195,7 @@ impl Machine {
                 return;
             }
         }
-        self.service.mmio_write(BAR + at, &value.to_le_bytes());
+        self.router.mmio_write(BAR + at, &value.to_le_bytes());
     }
 
     fn raise(&self, vector: u16) {
@@ -208,7 +212,7 @@ impl Machine {
 
     fn has_lost_its_function(&self) {
         assert_eq!(*self.view.lock().unwrap(), View::NOTHING);
-        assert!(!self.service.mmio_read(BAR, &mut [0; 4]));
+        assert!(!self.router.mmio_read(BAR, &mut [0; 4]));
         let kernel = self.kernel.lock().unwrap();
         assert!(kernel.taken.is_empty() && kernel.routes.is_empty());
         assert!(kernel.attached.is_empty());
@@ -216,15 +220,15 @@ impl Machine {
 
     /// Mode, reasons, memory map and decoded ranges agree.
     fn is_consistent(&self) {
-        let status = self.service.status(FUNCTION).unwrap();
+        let status = self.function.status().unwrap();
         assert_eq!(status.mode == TableMode::Direct, status.reasons.is_empty());
         let view = *self.view.lock().unwrap();
         let mut command = [0; 2];
-        self.service.config_read(FUNCTION, COMMAND, &mut command);
+        self.router.config_read(FUNCTION, COMMAND, &mut command);
         let mut power = [0];
-        self.service.config_read(FUNCTION, POWER, &mut power);
+        self.router.config_read(FUNCTION, POWER, &mut power);
         let mut bar = [0; 4];
-        self.service.config_read(FUNCTION, BAR_REGISTER, &mut bar);
+        self.router.config_read(FUNCTION, BAR_REGISTER, &mut bar);
         let answers = command[0] & 2 != 0 && power[0] & 3 == 0;
         let place = Some(u64::from(u32::from_le_bytes(bar))).filter(|&bar| answers && bar != 0);
         assert_eq!(view.bars[0].map(|address| address.0), place);
@@ -232,7 +236,7 @@ impl Machine {
             assert_eq!(view.table, status.mode);
         }
         for address in [BAR, ELSEWHERE] {
-            let found = self.service.mmio_read(address, &mut [0; 4]);
+            let found = self.router.mmio_read(address, &mut [0; 4]);
             assert_eq!(found, place == Some(address), "{address:#x}");
         }
     }
@@ -279,8 +283,8 @@ fn events_masking_and_a_revoke() {
         &[
             |machine| {
                 assert_eq!(machine.configure(0), Some(vec![false; 2]));
-                machine.service.revoke(FUNCTION);
-                machine.service.allow(FUNCTION);
+                machine.function.revoke().unwrap();
+                machine.function.allow().unwrap();
             },
             |machine| {
                 machine.set_mask(0, true);
@@ -319,8 +323,8 @@ fn a_bar_moves_and_decoding_changes_while_others_access_it() {
                 machine.config_write(COMMAND, &[0, 0]);
             },
             |machine| {
-                machine.service.mmio_read(BAR + TABLE, &mut [0; 4]);
-                machine.service.mmio_write(ELSEWHERE + TABLE + 12, &[0; 4]);
+                machine.router.mmio_read(BAR + TABLE, &mut [0; 4]);
+                machine.router.mmio_write(ELSEWHERE + TABLE + 12, &[0; 4]);
             },
             |machine| {
                 machine.configure(0);
@@ -340,9 +344,9 @@ fn resets_while_a_vcpu_configures() {
             |machine| drop(machine.configure(0)),
             |machine| {
                 machine.config_write(DEVICE_CONTROL, &[0x80]);
-                machine.service.reset_function(FUNCTION);
+                machine.function.reset().unwrap();
             },
-            |machine| machine.service.reset(),
+            |machine| machine.service.reset().unwrap(),
         ],
         Machine::is_consistent,
     );
@@ -354,11 +358,11 @@ fn a_function_goes_while_vcpus_use_it() {
         &[
             |machine| drop(machine.configure(0)),
             |machine| {
-                machine.service.mmio_write(BAR + TABLE + 12, &[0; 4]);
+                machine.router.mmio_write(BAR + TABLE + 12, &[0; 4]);
                 machine.config_write(MSIX_CONTROL, &[0xc0]);
             },
             |machine| {
-                assert!(machine.service.remove_function(FUNCTION));
+                machine.function.remove().unwrap();
                 // From now on, whatever the others are still about to do.
                 for _ in 0..4 {
                     machine.has_lost_its_function();
@@ -382,8 +386,8 @@ fn two_vcpus_configure_and_a_third_adds_a_neighbour() {
                 let window = Box::new(MemoryMap(Arc::new(Mutex::new(View::NOTHING))));
                 let policy = FunctionPolicy::default();
                 let id = FunctionId(16);
-                machine.service.add_function(id, Box::new(function), window, policy).unwrap();
-                assert!(machine.service.remove_function(id));
+                let added = machine.service.add_function(id, Box::new(function), window, policy);
+                added.unwrap().remove().unwrap();
             },
         ],
         |machine| {

@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use kvm_ioctls::{Kvm, VmFd};
 use pvmsi_hypervisor::{
-    FunctionPolicy, KvmWindow, MemorySlots, PciFunction, Service, SoftwareDevice, SoftwareFunction,
-    VfioFunction, VfioHost,
+    FunctionHandle, FunctionPolicy, KvmWindow, MemorySlots, PciFunction, Service, SoftwareDevice,
+    SoftwareFunction, VfioFunction, VfioHost,
 };
-use pvmsi_protocol::FunctionId;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -30,7 +29,7 @@ pub(super) struct Functions {
     pub(super) vfio: Option<VfioHost>,
     pub(super) notes: Vec<String>,
     /// Signalled when the host wants a function back.
-    pub(super) requests: Vec<(FunctionId, EventFd)>,
+    pub(super) requests: Vec<(FunctionHandle, EventFd)>,
 }
 
 impl Functions {
@@ -64,7 +63,6 @@ impl Functions {
             };
             let id = pci::address(n).ok_or_else(|| failed("the bus is full".to_owned()))?;
             let (implementation, device, request) = functions.open(function, vm).map_err(failed)?;
-            functions.requests.extend(request.map(|request| (id, request)));
             let mappings = implementation.mappings().map_err(|error| failed(error.to_string()))?;
             let layout = implementation.layout();
             let vectors = layout.vectors();
@@ -75,11 +73,12 @@ impl Functions {
                 allow_unisolated: function.allow_unisolated,
                 vectors: function.most_vectors,
             };
-            service
+            let handle = service
                 .add_function(id, implementation, Box::new(window), policy)
                 .map_err(|error| failed(error.to_string()))?;
+            functions.requests.extend(request.map(|request| (handle.clone(), request)));
             functions.recorded.push(RecordedFunction {
-                id,
+                handle: handle.clone(),
                 report: FunctionReport {
                     id: match function.backend {
                         Backend::Software(_) => id.to_string(),
@@ -96,7 +95,7 @@ impl Functions {
                 },
                 device: device.clone(),
             });
-            functions.all.push(MachineFunction { id, backend: function.backend, device });
+            functions.all.push(MachineFunction { handle, backend: function.backend, device });
         }
         functions.notes.extend(file_limit::too_small(files, limit));
         if let Some(vfio) = &functions.vfio {
@@ -146,35 +145,29 @@ impl Functions {
     }
 }
 
-/// Configuration space of one function, for the placement of its BARs.
-pub(super) struct Access<'a> {
-    service: &'a Service,
-    id: FunctionId,
-}
+/// Configuration space of one function, for the placement of its BARs. One that the host has taken back answers as nobody does.
+pub(super) struct Access<'a>(&'a FunctionHandle);
 
 impl ConfigAccess for Access<'_> {
     fn read(&self, offset: u64) -> u32 {
         let mut data = [0xff; 4];
-        self.service.config_read(self.id, offset, &mut data);
+        let _ = self.0.config_read(offset, &mut data);
         u32::from_le_bytes(data)
     }
 
     fn write(&self, offset: u64, value: u32) {
-        self.service.config_write(self.id, offset, &value.to_le_bytes());
+        let _ = self.0.config_write(offset, &value.to_le_bytes());
     }
 }
 
 /// Access to all functions, each with decoding and bus mastering off.
-pub(super) fn function_access<'a>(
-    functions: &[MachineFunction],
-    service: &'a Service,
-) -> Vec<Access<'a>> {
+pub(super) fn function_access(functions: &[MachineFunction]) -> Vec<Access<'_>> {
     const COMMAND: u64 = 4;
     functions
         .iter()
         .map(|function| {
-            service.config_write(function.id, COMMAND, &[0, 0]);
-            Access { service, id: function.id }
+            let _ = function.handle.config_write(COMMAND, &[0, 0]);
+            Access(&function.handle)
         })
         .collect()
 }

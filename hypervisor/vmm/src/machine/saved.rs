@@ -73,14 +73,14 @@ impl Parts {
     fn save(&self) -> Result<SavedMachine, MachineError> {
         let kvm = Kvm::new().map_err(MachineError::kvm_unavailable)?;
         // Before all that KVM keeps: it ends what is under way to there.
-        let service = self.bus.service.save();
+        let service = self.bus.service.save()?;
         let functions = self.functions.iter().map(|function| {
             let device = function.device.as_ref().ok_or_else(|| MachineError::Function {
                 function: function.backend.to_string(),
                 message: "its device state cannot be moved".to_owned(),
             })?;
             let mut config = [0; CONFIG_BYTES];
-            self.bus.service.config_read(function.id, 0, &mut config);
+            function.handle.config_read(0, &mut config)?;
             Ok(SavedFunction { config, device: device.save() })
         });
         Ok(SavedMachine {
@@ -103,7 +103,7 @@ impl Parts {
                 message,
             };
             for (offset, word) in (0..).step_by(4).zip(saved.config.chunks(4)) {
-                self.bus.service.config_write(function.id, offset, word);
+                function.handle.config_write(offset, word)?;
             }
             let device = function.device.as_ref();
             let device = device.ok_or_else(|| failed("it is no software function".to_owned()))?;

@@ -76,18 +76,18 @@ fn a_reset_by_the_host_brings_bars_and_program_back() {
     }) else {
         return;
     };
-    let id = machine.functions()[0].id;
+    let function = &machine.functions()[0].handle;
     let config = |offset| {
         let mut data = [0; 4];
-        assert!(machine.service().config_read(id, offset, &mut data));
+        function.config_read(offset, &mut data).unwrap();
         u32::from_le_bytes(data)
     };
     let bar = config(0x10);
     assert!(BAR_WINDOW.contains(&u64::from(bar)), "{bar:#x}");
     assert_eq!(config(4) & 0xffff, 0, "COMMAND");
     machine.resume();
-    machine.service().config_write(id, 4, &[2, 0]);
-    machine.service().config_write(id, 0x10, &(bar + 0x10_0000).to_le_bytes());
+    function.config_write(4, &[2, 0]).unwrap();
+    function.config_write(0x10, &(bar + 0x10_0000).to_le_bytes()).unwrap();
     machine.memory().write_obj(0xf4_u8, GuestAddress(CODE)).unwrap();
     machine.reset();
     machine.pause();

@@ -15,12 +15,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use pvmsi_hypervisor::{
-    ENTRY_BYTES, FunctionPolicy, PciFunction, Platform as HostPlatform, Policy as HostPolicy,
-    Service, ServiceConfig, SoftwareDevice, SoftwareFunction, SoftwareOptions,
+    ENTRY_BYTES, FunctionHandle, FunctionPolicy, PciFunction, Platform as HostPlatform,
+    Policy as HostPolicy, Router, Service, ServiceConfig, SoftwareDevice, SoftwareFunction,
+    SoftwareOptions,
 };
-use pvmsi_protocol::{
-    FunctionId, GuestMessage, ServiceBlock, SmcccStatus, VECTORS_MAX, VectorIndex,
-};
+use pvmsi_protocol::{GuestMessage, ServiceBlock, SmcccStatus, VECTORS_MAX, VectorIndex};
 use vm_memory::{Bytes, GuestMemoryMmap, MmapRegion, VolatileMemory};
 
 use super::{Counts, HostFactory, HostOptions, HostUnderTest, Isolation, Platform, Policy, Ram};
@@ -48,7 +47,8 @@ const STARTED: u32 = 3;
 struct OurMachine {
     options: HostOptions,
     service: Service,
-    function: FunctionId,
+    function: FunctionHandle,
+    router: Router,
     offer: Option<ServiceBlock>,
     platform: Platform,
     routes: Arc<RecordedRoutes>,
@@ -94,12 +94,14 @@ impl OurMachine {
         let bar = function.mappings()?.pop().ok_or("a software function has one BAR")?.memory;
         let mapping = Arc::new(RwLock::new(Mapping::new(function.layout())));
         let window = Box::new(RecordedWindow::new(Arc::clone(&mapping), options.mappable));
-        service.add_function(options.function, Box::new(function), window, policy)?;
+        let function =
+            service.add_function(options.function, Box::new(function), window, policy)?;
         Ok(Self {
             options: *options,
             offer: service.offer(Some(PORT), None),
+            router: service.router(),
             service,
-            function: options.function,
+            function,
             platform: options.platform.unwrap_or(Platform::X86),
             routes,
             mapping,
@@ -113,15 +115,15 @@ impl OurMachine {
     /// A machine on which this one's guest goes on.
     fn moved(&self) -> Result<Self, Box<dyn std::error::Error>> {
         let target = Self::new(&self.options)?;
-        let (service, device) = (self.service.save(), self.device.save());
+        let (service, device) = (self.service.save()?, self.device.save());
         let mut config = [0; CONFIG_BYTES];
-        self.service.config_read(self.function, 0, &mut config);
+        self.function.config_read(0, &mut config)?;
         for (offset, word) in (0..).step_by(4).zip(config.chunks(4)) {
-            target.service.config_write(target.function, offset, word);
+            target.function.config_write(offset, word)?;
         }
         target.device.restore(&device)?;
         target.service.restore(&service)?;
-        target.service.resume();
+        target.service.resume()?;
         Ok(Self { ram: self.ram.clone(), ..target })
     }
 
@@ -173,13 +175,12 @@ impl HostUnderTest for OurMachine {
     }
 
     fn config_read(&self, offset: u64, data: &mut [u8]) {
-        if !self.service.config_read(self.function, offset, data) {
-            data.fill(0xff);
-        }
+        // Ones where the function is gone.
+        let _ = self.function.config_read(offset, data);
     }
 
     fn config_write(&self, offset: u64, data: &[u8]) {
-        self.service.config_write(self.function, offset, data);
+        let _ = self.function.config_write(offset, data);
     }
 
     fn mmio_read(&self, address: u64, data: &mut [u8]) {
@@ -188,7 +189,7 @@ impl HostUnderTest for OurMachine {
             return;
         }
         self.exits.fetch_add(1, Ordering::SeqCst);
-        if !self.service.mmio_read(address, data) {
+        if !self.router.mmio_read(address, data) {
             data.fill(0xff);
         }
     }
@@ -199,7 +200,7 @@ impl HostUnderTest for OurMachine {
             return;
         }
         self.exits.fetch_add(1, Ordering::SeqCst);
-        self.service.mmio_write(address, data);
+        self.router.mmio_write(address, data);
     }
 
     fn raise(&self, vector: u16) {
@@ -219,23 +220,23 @@ impl HostUnderTest for OurMachine {
     }
 
     fn reset_function(&self) {
-        self.service.reset_function(self.function);
+        let _ = self.function.reset();
     }
 
     fn reset_machine(&self) {
-        self.service.reset();
+        let _ = self.service.reset();
     }
 
     fn revoke(&self) {
-        self.service.revoke(self.function);
+        let _ = self.function.revoke();
     }
 
     fn allow(&self) {
-        self.service.allow(self.function);
+        let _ = self.function.allow();
     }
 
     fn remove(&self) {
-        self.service.remove_function(self.function);
+        let _ = self.function.remove();
     }
 
     fn move_elsewhere(&mut self) -> bool {
@@ -273,7 +274,7 @@ impl HostUnderTest for OurMachine {
     }
 
     fn counts(&self) -> Counts {
-        let counters = self.service.status(self.function).map(|status| status.counters);
+        let counters = self.function.status().map(|status| status.counters);
         Counts {
             exits: self.exits.load(Ordering::SeqCst),
             routing_updates: self.routes.updates(),
