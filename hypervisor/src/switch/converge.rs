@@ -89,7 +89,7 @@ impl Switch {
     }
 
     /// The last step for a vector that is routed as it shall be.
-    #[inline]
+    #[inline(always)]
     fn attach_if(
         &mut self,
         wanted: bool,
@@ -160,6 +160,7 @@ impl Switch {
     /// KVM can raise an event twice that is signalled at the very moment of the attach: by its
     /// wake-up and by its look at what the eventfd holds. While the table is the host's, the
     /// function holds its events back for that moment.
+    #[inline(always)]
     fn attach(&mut self, vector: VectorIndex) -> Result<(), RoutesError> {
         if self.world.wires.wire(vector).is_attached() {
             self.unblock(vector);

@@ -12,6 +12,7 @@ use crate::routes::RoutesError;
 
 impl Switch {
     /// Brings the mode in line with the reasons.
+    #[inline(always)]
     pub(super) fn evaluate(&mut self) {
         let trapped = self.world.mode == TableMode::Trapped;
         let assigned = self.guest.owner.is_assigned();
@@ -141,6 +142,7 @@ impl Switch {
     }
 
     /// Makes changed vectors as they shall be. Takes the table back where an event waits for a vector that the guest has masked in it: there its unmasking is seen.
+    #[inline(always)]
     fn converge(&mut self) -> Result<(), RoutesError> {
         let (held, all) = self.work_off();
         let Some(&first) = held.first() else { return all };

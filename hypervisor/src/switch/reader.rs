@@ -276,6 +276,7 @@ pub(super) enum Hit {
 }
 
 /// See [`Hit`]; `None` where the access leaves the BAR, is empty, or is wider than any processor makes them: that could reach across a whole structure.
+#[inline(always)]
 pub(super) fn hit(layout: &Layout, bar: BarIndex, offset: u64, length: usize) -> Option<Hit> {
     if length > ACCESS_MAX {
         return None;

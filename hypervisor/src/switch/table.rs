@@ -46,6 +46,7 @@ impl Switch {
 
 impl Operation<'_> {
     /// An aligned write of 4 or 8 bytes of an entry.
+    #[inline(always)]
     fn write_entry(mut self, vector: VectorIndex, offset: u64, data: &[u8]) {
         let index = vector.as_usize();
         if self.world.mode == TableMode::Trapped
@@ -100,6 +101,7 @@ impl Operation<'_> {
         }
     }
 
+    #[inline(always)]
     fn vector_changed(&mut self, vector: VectorIndex) {
         if vector.as_usize() < self.world.wires.len() {
             self.world.wires.changed.insert(vector);

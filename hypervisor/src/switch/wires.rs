@@ -243,6 +243,7 @@ impl Wires {
     ///
     /// # Errors
     /// When the kernel refuses.
+    #[inline(always)]
     pub(crate) fn attach(
         &mut self,
         vector: VectorIndex,
@@ -262,6 +263,7 @@ impl Wires {
     ///
     /// # Errors
     /// When the kernel refuses; it is attached as before.
+    #[inline(always)]
     pub(crate) fn detach(
         &mut self,
         vector: VectorIndex,

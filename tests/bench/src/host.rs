@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use anyhow::{Context, Result, ensure};
 use kvm_ioctls::Kvm;
 use pvmsi_hypervisor::{
-    FunctionHandle, FunctionPolicy, Gsi, KvmRoutes, KvmWindow, MemorySlots, PciFunction, Platform,
-    Policy, RouteChange, Router, Routes, RoutesError, Service, ServiceConfig, SoftwareFunction,
+    BarIndex, FunctionHandle, FunctionPolicy, Gsi, KvmRoutes, KvmWindow, MemorySlots, PciFunction,
+    Platform, Policy, RouteChange, Routes, RoutesError, Service, ServiceConfig, SoftwareFunction,
     SoftwareOptions, View, Window, host_page_size,
 };
 use pvmsi_protocol::{
@@ -32,6 +32,7 @@ pub const FUNCTION_MASK: u16 = 0x4000;
 
 const FUNCTION: FunctionId = FunctionId(8);
 const BAR: u64 = 0xc000_0000;
+const MEMORY: BarIndex = BarIndex(0);
 const RAM_BYTES: usize = 0x10_0000;
 /// The call buffer's page of the guest's RAM, its address, and that of the body in it.
 const PAGE: u32 = 0x10;
@@ -99,7 +100,6 @@ impl Cost {
 pub struct Host {
     service: Service,
     function: FunctionHandle,
-    router: Router,
     memory: GuestMemoryMmap,
     bar: Arc<MmapRegion>,
     shown: Arc<AtomicBool>,
@@ -155,9 +155,8 @@ impl Host {
         let function = service
             .add_function(FUNCTION, Box::new(function), window, FunctionPolicy::default())
             .map_err(|failed| failed.error)?;
-        let router = service.router();
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM_BYTES)])?;
-        let host = Self { service, function, router, memory, bar, shown, exits: Cell::new(0) };
+        let host = Self { service, function, memory, bar, shown, exits: Cell::new(0) };
         host.config_write(BAR_REGISTER, &u32::try_from(BAR)?.to_le_bytes());
         host.config_write(COMMAND, &[0x06, 0x00]);
         Ok(host)
@@ -170,7 +169,7 @@ impl Host {
 
     /// Reads message control: one exit.
     pub fn read_control(&self) {
-        self.exit(|| self.router.config_read(FUNCTION, MESSAGE_CONTROL, &mut [0; 2]));
+        self.exit(|| self.function.config_read(MESSAGE_CONTROL, &mut [0; 2]).ok());
     }
 
     /// Changes MSI-X Enable and Function Mask and leaves the other bits: two exits.
@@ -261,7 +260,7 @@ impl Host {
         if let Some(offset) = self.direct(offset) {
             let _ = self.bar.as_volatile_slice().load::<u32>(offset, Ordering::SeqCst);
         } else {
-            self.exit(|| self.router.mmio_read(BAR.saturating_add(offset), &mut [0; 4]));
+            self.exit(|| self.function.bar_read(MEMORY, offset, &mut [0; 4]).ok());
         }
     }
 
@@ -315,7 +314,7 @@ impl Host {
     }
 
     fn config_write(&self, offset: u64, data: &[u8]) {
-        self.exit(|| self.router.config_write(FUNCTION, offset, data));
+        self.exit(|| self.function.config_write(offset, data).ok());
     }
 
     fn write_table(&self, vector: u16, word: u64, value: u32) {
@@ -331,8 +330,7 @@ impl Host {
         if let Some(offset) = self.direct(offset) {
             let _ = self.bar.as_volatile_slice().store(value, offset, Ordering::SeqCst);
         } else {
-            let address = BAR.saturating_add(offset);
-            self.exit(|| self.router.mmio_write(address, &value.to_le_bytes()));
+            self.exit(|| self.function.bar_write(MEMORY, offset, &value.to_le_bytes()).ok());
         }
     }
 
