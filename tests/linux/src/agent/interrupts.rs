@@ -21,8 +21,8 @@ const CONTROL: usize = 12;
 /// igb: Extended Interrupt Cause Set; a bit raises a vector.
 const IGB_CAUSE_SET: u64 = 0x1520;
 
-/// What a move leaves behind is gone after this time: x86 frees the old vector by a timer, and moves
-/// the interrupt again only then; an interrupt that the move itself has raised is handled.
+/// What a move leaves behind is gone after this time: x86 frees the old vector by a timer that the
+/// first interrupt by the new one has started, and moves the interrupt again only then.
 const SETTLED: Duration = Duration::from_millis(20);
 
 /// An interrupt that takes longer is lost; drivers wait for 30 seconds or more.
@@ -39,8 +39,7 @@ pub(super) fn affinity(driver: &str, count: u64) -> Result<Answer> {
         if !source.raises(vector) {
             continue;
         }
-        let now = fs::read_to_string(format!("/proc/irq/{interrupt}/effective_affinity_list"))?;
-        let now: u32 = now.trim().parse().unwrap_or(0);
+        let now = effective(interrupt)?.unwrap_or(0);
         // The first one is a move already.
         let mut targets = processors
             .iter()
@@ -68,8 +67,9 @@ pub(super) fn affinity(driver: &str, count: u64) -> Result<Answer> {
     }))
 }
 
-/// Moves an interrupt to a processor and has it raised, since x86 moves it with the next one. Whether
-/// that has arrived; `None` where the kernel moves this one itself.
+/// Moves an interrupt to a processor and has it raised until it has moved: x86 moves it with the next
+/// one, and not while an earlier move is cleaned up. Whether all have arrived; `None` where the
+/// kernel moves this one itself.
 fn move_to(source: &Source, vector: usize, interrupt: u32, target: u32) -> Result<Option<bool>> {
     let path = format!("/proc/irq/{interrupt}/smp_affinity_list");
     match fs::write(path, target.to_string()) {
@@ -77,10 +77,25 @@ fn move_to(source: &Source, vector: usize, interrupt: u32, target: u32) -> Resul
         Err(error) if is_refused(&error) => return Ok(None),
         Err(error) => bail!("interrupt {interrupt} does not move: {error}"),
     }
-    sleep(SETTLED);
-    let arrived = source.arrives(vector, interrupt)?;
+    let begin = Instant::now();
+    let mut arrived = source.arrives(vector, interrupt)?;
+    while arrived && effective(interrupt)? != Some(target) {
+        if begin.elapsed() >= PATIENCE {
+            bail!("interrupt {interrupt} has not moved to processor {target}");
+        }
+        sleep(SETTLED);
+        arrived = source.arrives(vector, interrupt)?;
+    }
+    // The first one that comes the new way has the old way cleaned up.
+    arrived = arrived && source.arrives(vector, interrupt)?;
     sleep(SETTLED);
     Ok(Some(arrived))
+}
+
+/// The processor that an interrupt goes to.
+fn effective(interrupt: u32) -> Result<Option<u32>> {
+    let list = fs::read_to_string(format!("/proc/irq/{interrupt}/effective_affinity_list"))?;
+    Ok(list.trim().parse().ok())
 }
 
 /// Moves each interrupt that may be moved, and can be raised, to the last processor.
