@@ -80,33 +80,31 @@ pub(super) fn check(driver: &str) -> Result<Answer> {
 /// Removes a function that the host takes back. Nobody tells a guest of a machine without hot-plug.
 pub(super) fn gone(driver: &str) -> Result<Answer> {
     let begin = Instant::now();
-    write(&format!("{}/remove", in_use(driver)?), "1")?;
+    let address = in_use(driver)?.with_context(|| format!("{driver} has no function"))?;
+    write(&format!("/sys/bus/pci/devices/{address}/remove"), "1")?;
     seconds(begin)
 }
 
-/// Waits until the machine's hot-plug has removed a function.
+/// Waits until the machine's hot-plug has taken a driver's function away.
 pub(super) fn vanishes(driver: &str) -> Result<Answer> {
     let begin = Instant::now();
-    let folder = in_use(driver)?;
-    while Path::new(&folder).exists() {
+    while let Some(address) = in_use(driver)? {
         if begin.elapsed() >= UNPLUGGED {
-            bail!("{driver} still has its function");
+            bail!("{driver} still has {address}");
         }
         sleep(Duration::from_millis(10));
     }
     seconds(begin)
 }
 
-/// The folder of a driver's function. Its configuration space may read as ones already.
-fn in_use(driver: &str) -> Result<String> {
+/// The address of a driver's function, whose configuration space may read as ones already.
+fn in_use(driver: &str) -> Result<Option<String>> {
     let folder = format!("/sys/bus/pci/drivers/{driver}");
-    let address = fs::read_dir(&folder)
-        .with_context(|| format!("no driver {folder}"))?
+    let entries = fs::read_dir(&folder).with_context(|| format!("no driver {folder}"))?;
+    Ok(entries
         .flatten()
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .find(|name| name.starts_with("0000:"))
-        .with_context(|| format!("{driver} has no function"))?;
-    Ok(format!("/sys/bus/pci/devices/{address}"))
+        .find(|name| name.starts_with("0000:")))
 }
 
 /// Brings the driver to disable its function and to enable it again.
