@@ -45,11 +45,13 @@ impl ConfigSpace {
         } else if !self.router.config_read(function, offset, data) {
             return;
         } else {
-            hidden::hide(offset, data, |at| {
+            let read = |at| {
                 let mut header = [0xff; 4];
                 self.router.config_read(function, at, &mut header);
                 u32::from_le_bytes(header)
-            });
+            };
+            hidden::hide(offset, data, read);
+            hidden::integrate(offset, data, read);
         }
         for (at, byte) in (offset..).zip(data.iter_mut()) {
             match at {

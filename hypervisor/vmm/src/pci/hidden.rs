@@ -1,6 +1,7 @@
-//! Extended capabilities of the host's functions that a guest must not see: what they offer can be read there, but not used.
+//! What a guest must not see of the host's functions: extended capabilities that could be read, but not used, and a link.
 //!
-//! Source: PCI Express Base Specification, the extended capabilities and the null capability.
+//! Source: PCI Express Base Specification, the PCI Express capability, the extended capabilities and
+//! the null capability.
 
 /// Where the list of extended capabilities starts.
 const START: u64 = 0x100;
@@ -16,6 +17,51 @@ const SR_IOV: u16 = 0x10;
 const RESIZABLE_BAR: u16 = 0x15;
 const VIRTUAL_RESIZABLE_BAR: u16 = 0x24;
 const HIDDEN: [u16; 4] = [ARI, SR_IOV, RESIZABLE_BAR, VIRTUAL_RESIZABLE_BAR];
+
+/// Pointer to the first capability, and where capabilities can be.
+const CAPABILITIES_POINTER: u64 = 0x34;
+const CAPABILITIES: std::ops::Range<u64> = 0x40..0x100;
+/// So many fit.
+const STANDARD_CAPABILITIES_MAX: u32 = (256 - 64) / 4;
+/// The PCI Express capability, and in its header of 32 bits: version, and device or port type.
+const PCI_EXPRESS: u8 = 0x10;
+const ENDPOINT: u8 = 0;
+const INTEGRATED_ENDPOINT: u8 = 9;
+/// Link capabilities, control and status; the second ones, which version 2 has.
+const LINK: std::ops::Range<u64> = 0x0c..0x14;
+const LINK_2: std::ops::Range<u64> = 0x2c..0x34;
+
+/// Makes an endpoint one that is integrated in the root complex, as all functions of a root bus are:
+/// it has no link that a guest could look after. `read` reads 32 bits of the function.
+pub(super) fn integrate(offset: u64, data: &mut [u8], read: impl Fn(u64) -> u32) {
+    let end = offset.saturating_add(u64::try_from(data.len()).unwrap_or(u64::MAX));
+    if end <= CAPABILITIES.start || offset >= CAPABILITIES.end {
+        return;
+    }
+    let [first, ..] = read(CAPABILITIES_POINTER).to_le_bytes();
+    let mut at = u64::from(first & !3);
+    for _ in 0..STANDARD_CAPABILITIES_MAX {
+        if !CAPABILITIES.contains(&at) {
+            return;
+        }
+        let [number, next, flags, _] = read(at).to_le_bytes();
+        if number == PCI_EXPRESS {
+            if flags >> 4 == ENDPOINT {
+                let has_second = flags & 0xf >= 2;
+                for (place, byte) in (offset..).zip(data.iter_mut()) {
+                    let register = place.saturating_sub(at);
+                    if place == at.saturating_add(2) {
+                        *byte = *byte & 0xf | INTEGRATED_ENDPOINT << 4;
+                    } else if LINK.contains(&register) || has_second && LINK_2.contains(&register) {
+                        *byte = 0;
+                    }
+                }
+            }
+            return;
+        }
+        at = u64::from(next & !3);
+    }
+}
 
 /// Makes null capabilities of them in what was read at `offset`: the number 0 tells software to go
 /// on with the next. `read` reads 32 bits of the function.
@@ -92,6 +138,53 @@ mod tests {
         assert_eq!(read(&first, 0x100, 4), [0, 0, 1, 0x20]);
         assert_eq!(read(&first, 0x200, 4), [0, 0, 1, 0x30]);
         assert_eq!(read(&first, 0x300, 4), first[0x300..0x304]);
+    }
+
+    fn integrated(space: &[u8], offset: usize, bytes: usize) -> Vec<u8> {
+        let word = |at: u64| {
+            let at = usize::try_from(at).unwrap();
+            u32::from_le_bytes(space[at..at + 4].try_into().unwrap())
+        };
+        let mut data = space[offset..offset + bytes].to_vec();
+        integrate(u64::try_from(offset).unwrap(), &mut data, word);
+        data
+    }
+
+    /// All capabilities are full of ones; MSI-X, then PCI Express.
+    fn express(flags: u8) -> Vec<u8> {
+        let mut space = vec![0xff; 4096];
+        space[0x34] = 0x40;
+        space[0x40..0x42].copy_from_slice(&[0x11, 0x80]);
+        space[0x80..0x84].copy_from_slice(&[0x10, 0, flags, 0x01]);
+        space
+    }
+
+    #[test]
+    fn an_endpoint_is_integrated_and_has_no_link() {
+        let function = express(0x02);
+        assert_eq!(integrated(&function, 0x80, 4), [0x10, 0, 0x92, 0x01]);
+        assert_eq!(integrated(&function, 0x82, 2), [0x92, 0x01]);
+        let changed: Vec<_> =
+            (0..0x100).filter(|&at| integrated(&function, at, 1) != function[at..=at]).collect();
+        let expected = [0x82].into_iter().chain(0x8c..0x94).chain(0xac..0xb4);
+        assert_eq!(changed, expected.collect::<Vec<_>>());
+        assert_eq!(integrated(&function, 0x90, 4), [0; 4]);
+        assert_eq!(integrated(&function, 0x88, 8), [0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0]);
+        let first_version = express(0x01);
+        assert_eq!(integrated(&first_version, 0xac, 8), [0xff; 8], "it has no second link");
+    }
+
+    #[test]
+    fn what_is_no_endpoint_is_left_alone() {
+        let mut endless = express(0x02);
+        endless[0x41] = 0x40;
+        let mut none = express(0x02);
+        none[0x34] = 0;
+        for space in [express(0x12), express(0x92), endless, none, vec![0xff; 4096]] {
+            for offset in (0..0x100).step_by(4) {
+                assert_eq!(integrated(&space, offset, 4), space[offset..offset + 4], "{offset:#x}");
+            }
+        }
     }
 
     #[test]
