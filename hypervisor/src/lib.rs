@@ -25,6 +25,7 @@
 //! |---|---|---|
 //! | [`Routes`] | the hypervisor's interrupt routes | [`KvmRoutes`] |
 //! | [`PciFunction`] | the function | [`VfioFunction`], [`SoftwareFunction`] |
+//! | [`VectorTable`] | its vector table and pending bits, by words | [`MappedTable`] |
 //! | [`Window`] | the guest's memory map | [`KvmWindow`] |
 //!
 //! A VM that is stopped, saved and continued elsewhere takes the service's state
@@ -56,13 +57,14 @@ mod service;
 mod software;
 mod switch;
 mod sync;
+mod vector_table;
 mod vfio;
 mod window;
 
 pub use capability::NoMsix;
 pub use counters::Counters;
 pub use entry::FunctionError;
-pub use function::{BarMapping, Isolation, PciFunction, TooFewInterrupts};
+pub use function::{BarMapping, Isolation, PciFunction, SetUpError};
 pub use handle::{FunctionHandle, FunctionStatus};
 pub use isolation::{UnsafeInterrupts, host_isolation};
 pub use kvm_routes::KvmRoutes;
@@ -81,5 +83,6 @@ pub use service::{AddFunctionError, DoorbellError, NotAdded, Service, ServiceCon
 pub use software::{
     SoftwareDevice, SoftwareDeviceState, SoftwareFunction, SoftwareOptions, SoftwareStateError,
 };
+pub use vector_table::{MappedTable, TableError, VectorTable};
 pub use vfio::{VfioBackend, VfioError, VfioFunction, VfioHost};
 pub use window::{View, Window};

@@ -20,7 +20,7 @@ use super::operation::Operation;
 use super::reader::count;
 use super::set::VectorSet;
 use crate::event;
-use crate::function::TooFewInterrupts;
+use crate::function::SetUpError;
 use crate::policy::Policy;
 use crate::routes::RoutesError;
 
@@ -35,14 +35,14 @@ enum StepError {
     #[error("the vector table could not be taken back or written")]
     Table(#[source] io::Error),
     #[error("interrupts could not be set up")]
-    SetUp(#[source] io::Error),
+    SetUp(#[source] SetUpError),
 }
 
 impl StepError {
     /// For how many vectors the host has interrupts, if it was for want of them.
     fn available(&self) -> Option<usize> {
         let Self::SetUp(error) = self else { return None };
-        TooFewInterrupts::of(error).map(|few| usize::from(few.available))
+        error.available()
     }
 }
 
