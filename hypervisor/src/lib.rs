@@ -67,7 +67,7 @@ pub use entry::FunctionError;
 pub use function::{BarMapping, Isolation, PciFunction, SetUpError};
 pub use handle::{FunctionHandle, FunctionStatus};
 pub use isolation::{UnsafeInterrupts, host_isolation};
-pub use kvm_routes::KvmRoutes;
+pub use kvm_routes::{KvmRoutes, KvmRoutesError};
 #[cfg(target_arch = "aarch64")]
 pub use kvm_smccc::SmcccFilter;
 pub use kvm_window::{KvmWindow, MemorySlot, MemorySlots};

@@ -39,10 +39,13 @@ enum StepError {
 }
 
 impl StepError {
-    /// For how many vectors the host has interrupts, if it was for want of them.
-    fn available(&self) -> Option<usize> {
-        let Self::SetUp(error) = self else { return None };
-        error.available()
+    /// For how many vectors the host has interrupts and routes, if it was for want of them. Routes do not tell: half of the `granted` ones is what to try next.
+    fn available(&self, granted: usize) -> Option<usize> {
+        match self {
+            Self::SetUp(error) => error.available(),
+            Self::Routes(RoutesError::Exhausted) => Some(granted / 2),
+            _ => None,
+        }
     }
 }
 
@@ -184,7 +187,8 @@ impl Operation<'_> {
             let Err(error) = self.assign(setups, granted, wanted, before) else { return Ok(()) };
             // What is available may be a guess, which must not miss what is enough.
             let spare = wanted > target;
-            let next = error.available().map(|few| if spare { few.max(target) } else { few });
+            let next =
+                error.available(granted).map(|few| if spare { few.max(target) } else { few });
             match next {
                 Some(0) => {
                     self.complain("configure finds no interrupts", &error);
