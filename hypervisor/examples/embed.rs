@@ -18,8 +18,10 @@ const DOORBELL: u64 = 0xfeb0_0000;
 
 /// Set-up, once for the VM and once for each function.
 fn set_up(vm: Arc<VmFd>) -> Result<(Service, FunctionHandle), Box<dyn Error>> {
-    // GSIs 24 and up are ours; the VMM's own routes would go into the base table.
-    let routes = Arc::new(KvmRoutes::new(Arc::clone(&vm), Vec::new(), 24..4096));
+    // GSIs 24 and up are ours. The pins of KVM's interrupt controllers stay as they are; the VMM's
+    // own MSI routes would go beside them.
+    let pins = KvmRoutes::default_pins(24);
+    let routes = Arc::new(KvmRoutes::new(Arc::clone(&vm), pins, 24..)?);
     let service = Service::new(ServiceConfig::new(PLATFORM), routes);
     // Memory slots from 100 on are ours.
     let slots = Arc::new(MemorySlots::new(vm, 100..200));

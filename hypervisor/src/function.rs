@@ -7,12 +7,13 @@
 use std::io;
 use std::sync::Arc;
 
-use pvmsi_protocol::{Delivery, TableMessage, VectorIndex};
+use pvmsi_protocol::Delivery;
 use thiserror::Error;
 use vm_memory::MmapRegion;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::layout::{BarIndex, Layout};
+use crate::vector_table::VectorTable;
 
 /// Whether the host confines a function to its own interrupts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,24 +35,29 @@ pub struct BarMapping {
     pub memory: Arc<MmapRegion>,
 }
 
-/// The host has interrupts for fewer vectors than were to be set up. What holds this in an [`io::Error`] leads to a short grant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("the host is short of interrupts for the function; {available} are to be had, or fewer")]
-pub struct TooFewInterrupts {
-    /// For how many to try next, from vector 0 on: fewer than were asked for.
-    pub available: u16,
+/// The interrupts of a function were not set up as asked for, and are as before.
+#[derive(Debug, Error)]
+pub enum SetUpError {
+    /// The host has interrupts for fewer vectors. Leads to a short grant.
+    #[error(
+        "the host is short of interrupts for the function; {available} are to be had, or fewer"
+    )]
+    TooFew {
+        /// For how many to try next, from vector 0 on: fewer than were asked for.
+        available: u16,
+    },
+    /// The function or the kernel refuses.
+    #[error(transparent)]
+    Refused(#[from] io::Error),
 }
 
-impl TooFewInterrupts {
-    /// What an error says of it.
-    pub(crate) fn of(error: &io::Error) -> Option<Self> {
-        error.get_ref()?.downcast_ref().copied()
-    }
-}
-
-impl From<TooFewInterrupts> for io::Error {
-    fn from(error: TooFewInterrupts) -> Self {
-        Self::other(error)
+impl SetUpError {
+    /// For how many vectors to try next, if it was for want of interrupts.
+    pub(crate) fn available(&self) -> Option<usize> {
+        match self {
+            Self::TooFew { available } => Some(usize::from(*available)),
+            Self::Refused(_) => None,
+        }
     }
 }
 
@@ -86,44 +92,17 @@ pub trait PciFunction: Send {
     /// Sets or clears MSI-X Enable of the function itself: set, with every vector masked and no event; cleared, with all interrupts down. Nothing changes where it is so already. Some functions look at it when they are started, before any vector is unmasked.
     ///
     /// # Errors
-    /// When the function or the kernel refuses; Enable is then as before.
-    fn set_enabled(&mut self, enabled: bool) -> io::Result<()>;
+    /// See [`SetUpError`]; Enable is then as before.
+    fn set_enabled(&mut self, enabled: bool) -> Result<(), SetUpError>;
 
     /// Makes vector `i` signal `events[i]`, for all of them with *one* request, unmasked in the function's table, and sets the function's own MSI-X Enable where it is clear. An empty slice takes the interrupts down and leaves Enable as it is. Events of vectors that stay set up are not lost.
     ///
     /// # Errors
-    /// When the function or the kernel refuses; the set-up is then as before. [`TooFewInterrupts`], as the error's inner one, where fewer can be had.
-    fn set_up_interrupts(&mut self, events: &[&EventFd]) -> io::Result<()>;
+    /// See [`SetUpError`].
+    fn set_up_interrupts(&mut self, events: &[&EventFd]) -> Result<(), SetUpError>;
 
-    /// The message that stands in the table for a vector that is set up. Where the function is not isolated, the host may change it at any time.
-    ///
-    /// # Errors
-    /// When the table cannot be read; [`Unsupported`](io::ErrorKind::Unsupported) where the host can never reach it: it then does without, as far as a function's own mask bits are an additional safety.
-    fn table_message(&mut self, vector: VectorIndex) -> io::Result<TableMessage>;
-
-    /// Writes a message into the table.
-    ///
-    /// # Errors
-    /// When the table cannot be written.
-    fn set_table_message(&mut self, vector: VectorIndex, message: TableMessage) -> io::Result<()>;
-
-    /// The mask bit in the table.
-    ///
-    /// # Errors
-    /// When the table cannot be read.
-    fn masked(&mut self, vector: VectorIndex) -> io::Result<bool>;
-
-    /// Sets or clears the mask bit in the table, and waits until the function has seen it.
-    ///
-    /// # Errors
-    /// When the table cannot be written.
-    fn set_masked(&mut self, vector: VectorIndex, masked: bool) -> io::Result<()>;
-
-    /// The bit in the function's pending bit array.
-    ///
-    /// # Errors
-    /// When the array cannot be read.
-    fn pending(&mut self, vector: VectorIndex) -> io::Result<bool>;
+    /// The function's vector table and pending bits: a [`MappedTable`](crate::MappedTable) where its BARs are mapped.
+    fn table(&mut self) -> &mut dyn VectorTable;
 
     /// Returns when every event of a vector that is masked by now has been signalled: what was under way when the mask bit was set has arrived.
     fn settle(&mut self);

@@ -5,7 +5,7 @@ mod routes;
 mod smccc;
 mod window;
 
-pub use routes::KvmRoutes;
+pub use routes::{KvmRoutes, KvmRoutesError};
 #[cfg(target_arch = "aarch64")]
 pub use smccc::SmcccFilter;
 pub use window::{KvmWindow, MemorySlot, MemorySlots};

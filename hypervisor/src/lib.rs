@@ -25,6 +25,7 @@
 //! |---|---|---|
 //! | [`Routes`] | the hypervisor's interrupt routes | [`KvmRoutes`] |
 //! | [`PciFunction`] | the function | [`VfioFunction`], [`SoftwareFunction`] |
+//! | [`VectorTable`] | its vector table and pending bits, by words | [`MappedTable`] |
 //! | [`Window`] | the guest's memory map | [`KvmWindow`] |
 //!
 //! The implementations for KVM and for VFIO are the features `kvm` and `vfio`, both on by
@@ -56,6 +57,7 @@ mod service;
 mod software;
 mod switch;
 mod sync;
+mod vector_table;
 #[cfg(feature = "vfio")]
 mod vfio;
 mod window;
@@ -63,12 +65,12 @@ mod window;
 pub use capability::NoMsix;
 pub use counters::Counters;
 pub use entry::FunctionError;
-pub use function::{BarMapping, Isolation, PciFunction, TooFewInterrupts};
+pub use function::{BarMapping, Isolation, PciFunction, SetUpError};
 pub use handle::{FunctionHandle, FunctionStatus};
 #[cfg(all(feature = "kvm", target_arch = "aarch64"))]
 pub use kvm::SmcccFilter;
 #[cfg(feature = "kvm")]
-pub use kvm::{KvmRoutes, KvmWindow, MemorySlot, MemorySlots};
+pub use kvm::{KvmRoutes, KvmRoutesError, KvmWindow, MemorySlot, MemorySlots};
 pub use layout::{Bar, BarIndex, ENTRY_BYTES, Layout, LayoutError, Target};
 pub use page_size::host_page_size;
 pub use pages::BarPages;
@@ -81,6 +83,7 @@ pub use service::{AddFunctionError, DoorbellError, NotAdded, Service, ServiceCon
 pub use software::{
     SoftwareDevice, SoftwareDeviceState, SoftwareFunction, SoftwareOptions, SoftwareStateError,
 };
+pub use vector_table::{MappedTable, TableError, VectorTable};
 #[cfg(feature = "vfio")]
 pub use vfio::{UnsafeInterrupts, VfioBackend, VfioError, VfioFunction, VfioHost, host_isolation};
 pub use window::{View, Window};

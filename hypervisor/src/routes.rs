@@ -63,7 +63,7 @@ pub trait Routes: Send + Sync {
     /// An event that is signalled after the return goes the new way.
     ///
     /// # Errors
-    /// [`RoutesError::Kernel`]; the table is then as before.
+    /// See [`RoutesError`]; the table is then as before. [`Exhausted`](RoutesError::Exhausted), where the table takes fewer routes than were [allocated](Self::allocate), leads to a short grant.
     fn install(&self, changes: &[RouteChange]) -> Result<(), RoutesError>;
 
     /// From now on each signal of `event` raises `gsi`. One that was signalled before the call has been raised when it returns: this is how held events are delivered exactly once.

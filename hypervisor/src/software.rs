@@ -23,8 +23,9 @@ use vmm_sys_util::eventfd::EventFd;
 pub use device::SoftwareDevice;
 pub use saved::{SoftwareDeviceState, SoftwareStateError};
 
-use crate::function::{BarMapping, Isolation, PciFunction};
+use crate::function::{BarMapping, Isolation, PciFunction, SetUpError};
 use crate::layout::{Bar, BarIndex, Layout};
+use crate::vector_table::{TableError, VectorTable};
 use config::{ConfigEffect, ConfigSpace};
 
 /// Bytes of BAR 0.
@@ -114,32 +115,16 @@ impl PciFunction for SoftwareFunction {
         Delivery::Host
     }
 
-    fn set_enabled(&mut self, enabled: bool) -> io::Result<()> {
-        self.device.set_enabled(enabled)
+    fn set_enabled(&mut self, enabled: bool) -> Result<(), SetUpError> {
+        Ok(self.device.set_enabled(enabled)?)
     }
 
-    fn set_up_interrupts(&mut self, events: &[&EventFd]) -> io::Result<()> {
-        self.device.set_up_interrupts(events)
+    fn set_up_interrupts(&mut self, events: &[&EventFd]) -> Result<(), SetUpError> {
+        Ok(self.device.set_up_interrupts(events)?)
     }
 
-    fn table_message(&mut self, vector: VectorIndex) -> io::Result<TableMessage> {
-        self.device.table_message(vector)
-    }
-
-    fn set_table_message(&mut self, vector: VectorIndex, message: TableMessage) -> io::Result<()> {
-        self.device.set_table_message(vector, message)
-    }
-
-    fn masked(&mut self, vector: VectorIndex) -> io::Result<bool> {
-        self.device.masked(vector)
-    }
-
-    fn set_masked(&mut self, vector: VectorIndex, masked: bool) -> io::Result<()> {
-        self.device.set_masked(vector, masked)
-    }
-
-    fn pending(&mut self, vector: VectorIndex) -> io::Result<bool> {
-        self.device.pending(vector)
+    fn table(&mut self) -> &mut dyn VectorTable {
+        self
     }
 
     fn settle(&mut self) {
@@ -172,5 +157,31 @@ impl PciFunction for SoftwareFunction {
     fn reset(&mut self) -> io::Result<()> {
         self.device.reset();
         Ok(())
+    }
+}
+
+impl VectorTable for SoftwareFunction {
+    fn message(&mut self, vector: VectorIndex) -> Result<TableMessage, TableError> {
+        Ok(self.device.table_message(vector)?)
+    }
+
+    fn set_message(
+        &mut self,
+        vector: VectorIndex,
+        message: TableMessage,
+    ) -> Result<(), TableError> {
+        Ok(self.device.set_table_message(vector, message)?)
+    }
+
+    fn masked(&mut self, vector: VectorIndex) -> Result<bool, TableError> {
+        Ok(self.device.masked(vector)?)
+    }
+
+    fn set_masked(&mut self, vector: VectorIndex, masked: bool) -> Result<(), TableError> {
+        Ok(self.device.set_masked(vector, masked)?)
+    }
+
+    fn pending(&mut self, vector: VectorIndex) -> Result<bool, TableError> {
+        Ok(self.device.pending(vector)?)
     }
 }

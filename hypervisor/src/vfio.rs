@@ -20,7 +20,6 @@ use std::sync::Arc;
 
 use kvm_bindings::{kvm_create_device, kvm_device_type_KVM_DEV_TYPE_VFIO};
 use kvm_ioctls::VmFd;
-use pvmsi_protocol::{TableMessage, VectorIndex};
 use thiserror::Error;
 use vfio_bindings::bindings::vfio::{
     VFIO_IRQ_INFO_NORESIZE, VFIO_PCI_MSIX_IRQ_INDEX, VFIO_PCI_REQ_IRQ_INDEX,
@@ -31,13 +30,13 @@ use vfio_ioctls::{
 };
 use vm_memory::{
     Address, FileOffset, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress, MmapRegion,
-    VolatileMemory,
 };
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::function::{BarMapping, Isolation, PciFunction, TooFewInterrupts};
+use crate::function::{BarMapping, Isolation, PciFunction, SetUpError};
 use crate::layout::{BarIndex, Layout, LayoutError};
 use crate::page_size::host_page_size;
+use crate::vector_table::{MappedTable, VectorTable};
 use crate::vfio::regions::Regions;
 
 pub use backend::VfioBackend;
@@ -156,6 +155,7 @@ impl VfioHost {
 pub struct VfioFunction {
     /// Go before the device: each keeps its file open, and an open file keeps the group busy.
     mappings: Vec<BarMapping>,
+    table: MappedTable,
     regions: Regions,
     device: VfioDevice,
     layout: Layout,
@@ -183,6 +183,7 @@ impl VfioFunction {
         let isolation = host_isolation(Path::new("/sys"), host.backend);
         let threaded_handlers = irqs::handlers_are_threaded(Path::new("/"));
         Ok(Self {
+            table: MappedTable::new(layout.clone(), mappings.clone()),
             mappings,
             regions,
             device,
@@ -204,48 +205,6 @@ impl VfioFunction {
         self.device.enable_irq(VFIO_PCI_REQ_IRQ_INDEX, vec![&event]).map_err(failed)?;
         Ok(event)
     }
-
-    /// Applies `act` to a 32-bit word of a BAR's mapping.
-    fn word<T>(
-        &self,
-        bar: BarIndex,
-        offset: u64,
-        act: impl FnOnce(vm_memory::VolatileRef<'_, u32>) -> T,
-    ) -> io::Result<T> {
-        let not_mapped = || {
-            let why = "the vector table's page cannot be mapped";
-            io::Error::new(io::ErrorKind::Unsupported, why)
-        };
-        let (memory, at) = self
-            .mappings
-            .iter()
-            .find_map(|mapping| {
-                let at = usize::try_from(offset.checked_sub(mapping.offset)?).ok()?;
-                (mapping.bar == bar && at < mapping.memory.size()).then_some((&mapping.memory, at))
-            })
-            .ok_or_else(not_mapped)?;
-        let word = memory.get_ref::<u32>(at).map_err(|_| not_mapped())?;
-        Ok(act(word))
-    }
-
-    fn entry_word(&self, vector: VectorIndex, word: u64) -> io::Result<(BarIndex, u64)> {
-        let (bar, _) = self.layout.table();
-        let offset =
-            self.layout.entry_offset(vector).and_then(|at| at.checked_add(word.checked_mul(4)?));
-        offset
-            .map(|offset| (bar, offset))
-            .ok_or_else(|| io::Error::other("the function has no such vector"))
-    }
-
-    fn read(&self, vector: VectorIndex, word: u64) -> io::Result<u32> {
-        let (bar, offset) = self.entry_word(vector, word)?;
-        self.word(bar, offset, |word| word.load())
-    }
-
-    fn write(&self, vector: VectorIndex, word: u64, value: u32) -> io::Result<()> {
-        let (bar, offset) = self.entry_word(vector, word)?;
-        self.word(bar, offset, |word| word.store(value))
-    }
 }
 
 impl PciFunction for VfioFunction {
@@ -266,7 +225,7 @@ impl PciFunction for VfioFunction {
         irqs::set_up_count(self.grows, now, wanted, self.layout.vectors())
     }
 
-    fn set_enabled(&mut self, enabled: bool) -> io::Result<()> {
+    fn set_enabled(&mut self, enabled: bool) -> Result<(), SetUpError> {
         match (enabled, self.set_up.is_empty()) {
             (true, true) => {
                 // Where vectors cannot be added later without clearing Enable, all are there from the start.
@@ -286,11 +245,11 @@ impl PciFunction for VfioFunction {
         Ok(())
     }
 
-    fn set_up_interrupts(&mut self, events: &[&EventFd]) -> io::Result<()> {
+    fn set_up_interrupts(&mut self, events: &[&EventFd]) -> Result<(), SetUpError> {
         let wanted = irqs::descriptors(events);
         if !self.grows && !self.set_up.is_empty() && wanted.len() > self.set_up.len() {
             let available = u16::try_from(self.set_up.len()).unwrap_or(u16::MAX);
-            return Err(TooFewInterrupts { available }.into());
+            return Err(SetUpError::TooFew { available });
         }
         let Some((start, fds)) = irqs::change(&self.set_up, &wanted) else { return Ok(()) };
         let done = irqs::set_up(&self.device, start, &fds);
@@ -305,37 +264,8 @@ impl PciFunction for VfioFunction {
         done
     }
 
-    fn table_message(&mut self, vector: VectorIndex) -> io::Result<TableMessage> {
-        let low = self.read(vector, 0)?;
-        let high = self.read(vector, 1)?;
-        let data = self.read(vector, 2)?;
-        Ok(TableMessage { address: u64::from(high) << 32 | u64::from(low), data })
-    }
-
-    fn set_table_message(&mut self, vector: VectorIndex, message: TableMessage) -> io::Result<()> {
-        let [a0, a1, a2, a3, a4, a5, a6, a7] = message.address.to_le_bytes();
-        self.write(vector, 0, u32::from_le_bytes([a0, a1, a2, a3]))?;
-        self.write(vector, 1, u32::from_le_bytes([a4, a5, a6, a7]))?;
-        self.write(vector, 2, message.data)
-    }
-
-    fn masked(&mut self, vector: VectorIndex) -> io::Result<bool> {
-        Ok(self.read(vector, 3)? & 1 != 0)
-    }
-
-    fn set_masked(&mut self, vector: VectorIndex, masked: bool) -> io::Result<()> {
-        // Only bit 0 is defined; some functions keep something in the others.
-        let control = self.read(vector, 3)?;
-        self.write(vector, 3, control & !1 | u32::from(masked))?;
-        // A read's completion pushes the write, and what the function sent before, ahead of it.
-        self.read(vector, 3).map(drop)
-    }
-
-    fn pending(&mut self, vector: VectorIndex) -> io::Result<bool> {
-        let (bar, start) = self.layout.pending();
-        let offset = start.saturating_add(u64::from(vector.0 / 32).saturating_mul(4));
-        let bits = self.word(bar, offset, |word| word.load())?;
-        Ok(bits & (1_u32 << (vector.0 % 32)) != 0)
+    fn table(&mut self) -> &mut dyn VectorTable {
+        &mut self.table
     }
 
     fn settle(&mut self) {

@@ -8,7 +8,7 @@ mod fixture;
 use fixture::faults::{self, Plan};
 use fixture::*;
 use pvmsi_hypervisor::{Policy, RestoreError, ServiceState};
-use pvmsi_protocol::{CallError, CallId, Reasons, Sequence, TableMode, VectorSetup};
+use pvmsi_protocol::{CallError, CallId, FunctionId, Reasons, Sequence, TableMode, VectorSetup};
 use std::sync::atomic::Ordering::SeqCst;
 
 const DECODING_OFF: [u8; 2] = [0x04, 0];
@@ -240,6 +240,38 @@ fn a_host_without_interrupts_has_no_resources() {
     assert_eq!(guest.routes.left.load(SeqCst), Options::default().routes);
     guest.program(0, message(0));
     assert_eq!(guest.routes.left.load(SeqCst), Options::default().routes);
+}
+
+#[test]
+fn a_routing_table_with_too_little_room_is_a_short_grant() {
+    let guest = trapped();
+    guest.routes.room.store(5, SeqCst);
+    assert_eq!(guest.configure(8).granted, 4, "half of them is what was tried next");
+    (0..4).for_each(|vector| guest.raise(vector));
+    assert_eq!(guest.interrupts(), [0, 1, 2, 3]);
+    assert_eq!((guest.routes.routed(), guest.routes.attached()), (4, 4));
+    assert_eq!(guest.routes.left.load(SeqCst), 3996, "the other four are free");
+}
+
+#[test]
+fn a_routing_table_that_is_full_leaves_no_resources() {
+    const BESIDE: FunctionId = FunctionId(16);
+    let guest = trapped();
+    guest.add_function(BESIDE).unwrap();
+    guest.use_in_the_standard_way(BESIDE);
+    for (word, value) in [(0, 0xfee0_0000_u32), (2, 0x40)] {
+        let at = 0xd000_0000 + Guest::entry(0, word);
+        assert!(guest.router.mmio_write(at, &value.to_le_bytes()));
+    }
+    assert_eq!(guest.routes.routed(), 1);
+    guest.routes.room.store(1, SeqCst);
+    let before = guest.snapshot();
+    let setups = [VectorSetup { message: Some(message(0)), masked: false }; 8];
+    let refused = guest.configure_with(8, Sequence::START, &setups).unwrap_err();
+    assert_eq!(refused, CallError::NoResources);
+    assert_eq!(guest.snapshot(), before);
+    guest.routes.room.store(0, SeqCst);
+    assert_eq!(guest.configure(8).granted, 8);
 }
 
 #[test]

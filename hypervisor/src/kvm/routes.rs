@@ -2,13 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::ops::Range;
+use std::ops::{Bound, Range, RangeBounds};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kvm_bindings::{
-    KVM_IRQ_ROUTING_MSI, KVM_MSI_VALID_DEVID, KvmIrqRouting, kvm_irq_routing_entry,
+    KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_MAX_IRQ_ROUTES, KVM_MSI_VALID_DEVID,
+    KvmIrqRouting, kvm_irq_routing_entry,
 };
-use kvm_ioctls::VmFd;
+#[cfg(target_arch = "x86_64")]
+use kvm_bindings::{KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE};
+use kvm_ioctls::{Cap, VmFd};
+use thiserror::Error;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::event;
@@ -16,6 +20,13 @@ use crate::routes::{Gsi, Route, RouteChange, Routes, RoutesError};
 
 /// How often a signal that races with [`Routes::attach`] is followed up.
 const ATTACH_ROUNDS: usize = 4;
+
+/// Pins of KVM's I/O APIC.
+#[cfg(target_arch = "x86_64")]
+const PINS: u32 = 24;
+/// Shared peripheral interrupts of a GIC, at most.
+#[cfg(target_arch = "aarch64")]
+const PINS: u32 = 988;
 
 /// The routing table of one VM. All interrupt routes of the VM go through it, since KVM replaces the table as a whole.
 #[derive(Debug)]
@@ -31,11 +42,76 @@ struct Table {
     routes: BTreeMap<Gsi, Route>,
 }
 
+/// The routing table cannot be as the VMM wants it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum KvmRoutesError {
+    /// This kernel cannot do it.
+    #[error("this KVM lacks {0}")]
+    Missing(&'static str),
+    /// Two owners of one GSI.
+    #[error("GSI {0} is the VMM's own and in the range for messages as well")]
+    Overlap(u32),
+    /// More routes than KVM's table takes.
+    #[error("{entries} routes are more than KVM's table takes, {limit}; give PV-MSI fewer GSIs")]
+    TooLarge {
+        /// Entries of the VMM and GSIs for messages together.
+        entries: u64,
+        /// KVM's limit (`KVM_CAP_IRQ_ROUTING`).
+        limit: u64,
+    },
+}
+
 impl KvmRoutes {
-    /// Routes for the GSIs `gsis`, beside entries that the VMM needs for itself (the pins of the interrupt controllers), which are part of every update. Nothing is installed yet.
-    pub fn new(vm: Arc<VmFd>, base: Vec<kvm_irq_routing_entry>, gsis: Range<u32>) -> Self {
+    /// Routes for the GSIs `gsis`, beside entries that the VMM needs for itself: the pins of the interrupt controllers, its own MSI routes. Those are part of every update, and nobody else may set the table: KVM replaces it as a whole. Nothing is installed yet.
+    ///
+    /// Where `gsis` has no end (`24..`) it has as many as KVM's table has room for beside `base`. When all are in use, guests are granted fewer vectors.
+    ///
+    /// ```no_run
+    /// # use std::sync::Arc;
+    /// # use pvmsi_hypervisor::KvmRoutes;
+    /// # fn example(vm: Arc<kvm_ioctls::VmFd>) -> Result<KvmRoutes, pvmsi_hypervisor::KvmRoutesError> {
+    /// KvmRoutes::new(vm, KvmRoutes::default_pins(24), 24..)
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// See [`KvmRoutesError`].
+    pub fn new(
+        vm: Arc<VmFd>,
+        base: Vec<kvm_irq_routing_entry>,
+        gsis: impl RangeBounds<u32>,
+    ) -> Result<Self, KvmRoutesError> {
+        if !vm.check_extension(Cap::Irqfd) {
+            return Err(KvmRoutesError::Missing("KVM_CAP_IRQFD"));
+        }
+        // As many as this program can hand over, where KVM takes more.
+        let limit = u64::try_from(vm.check_extension_int(Cap::IrqRouting)).unwrap_or(0);
+        let limit = limit.min(u64::try_from(KVM_MAX_IRQ_ROUTES).unwrap_or(u64::MAX));
+        let gsis = fit(limit, &base, &gsis)?;
         let free = gsis.rev().map(Gsi).collect();
-        Self { vm, base, table: Mutex::new(Table { free, routes: BTreeMap::new() }) }
+        Ok(Self { vm, base, table: Mutex::new(Table { free, routes: BTreeMap::new() }) })
+    }
+
+    /// The routes of the first `pins` interrupt pins, as KVM itself installs them for the interrupt controllers that it emulates. For `base` of [`new`](Self::new): without them the VMM's own interrupts end with the first update.
+    ///
+    /// x86_64 (`KVM_CREATE_IRQCHIP`): GSI i is pin i of the I/O APIC, those below 16 of the PICs as well. There are 24; a split interrupt controller (`KVM_CAP_SPLIT_IRQCHIP`) has none in KVM.
+    #[cfg(target_arch = "x86_64")]
+    pub fn default_pins(pins: u32) -> Vec<kvm_irq_routing_entry> {
+        let pic = |gsi: u32| match gsi {
+            0..8 => Some(pin(gsi, KVM_IRQCHIP_PIC_MASTER, gsi)),
+            8..16 => Some(pin(gsi, KVM_IRQCHIP_PIC_SLAVE, gsi & 7)),
+            _ => None,
+        };
+        let routes = |gsi| [Some(pin(gsi, KVM_IRQCHIP_IOAPIC, gsi)), pic(gsi)];
+        (0..pins.min(PINS)).flat_map(routes).flatten().collect()
+    }
+
+    /// The routes of the first `pins` interrupt pins, as KVM itself installs them for the interrupt controllers that it emulates. For `base` of [`new`](Self::new): without them the VMM's own interrupts end with the first update.
+    ///
+    /// arm64: GSI i is the shared peripheral interrupt i, counted from 0 (INTID i + 32), of at most 988. Only irqfds of the VMM go by these routes; interrupts that it raises by `KVM_IRQ_LINE` do not, and need none.
+    #[cfg(target_arch = "aarch64")]
+    pub fn default_pins(pins: u32) -> Vec<kvm_irq_routing_entry> {
+        (0..pins.min(PINS)).map(|gsi| pin(gsi, 0, gsi)).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
@@ -109,6 +185,49 @@ impl Routes for KvmRoutes {
     }
 }
 
+/// The GSIs for messages, checked against KVM's `limit` and the VMM's own entries.
+fn fit(
+    limit: u64,
+    base: &[kvm_irq_routing_entry],
+    gsis: &impl RangeBounds<u32>,
+) -> Result<Range<u32>, KvmRoutesError> {
+    if limit == 0 {
+        return Err(KvmRoutesError::Missing("KVM_CAP_IRQ_ROUTING"));
+    }
+    let start = match gsis.start_bound() {
+        Bound::Included(&start) => start,
+        Bound::Excluded(&before) => before.saturating_add(1),
+        Bound::Unbounded => 0,
+    };
+    let own = u64::try_from(base.len()).unwrap_or(u64::MAX);
+    let end = match gsis.end_bound() {
+        Bound::Included(&last) => last.saturating_add(1),
+        Bound::Excluded(&end) => end,
+        Bound::Unbounded => {
+            let room = u32::try_from(limit.saturating_sub(own)).unwrap_or(u32::MAX);
+            start.saturating_add(room)
+        }
+    };
+    let gsis = start..end.max(start);
+    if let Some(entry) = base.iter().find(|entry| gsis.contains(&entry.gsi)) {
+        return Err(KvmRoutesError::Overlap(entry.gsi));
+    }
+    let entries = own.saturating_add(u64::from(gsis.end.saturating_sub(gsis.start)));
+    if entries > limit {
+        return Err(KvmRoutesError::TooLarge { entries, limit });
+    }
+    Ok(gsis)
+}
+
+/// A GSI that is a pin of an interrupt controller of KVM's.
+fn pin(gsi: u32, irqchip: u32, pin: u32) -> kvm_irq_routing_entry {
+    let mut entry =
+        kvm_irq_routing_entry { gsi, type_: KVM_IRQ_ROUTING_IRQCHIP, ..Default::default() };
+    entry.u.irqchip.irqchip = irqchip;
+    entry.u.irqchip.pin = pin;
+    entry
+}
+
 fn kernel(operation: &'static str) -> impl Fn(kvm_ioctls::Error) -> RoutesError {
     move |error| RoutesError::Kernel {
         operation,
@@ -129,4 +248,49 @@ fn msi_entry(gsi: Gsi, Route { message, device_id }: Route) -> kvm_irq_routing_e
     entry.u.msi.data = message.data;
     entry.u.msi.__bindgen_anon_1.devid = device_id.unwrap_or(0);
     entry
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn the_default_pins_are_kvms() {
+        let pins = KvmRoutes::default_pins(PINS);
+        let of = |chip| -> Vec<_> {
+            // SAFETY: all entries are of the type that has these fields.
+            let chips = pins.iter().map(|entry| (entry.gsi, unsafe { entry.u.irqchip }));
+            chips.filter(|(_, at)| at.irqchip == chip).map(|(gsi, at)| (gsi, at.pin)).collect()
+        };
+        assert!(pins.iter().all(|entry| entry.type_ == KVM_IRQ_ROUTING_IRQCHIP));
+        assert_eq!(pins.len(), 40);
+        assert_eq!(of(KVM_IRQCHIP_IOAPIC), (0..24).map(|pin| (pin, pin)).collect::<Vec<_>>());
+        assert_eq!(of(KVM_IRQCHIP_PIC_MASTER), (0..8).map(|pin| (pin, pin)).collect::<Vec<_>>());
+        let slave = (8..16).zip(0..8).collect::<Vec<_>>();
+        assert_eq!(of(KVM_IRQCHIP_PIC_SLAVE), slave);
+        assert_eq!(KvmRoutes::default_pins(9).len(), 18);
+        assert_eq!(KvmRoutes::default_pins(u32::MAX).len(), 40, "there are no more");
+    }
+
+    #[test]
+    fn the_range_must_fit_the_table_and_leave_the_vmms_own() {
+        let base = [3, 4, 4, 23].map(|gsi| pin(gsi, 0, gsi));
+        assert_eq!(fit(4096, &base, &(24..4096)), Ok(24..4096));
+        assert_eq!(fit(4096, &base, &(24..4116)), Ok(24..4116));
+        let too_large = |entries| Err(KvmRoutesError::TooLarge { entries, limit: 4096 });
+        assert_eq!(fit(4096, &base, &(24..4117)), too_large(4097));
+        assert_eq!(fit(4096, &base, &(24..=u32::MAX)), too_large(u64::from(u32::MAX) - 20));
+        assert_eq!(fit(4096, &base, &(24..)), Ok(24..4116), "all that fits");
+        assert_eq!(fit(4096, &base, &(5..)), Err(KvmRoutesError::Overlap(23)));
+        assert_eq!(fit(4096, &base, &(..)), Err(KvmRoutesError::Overlap(3)));
+        assert_eq!(fit(4096, &base, &(4..5)), Err(KvmRoutesError::Overlap(4)));
+        assert_eq!(fit(4096, &base, &(5..23)), Ok(5..23));
+        assert_eq!(fit(4096, &base, &(9..9)), Ok(9..9));
+        assert_eq!(
+            fit(3, &base, &(24..24)),
+            Err(KvmRoutesError::TooLarge { entries: 4, limit: 3 })
+        );
+        assert_eq!(fit(0, &[], &(24..)), Err(KvmRoutesError::Missing("KVM_CAP_IRQ_ROUTING")));
+    }
 }

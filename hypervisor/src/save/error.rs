@@ -1,11 +1,10 @@
 //! Why a saved state was not restored.
 
-use std::io;
-
 use pvmsi_protocol::FunctionId;
 use thiserror::Error;
 
 use crate::entry::FunctionError;
+use crate::function::SetUpError;
 use crate::routes::RoutesError;
 
 /// A saved state was not restored, and nothing has changed.
@@ -74,7 +73,7 @@ pub enum RestoreError {
         function: FunctionId,
         /// Why.
         #[source]
-        source: io::Error,
+        source: SetUpError,
     },
 }
 

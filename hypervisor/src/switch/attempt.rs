@@ -94,7 +94,7 @@ impl<'a> Attempt<'a> {
         }
         for vector in vectors {
             if self.can_mask(vector) && self.world.quiet.insert(vector) {
-                self.function.set_masked(vector, true)?;
+                self.function.table().set_masked(vector, true)?;
             }
         }
         // What was under way arrives before anything is drained, routed or attached. Where there were

@@ -20,7 +20,7 @@ use super::operation::Operation;
 use super::reader::count;
 use super::set::VectorSet;
 use crate::event;
-use crate::function::TooFewInterrupts;
+use crate::function::SetUpError;
 use crate::policy::Policy;
 use crate::routes::RoutesError;
 
@@ -35,14 +35,17 @@ enum StepError {
     #[error("the vector table could not be taken back or written")]
     Table(#[source] io::Error),
     #[error("interrupts could not be set up")]
-    SetUp(#[source] io::Error),
+    SetUp(#[source] SetUpError),
 }
 
 impl StepError {
-    /// For how many vectors the host has interrupts, if it was for want of them.
-    fn available(&self) -> Option<usize> {
-        let Self::SetUp(error) = self else { return None };
-        TooFewInterrupts::of(error).map(|few| usize::from(few.available))
+    /// For how many vectors the host has interrupts and routes, if it was for want of them. Routes do not tell: half of the `granted` ones is what to try next.
+    fn available(&self, granted: usize) -> Option<usize> {
+        match self {
+            Self::SetUp(error) => error.available(),
+            Self::Routes(RoutesError::Exhausted) => Some(granted / 2),
+            _ => None,
+        }
     }
 }
 
@@ -184,7 +187,8 @@ impl Operation<'_> {
             let Err(error) = self.assign(setups, granted, wanted, before) else { return Ok(()) };
             // What is available may be a guess, which must not miss what is enough.
             let spare = wanted > target;
-            let next = error.available().map(|few| if spare { few.max(target) } else { few });
+            let next =
+                error.available(granted).map(|few| if spare { few.max(target) } else { few });
             match next {
                 Some(0) => {
                     self.complain("configure finds no interrupts", &error);

@@ -1,13 +1,11 @@
 //! The function's own table: the messages that the host's kernel has put there.
 
-use std::io;
-
 use pvmsi_protocol::{TableMessage, TableMode, VectorIndex};
 
 use super::Switch;
 use super::decide;
 use super::host::Debts;
-use crate::function::PciFunction;
+use crate::vector_table::{TableError, VectorTable};
 
 impl Switch {
     /// Learns what the host has put into the table, as soon as it can be read.
@@ -18,10 +16,10 @@ impl Switch {
         let mut failure = None;
         for (index, vector) in self.world.wires.first_mut(self.world.set_up) {
             if vector.table_message.is_none() {
-                match self.function.table_message(index) {
+                match self.function.table().message(index) {
                     Ok(message) => vector.table_message = Some(message),
                     // Nor ever will.
-                    Err(error) if error.kind() == io::ErrorKind::Unsupported => return,
+                    Err(TableError::Unreachable) => return,
                     Err(error) => failure = Some(error),
                 }
             }
@@ -43,13 +41,13 @@ impl Switch {
         if !moves || !self.guest.placement.answers() {
             return;
         }
-        let function = self.function.as_mut();
+        let table = self.function.table();
         let (blocked, quiet) = (self.world.blocked, self.world.quiet);
         let mut moved = false;
         for (index, vector) in self.world.wires.first_mut(self.world.set_up) {
             let Some(message) = &mut vector.table_message else { continue };
             let held_back = blocked.contains(index) || quiet.contains(index);
-            if let Ok(Some(now)) = hosts_message(function, index, held_back)
+            if let Ok(Some(now)) = hosts_message(table, index, held_back)
                 && now != *message
             {
                 *message = now;
@@ -73,14 +71,14 @@ impl Switch {
         let trapped = self.world.mode == TableMode::Trapped;
         let moving = decide::host_moves_messages(&self.fixed, self.world.mode);
         let (blocked, quiet) = (self.world.blocked, self.world.quiet);
-        let function = self.function.as_mut();
+        let table = self.function.table();
         let written = self.world.wires.first(self.world.set_up).try_for_each(|(index, vector)| {
             let Some(message) = vector.table_message else { return Ok(()) };
             let held_back = blocked.contains(index) || quiet.contains(index);
-            if !moving || hosts_message(function, index, held_back)?.is_none() {
-                function.set_table_message(index, message)?;
+            if !moving || hosts_message(table, index, held_back)?.is_none() {
+                table.set_message(index, message)?;
             }
-            if trapped { function.set_masked(index, held_back) } else { Ok(()) }
+            if trapped { table.set_masked(index, held_back) } else { Ok(()) }
         });
         self.debts.set(Debts::TABLE, written.is_err());
         if let Err(error) = &written {
@@ -93,8 +91,8 @@ impl Switch {
     pub(super) fn put_messages_right(&mut self) {
         for (index, vector) in self.world.wires.first(self.world.set_up) {
             if let Some(message) = vector.table_message
-                && self.function.table_message(index).ok() != Some(message)
-                && self.function.set_table_message(index, message).is_err()
+                && self.function.table().message(index).ok() != Some(message)
+                && self.function.table().set_message(index, message).is_err()
             {
                 self.debts.insert(Debts::TABLE);
             }
@@ -104,13 +102,13 @@ impl Switch {
 
 /// The message that the host's kernel has in an entry; `None` where a reset has left its traces: all clear, all ones where nobody answers, a change meanwhile, or a mask bit that the service has not set.
 fn hosts_message(
-    function: &mut dyn PciFunction,
+    table: &mut dyn VectorTable,
     vector: VectorIndex,
     held_back: bool,
-) -> io::Result<Option<TableMessage>> {
-    let message = function.table_message(vector)?;
-    let masked = function.masked(vector)? && !held_back;
-    let stands = function.table_message(vector)? == message;
+) -> Result<Option<TableMessage>, TableError> {
+    let message = table.message(vector)?;
+    let masked = table.masked(vector)? && !held_back;
+    let stands = table.message(vector)? == message;
     let lost = masked || !stands || matches!(message.address, 0 | u64::MAX);
     Ok((!lost).then_some(message))
 }

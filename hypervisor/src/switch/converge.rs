@@ -141,7 +141,7 @@ impl Switch {
     }
 
     fn must_stay_held(&mut self, vector: VectorIndex) -> bool {
-        self.world.wires.waits(vector) && self.function.masked(vector).unwrap_or(true)
+        self.world.wires.waits(vector) && self.function.table().masked(vector).unwrap_or(true)
     }
 
     /// Attaches those of some vectors that may fire.
@@ -175,7 +175,7 @@ impl Switch {
             }
             return self.world.wires.attach(vector, &mut self.tally.counters);
         }
-        let held = self.function.set_masked(vector, true);
+        let held = self.function.table().set_masked(vector, true);
         if aside {
             self.put_aside(vector);
         }
@@ -183,7 +183,7 @@ impl Switch {
             Ok(()) => self.world.wires.attach(vector, &mut self.tally.counters),
             Err(error) => Err(table_access(error)),
         };
-        match self.function.set_masked(vector, false) {
+        match self.function.table().set_masked(vector, false) {
             Ok(()) => {
                 self.world.blocked.remove(vector);
                 attached
@@ -247,7 +247,7 @@ impl Switch {
     pub(super) fn block(&mut self, vector: VectorIndex) {
         if self.can_mask(vector) {
             self.world.blocked.insert(vector);
-            if let Err(error) = self.function.set_masked(vector, true) {
+            if let Err(error) = self.function.table().set_masked(vector, true) {
                 self.complain("a mask bit could not be set", &error);
             }
         }
@@ -264,7 +264,7 @@ impl Switch {
             self.put_back(vector);
         }
         if blocked && self.can_mask(vector) {
-            match self.function.set_masked(vector, self.world.quiet.contains(vector)) {
+            match self.function.table().set_masked(vector, self.world.quiet.contains(vector)) {
                 Ok(()) => {
                     self.world.blocked.remove(vector);
                 }
@@ -300,8 +300,8 @@ fn keep_first(all: &mut Result<(), RoutesError>, error: RoutesError) {
     }
 }
 
-pub(super) fn table_access(source: io::Error) -> RoutesError {
-    RoutesError::Kernel { operation: "taking or writing the vector table", source }
+pub(super) fn table_access(source: impl Into<io::Error>) -> RoutesError {
+    RoutesError::Kernel { operation: "taking or writing the vector table", source: source.into() }
 }
 
 pub(super) fn still_shown() -> io::Error {

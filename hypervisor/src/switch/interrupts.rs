@@ -1,7 +1,5 @@
 //! The function's interrupts: set up with one request, taken down with one; its own MSI-X Enable.
 
-use std::io;
-
 use vmm_sys_util::eventfd::EventFd;
 
 use super::decide;
@@ -10,14 +8,14 @@ use super::host::Debts;
 use super::reader::count;
 use super::set::VectorSet;
 use super::{Switch, World};
-use crate::function::TooFewInterrupts;
+use crate::function::SetUpError;
 
 /// What the log says where there are fewer vectors than were asked for.
 pub(super) const SHORT_OF_INTERRUPTS: &str = "vectors of the function stay without interrupts";
 
 impl Switch {
     /// One interrupt set-up for the first `count` vectors.
-    pub(super) fn set_up_interrupts(&mut self, vectors: usize) -> io::Result<()> {
+    pub(super) fn set_up_interrupts(&mut self, vectors: usize) -> Result<(), SetUpError> {
         let events: Vec<_> =
             self.world.wires.first(vectors).map(|(_, vector)| &vector.event).collect();
         count(&mut self.tally.counters.interrupt_setups);
@@ -40,13 +38,12 @@ impl Switch {
         &mut self,
         least: usize,
         spare: &mut Vec<EventFd>,
-    ) -> io::Result<()> {
+    ) -> Result<(), SetUpError> {
         loop {
             let vectors = self.world.wires.len();
             let Err(error) = self.set_up_interrupts(vectors) else { return Ok(()) };
             // Ends: each time it is fewer. It may be a guess, which must not miss what is enough.
-            let next =
-                TooFewInterrupts::of(&error).map(|few| usize::from(few.available).max(least));
+            let next = error.available().map(|available| available.max(least));
             let Some(next) = next.filter(|&next| next < vectors) else { return Err(error) };
             self.complain(SHORT_OF_INTERRUPTS, &error);
             spare.extend(self.retire(next));
@@ -88,7 +85,7 @@ impl Switch {
     }
 
     /// One request where the function's own MSI-X Enable is another; none otherwise. Clearing it takes all interrupts down.
-    pub(super) fn set_enabled(&mut self, enabled: bool) -> io::Result<()> {
+    pub(super) fn set_enabled(&mut self, enabled: bool) -> Result<(), SetUpError> {
         let stands = self.world.enabled == enabled;
         if stands && (enabled || !self.debts.contains(Debts::TAKE_DOWN)) {
             return Ok(());

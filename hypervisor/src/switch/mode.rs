@@ -133,7 +133,7 @@ impl Switch {
     fn mask(&mut self, vectors: &VectorSet) -> bool {
         let mut all = Ok(());
         for vector in vectors.iter() {
-            all = all.and(self.function.set_masked(vector, true));
+            all = all.and(self.function.table().set_masked(vector, true));
         }
         if let Err(error) = &all {
             self.complain("mask bits could not be written", error);
@@ -199,7 +199,11 @@ impl Switch {
         let Owner::Assigned(assigned) = &mut self.guest.owner else { return masked };
         for (index, assigned) in (0..).map(VectorIndex).zip(assigned) {
             // There is no other place that knows it, and no second chance.
-            let read = self.function.masked(index).or_else(|_| self.function.masked(index));
+            let read = self
+                .function
+                .table()
+                .masked(index)
+                .or_else(|_| self.function.table().masked(index));
             assigned.masked = read.unwrap_or(true);
             if assigned.masked {
                 masked.insert(index);

@@ -157,7 +157,9 @@ impl Reader<'_> {
     /// The mask bit that the guest would read.
     fn masked(&mut self, vector: VectorIndex) -> bool {
         match (&self.guest.owner, self.world.mode) {
-            (Owner::Assigned(_), TableMode::Direct) => self.function.masked(vector).unwrap_or(true),
+            (Owner::Assigned(_), TableMode::Direct) => {
+                self.function.table().masked(vector).unwrap_or(true)
+            }
             (owner, _) => owner.masked(vector),
         }
     }
@@ -166,7 +168,8 @@ impl Reader<'_> {
     fn pending(&mut self, vector: VectorIndex) -> bool {
         self.world.aside.contains(vector)
             || self.world.wires.waits(vector)
-            || self.guest.placement.answers() && self.function.pending(vector).unwrap_or(false)
+            || self.guest.placement.answers()
+                && self.function.table().pending(vector).unwrap_or(false)
     }
 
     pub(crate) fn config_read(&mut self, offset: u64, data: &mut [u8]) {
@@ -234,7 +237,7 @@ impl Reader<'_> {
             Owner::Assigned(vectors) if index < vectors.len() => {
                 let own = self.world.wires.get(vector).and_then(|vector| vector.table_message);
                 let now = match self.world.mode {
-                    TableMode::Direct => self.function.table_message(vector).ok(),
+                    TableMode::Direct => self.function.table().message(vector).ok(),
                     TableMode::Trapped => own,
                 };
                 now.map_or((0, 0), |TableMessage { address, data }| (address, data))

@@ -135,8 +135,8 @@ impl Operation<'_> {
                     Amount::Needed => usize::from(needed),
                 };
                 while self.world.wires.len() < wanted {
-                    let event =
-                        event::new().map_err(|source| RestoreError::SetUp { function, source })?;
+                    let event = event::new()
+                        .map_err(|error| RestoreError::SetUp { function, source: error.into() })?;
                     self.world.wires.add(std::iter::once(event));
                 }
             }

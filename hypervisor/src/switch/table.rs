@@ -92,10 +92,10 @@ impl Operation<'_> {
                 let [old_low, old_high, old_data, old_control] = before;
                 if [low, high, data] != [old_low, old_high, old_data] {
                     let message = TableMessage { address, data };
-                    let _ = self.function.set_table_message(vector, message);
+                    let _ = self.function.table().set_message(vector, message);
                 }
                 if control != old_control {
-                    let _ = self.function.set_masked(vector, masked);
+                    let _ = self.function.table().set_masked(vector, masked);
                 }
             }
         }

@@ -32,7 +32,7 @@ use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::ioctl::ioctl_with_ptr;
 use vmm_sys_util::ioctl_io_nr;
 
-use crate::function::TooFewInterrupts;
+use crate::function::SetUpError;
 
 ioctl_io_nr!(VFIO_DEVICE_SET_IRQS, VFIO_TYPE as u32, VFIO_BASE + 10);
 
@@ -48,11 +48,11 @@ pub(super) const NONE: RawFd = -1;
 pub(super) const UNKNOWN: RawFd = -2;
 
 /// Sets MSI-X Enable, with no event for any vector, and allocates `count` vectors or, where the host has fewer, those; how many there are.
-pub(super) fn enable(device: &impl AsRawFd, mut count: usize) -> io::Result<usize> {
+pub(super) fn enable(device: &impl AsRawFd, mut count: usize) -> Result<usize, SetUpError> {
     loop {
         let Err(error) = set_up(device, 0, &vec![NONE; count]) else { return Ok(count) };
         // Ends: each time it is fewer.
-        match TooFewInterrupts::of(&error).map(|few| usize::from(few.available)) {
+        match error.available() {
             Some(fewer) if (1..count).contains(&fewer) => count = fewer,
             _ => return Err(error),
         }
@@ -60,12 +60,12 @@ pub(super) fn enable(device: &impl AsRawFd, mut count: usize) -> io::Result<usiz
 }
 
 /// Clears MSI-X Enable, with all vectors.
-pub(super) fn disable(device: &impl AsRawFd) -> io::Result<()> {
+pub(super) fn disable(device: &impl AsRawFd) -> Result<(), SetUpError> {
     request(device, VFIO_IRQ_SET_DATA_NONE, 0, &[])
 }
 
 /// Gives vectors from `start` on these events, with one request.
-pub(super) fn set_up(device: &impl AsRawFd, start: usize, fds: &[RawFd]) -> io::Result<()> {
+pub(super) fn set_up(device: &impl AsRawFd, start: usize, fds: &[RawFd]) -> Result<(), SetUpError> {
     request(device, VFIO_IRQ_SET_DATA_EVENTFD, start, fds)
 }
 
@@ -87,7 +87,12 @@ pub(super) fn set_up_count(grows: bool, now: u16, wanted: u16, all: u16) -> u16 
     if grows || now >= wanted { wanted } else { all }
 }
 
-fn request(device: &impl AsRawFd, data: u32, start: usize, fds: &[RawFd]) -> io::Result<()> {
+fn request(
+    device: &impl AsRawFd,
+    data: u32,
+    start: usize,
+    fds: &[RawFd],
+) -> Result<(), SetUpError> {
     let words = HEADER_WORDS.saturating_add(fds.len());
     let number = |value: usize| u32::try_from(value).map_err(io::Error::other);
     let mut set = Vec::with_capacity(words);
@@ -106,7 +111,12 @@ fn request(device: &impl AsRawFd, data: u32, start: usize, fds: &[RawFd]) -> io:
 }
 
 /// What the kernel's answer to a request means that changes vectors from `start` on.
-fn outcome(result: c_int, start: usize, fds: &[RawFd], errno: Option<i32>) -> io::Result<()> {
+fn outcome(
+    result: c_int,
+    start: usize,
+    fds: &[RawFd],
+    errno: Option<i32>,
+) -> Result<(), SetUpError> {
     match (result, errno) {
         (0, _) => Ok(()),
         // Nothing is set up, and this many could be: `vfio_msi_enable`, in the file named above.
@@ -118,12 +128,12 @@ fn outcome(result: c_int, start: usize, fds: &[RawFd], errno: Option<i32>) -> io
             let set_up = fds.iter().filter(|&&fd| fd >= 0).count();
             Err(too_few(start.saturating_add(set_up / 2)))
         }
-        (_, errno) => Err(io::Error::from_raw_os_error(errno.unwrap_or(libc::EIO))),
+        (_, errno) => Err(io::Error::from_raw_os_error(errno.unwrap_or(libc::EIO)).into()),
     }
 }
 
-fn too_few(available: usize) -> io::Error {
-    TooFewInterrupts { available: u16::try_from(available).unwrap_or(u16::MAX) }.into()
+fn too_few(available: usize) -> SetUpError {
+    SetUpError::TooFew { available: u16::try_from(available).unwrap_or(u16::MAX) }
 }
 
 /// Waits until every interrupt handler of the host that is running now has ended. There is no request for a single interrupt; a grace period of the whole kernel is what user space can ask for (`membarrier(2)`, `MEMBARRIER_CMD_GLOBAL`).
@@ -209,7 +219,7 @@ mod tests {
 
     #[test]
     fn fewer_interrupts_than_asked_for_are_an_error() {
-        let few = |error: io::Error| TooFewInterrupts::of(&error).map(|few| few.available);
+        let few = |error: SetUpError| error.available();
         outcome(0, 2, &[7; 6], None).unwrap();
         assert_eq!(few(outcome(3, 0, &[7; 8], None).unwrap_err()), Some(3));
         let no_space = Some(libc::ENOSPC);

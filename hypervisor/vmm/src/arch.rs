@@ -6,7 +6,7 @@
 //! | `ELF_MACHINE`, `GUEST_TARGET`, `PLATFORM` | which guests it runs |
 //! | `DOORBELLS`, `DOORBELL_HELP`, `doorbell_port` | how a guest can ring, the usual way first |
 //! | `REQUIRED`, `KVM_REMEDY`, `IOMMU_REMEDY`, `REMAPPING` | what it needs of the host, and what to do where that is missing |
-//! | `SERIAL_GSI`, `FIRST_MESSAGE_GSI`, `base_routes` | the routes that are not messages |
+//! | `SERIAL_GSI`, `FIRST_MESSAGE_GSI` | the routes that are not messages |
 //! | `InterruptController` | created before the vCPUs, finished after them, reset with the machine |
 //! | `VcpuModel`, `PowerOnState` | what makes a vCPU, and what a reset brings it back to |
 //! | `describe` | the registers that tell where a vCPU stands |

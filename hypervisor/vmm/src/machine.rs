@@ -113,7 +113,7 @@ impl Machine {
         let mut interrupts = InterruptController::create(&vm)?;
         vm::map_ram(&vm, &memory)?;
 
-        let routes = Arc::new(vm::routes(&vm));
+        let routes = Arc::new(vm::routes(&vm)?);
         let service_config =
             ServiceConfig { policy: config.policy, ..ServiceConfig::new(arch::PLATFORM) };
         let service_config = match config.vectors_per_call {

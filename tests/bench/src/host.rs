@@ -135,7 +135,7 @@ impl Host {
         let vm = Arc::new(kvm.create_vm().context("KVM_CREATE_VM")?);
         #[cfg(target_arch = "x86_64")]
         vm.create_irq_chip().context("KVM_CREATE_IRQCHIP")?;
-        let routes = KvmRoutes::new(Arc::clone(&vm), Vec::new(), 24..4096);
+        let routes = KvmRoutes::new(Arc::clone(&vm), KvmRoutes::default_pins(24), 24..)?;
         let config =
             ServiceConfig { vectors_per_call: bound, ..ServiceConfig::new(Platform::X86_64) };
         let service = Service::new(config, Arc::new(routes));

@@ -29,7 +29,7 @@ use crate::probe::{Check, RemappingSigns};
 
 pub(crate) use devices::{device_read, device_write};
 pub(crate) use exits::run;
-pub(crate) use gic::{InterruptController, base_routes};
+pub(crate) use gic::InterruptController;
 pub(crate) use linux::load as load_linux;
 pub(crate) use pci::PciConfig;
 pub(crate) use registers::{PowerOnState, Start, VcpuModel, describe};

@@ -31,7 +31,7 @@ use crate::probe::{Check, RemappingSigns};
 
 pub(crate) use cpuid::VcpuModel;
 pub(crate) use exits::run;
-pub(crate) use irqchip::{InterruptController, PINS as FIRST_MESSAGE_GSI, base_routes};
+pub(crate) use irqchip::{InterruptController, PINS as FIRST_MESSAGE_GSI};
 pub(crate) use linux::load as load_linux;
 pub(crate) use pci::PciConfig;
 pub(crate) use registers::{PowerOnState, Start, describe};

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use kvm_bindings::kvm_userspace_memory_region;
-use kvm_ioctls::{Cap, Kvm, VmFd};
+use kvm_ioctls::{Kvm, VmFd};
 use pvmsi_hypervisor::KvmRoutes;
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
@@ -69,12 +69,15 @@ pub(super) fn map_ram(vm: &VmFd, memory: &GuestMemoryMmap) -> Result<(), Machine
 }
 
 /// The routing table: the pins of the interrupt controllers, and everything else for messages.
-pub(super) fn routes(vm: &Arc<VmFd>) -> KvmRoutes {
-    let base = arch::base_routes();
-    let entries = u32::try_from(vm.check_extension_int(Cap::IrqRouting)).unwrap_or(0);
-    let taken = u32::try_from(base.len()).unwrap_or(0);
-    let end = entries.saturating_sub(taken).saturating_add(FIRST_MESSAGE_GSI);
-    KvmRoutes::new(Arc::clone(vm), base, FIRST_MESSAGE_GSI..end.max(FIRST_MESSAGE_GSI))
+///
+/// # Errors
+/// When this KVM lacks something.
+pub(super) fn routes(vm: &Arc<VmFd>) -> Result<KvmRoutes, MachineError> {
+    let pins = KvmRoutes::default_pins(FIRST_MESSAGE_GSI);
+    KvmRoutes::new(Arc::clone(vm), pins, FIRST_MESSAGE_GSI..).map_err(|error| MachineError::Kvm {
+        operation: "looking for what the routing table needs of KVM",
+        source: io::Error::other(error),
+    })
 }
 
 /// The vCPUs.

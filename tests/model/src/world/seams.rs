@@ -7,7 +7,7 @@ use std::sync::MutexGuard;
 use pvmsi_hypervisor::model::Events;
 use pvmsi_hypervisor::{
     Bar, BarIndex, BarMapping, Gsi, Isolation, Layout, PciFunction, RouteChange, Routes,
-    RoutesError, View, Window,
+    RoutesError, SetUpError, TableError, VectorTable, View, Window,
 };
 use pvmsi_protocol::{TableMessage, VectorIndex};
 use vmm_sys_util::eventfd::EventFd;
@@ -107,58 +107,22 @@ impl PciFunction for Function {
         Ok(Vec::new())
     }
 
-    fn set_enabled(&mut self, enabled: bool) -> io::Result<()> {
+    fn set_enabled(&mut self, enabled: bool) -> Result<(), SetUpError> {
         if let Some(mut live) = self.live() {
             live.set_enabled(enabled);
         }
         Ok(())
     }
 
-    fn set_up_interrupts(&mut self, events: &[&EventFd]) -> io::Result<()> {
+    fn set_up_interrupts(&mut self, events: &[&EventFd]) -> Result<(), SetUpError> {
         if let Some(mut live) = self.live() {
             live.set_up(events);
         }
         Ok(())
     }
 
-    fn table_message(&mut self, vector: VectorIndex) -> io::Result<TableMessage> {
-        let Some(mut live) = self.live() else { return Ok(table_message(Content::Host(0))) };
-        let vector = live.table_access(Kind::Message, vector)?;
-        Ok(table_message(live.world.hardware.entries[vector].content))
-    }
-
-    fn set_table_message(&mut self, vector: VectorIndex, message: TableMessage) -> io::Result<()> {
-        let Some(mut live) = self.live() else { return Ok(()) };
-        let vector = live.table_access(Kind::SetMessage, vector)?;
-        let content = match u8::try_from(message.data) {
-            Ok(own) if message.address == HOST_DOORBELL => Content::Host(own),
-            _ => Content::Foreign,
-        };
-        live.world.hardware.entries[vector].content = content;
-        Ok(())
-    }
-
-    fn masked(&mut self, vector: VectorIndex) -> io::Result<bool> {
-        let Some(mut live) = self.live() else { return Ok(false) };
-        let vector = live.table_access(Kind::Mask, vector)?;
-        let wrong = live.bug == Some(Bug::MaskMisread);
-        Ok(live.world.hardware.entries[vector].masked != wrong)
-    }
-
-    fn set_masked(&mut self, vector: VectorIndex, masked: bool) -> io::Result<()> {
-        let Some(mut live) = self.live() else { return Ok(()) };
-        let vector = live.table_access(Kind::SetMask, vector)?;
-        if live.bug != Some(Bug::MaskIgnored) {
-            live.world.hardware.entries[vector].masked = masked;
-            live.emit(vector);
-        }
-        Ok(())
-    }
-
-    fn pending(&mut self, vector: VectorIndex) -> io::Result<bool> {
-        let Some(mut live) = self.live() else { return Ok(false) };
-        let vector = live.table_access(Kind::Pending, vector)?;
-        Ok(live.world.hardware.pending[vector])
+    fn table(&mut self) -> &mut dyn VectorTable {
+        self
     }
 
     fn settle(&mut self) {
@@ -228,6 +192,52 @@ impl PciFunction for Function {
             live.reset_hardware();
         }
         Ok(())
+    }
+}
+
+impl VectorTable for Function {
+    fn message(&mut self, vector: VectorIndex) -> Result<TableMessage, TableError> {
+        let Some(mut live) = self.live() else { return Ok(table_message(Content::Host(0))) };
+        let vector = live.table_access(Kind::Message, vector)?;
+        Ok(table_message(live.world.hardware.entries[vector].content))
+    }
+
+    fn set_message(
+        &mut self,
+        vector: VectorIndex,
+        message: TableMessage,
+    ) -> Result<(), TableError> {
+        let Some(mut live) = self.live() else { return Ok(()) };
+        let vector = live.table_access(Kind::SetMessage, vector)?;
+        let content = match u8::try_from(message.data) {
+            Ok(own) if message.address == HOST_DOORBELL => Content::Host(own),
+            _ => Content::Foreign,
+        };
+        live.world.hardware.entries[vector].content = content;
+        Ok(())
+    }
+
+    fn masked(&mut self, vector: VectorIndex) -> Result<bool, TableError> {
+        let Some(mut live) = self.live() else { return Ok(false) };
+        let vector = live.table_access(Kind::Mask, vector)?;
+        let wrong = live.bug == Some(Bug::MaskMisread);
+        Ok(live.world.hardware.entries[vector].masked != wrong)
+    }
+
+    fn set_masked(&mut self, vector: VectorIndex, masked: bool) -> Result<(), TableError> {
+        let Some(mut live) = self.live() else { return Ok(()) };
+        let vector = live.table_access(Kind::SetMask, vector)?;
+        if live.bug != Some(Bug::MaskIgnored) {
+            live.world.hardware.entries[vector].masked = masked;
+            live.emit(vector);
+        }
+        Ok(())
+    }
+
+    fn pending(&mut self, vector: VectorIndex) -> Result<bool, TableError> {
+        let Some(mut live) = self.live() else { return Ok(false) };
+        let vector = live.table_access(Kind::Pending, vector)?;
+        Ok(live.world.hardware.pending[vector])
     }
 }
 

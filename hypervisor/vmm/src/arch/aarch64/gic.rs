@@ -5,31 +5,19 @@
 use kvm_bindings::{
     KVM_CREATE_DEVICE_TEST, KVM_DEV_ARM_ITS_CTRL_RESET, KVM_DEV_ARM_VGIC_CTRL_INIT,
     KVM_DEV_ARM_VGIC_GRP_ADDR, KVM_DEV_ARM_VGIC_GRP_CTRL, KVM_DEV_ARM_VGIC_GRP_NR_IRQS,
-    KVM_IRQ_ROUTING_IRQCHIP, KVM_VGIC_ITS_ADDR_TYPE, KVM_VGIC_V3_ADDR_TYPE_DIST,
-    KVM_VGIC_V3_ADDR_TYPE_REDIST, kvm_create_device, kvm_device_attr, kvm_device_type,
-    kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_ITS, kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3,
-    kvm_irq_routing_entry,
+    KVM_VGIC_ITS_ADDR_TYPE, KVM_VGIC_V3_ADDR_TYPE_DIST, KVM_VGIC_V3_ADDR_TYPE_REDIST,
+    kvm_create_device, kvm_device_attr, kvm_device_type, kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_ITS,
+    kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3,
 };
 use kvm_ioctls::{DeviceFd, Error, VmFd};
 
 use super::gic_registers::PowerOnRegisters;
 use super::saved::{SavedInterrupts, unsupported};
-use super::{DISTRIBUTOR, ITS, REDISTRIBUTORS, SERIAL_GSI};
+use super::{DISTRIBUTOR, ITS, REDISTRIBUTORS};
 use crate::error::MachineError;
 
 /// Interrupts beside LPIs: 32 private ones, and the least number of shared ones.
 const INTERRUPTS: u32 = 64;
-
-/// The one pin that is in use; its number is that of the shared peripheral interrupt.
-pub(crate) fn base_routes() -> Vec<kvm_irq_routing_entry> {
-    let mut entry = kvm_irq_routing_entry {
-        gsi: SERIAL_GSI,
-        type_: KVM_IRQ_ROUTING_IRQCHIP,
-        ..Default::default()
-    };
-    entry.u.irqchip.pin = SERIAL_GSI;
-    vec![entry]
-}
 
 /// Whether KVM emulates what the machine needs.
 pub(super) fn is_available(vm: &VmFd) -> bool {

@@ -1,8 +1,7 @@
 //! The interrupt controllers that KVM emulates: the routes of their pins, and their state at power-on.
 
 use kvm_bindings::{
-    KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE,
-    kvm_irq_routing_entry, kvm_irqchip,
+    KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, kvm_irqchip,
 };
 use kvm_ioctls::VmFd;
 
@@ -11,29 +10,6 @@ use crate::error::MachineError;
 
 /// Pins of the I/O APIC, and the first GSI that is free for messages.
 pub(crate) const PINS: u32 = 24;
-const PIC_PINS: u32 = 8;
-
-/// The routes that KVM itself installs for the pins; they are part of every routing table.
-pub(crate) fn base_routes() -> Vec<kvm_irq_routing_entry> {
-    let mut routes = Vec::new();
-    for gsi in 0..PINS {
-        if gsi < PIC_PINS {
-            routes.push(route(gsi, KVM_IRQCHIP_PIC_MASTER, gsi));
-        } else if let Some(pin) = gsi.checked_sub(PIC_PINS).filter(|&pin| pin < PIC_PINS) {
-            routes.push(route(gsi, KVM_IRQCHIP_PIC_SLAVE, pin));
-        }
-        routes.push(route(gsi, KVM_IRQCHIP_IOAPIC, gsi));
-    }
-    routes
-}
-
-fn route(gsi: u32, irqchip: u32, pin: u32) -> kvm_irq_routing_entry {
-    let mut entry =
-        kvm_irq_routing_entry { gsi, type_: KVM_IRQ_ROUTING_IRQCHIP, ..Default::default() };
-    entry.u.irqchip.irqchip = irqchip;
-    entry.u.irqchip.pin = pin;
-    entry
-}
 
 /// PICs, I/O APIC and, with each vCPU, a local APIC.
 pub(crate) struct InterruptController {
@@ -98,16 +74,4 @@ fn read(vm: &VmFd) -> Result<SavedInterrupts, MachineError> {
         })
         .collect::<Result<_, _>>()
         .map_err(MachineError::kvm("KVM_GET_IRQCHIP"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_pin_has_its_routes() {
-        let routes = base_routes();
-        assert_eq!(routes.len(), 24 + 16);
-        assert!((0..PINS).all(|gsi| routes.iter().any(|route| route.gsi == gsi)));
-    }
 }
