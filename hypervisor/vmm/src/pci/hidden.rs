@@ -5,9 +5,6 @@
 
 /// Where the list of extended capabilities starts.
 const START: u64 = 0x100;
-/// So many fit.
-const CAPABILITIES_MAX: u32 = (4096 - 256) / 4;
-
 /// Alternative routing-ID interpretation: the bus above would have to follow.
 const ARI: u16 = 0x0e;
 /// Single root I/O virtualisation: virtual functions are made on the host, and their BARs answer
@@ -63,31 +60,54 @@ pub(super) fn integrate(offset: u64, data: &mut [u8], read: impl Fn(u64) -> u32)
     }
 }
 
-/// Makes null capabilities of them in what was read at `offset`: the number 0 tells software to go
-/// on with the next. `read` reads 32 bits of the function.
+/// Takes them out of the list in what was read at `offset`; what is the first of the list becomes a
+/// null capability: the number 0 tells software to go on with the next. `read` reads 32 bits of the
+/// function.
 pub(super) fn hide(offset: u64, data: &mut [u8], read: impl Fn(u64) -> u32) {
     let end = offset.saturating_add(u64::try_from(data.len()).unwrap_or(u64::MAX));
     if end <= START {
         return;
     }
-    let mut at = START;
-    for _ in 0..CAPABILITIES_MAX {
-        let header = read(at);
+    // From the last one on each knows what comes next of those that are seen.
+    let mut next_seen = 0;
+    for &Extended { at, header } in list(read).iter().rev() {
         let [low, high, ..] = header.to_le_bytes();
-        if HIDDEN.contains(&u16::from_le_bytes([low, high])) {
-            for (place, byte) in (offset..).zip(data.iter_mut()) {
-                if place == at || place == at.saturating_add(1) {
-                    *byte = 0;
-                }
+        let hidden = HIDDEN.contains(&u16::from_le_bytes([low, high]));
+        let kept = if hidden { header & 0x000f_0000 } else { header & 0x000f_ffff };
+        let shown = kept | next_seen << 20;
+        for (place, byte) in (at..).zip(shown.to_le_bytes()) {
+            let seen = place.checked_sub(offset).and_then(|place| usize::try_from(place).ok());
+            if let Some(target) = seen.and_then(|place| data.get_mut(place)) {
+                *target = byte;
             }
         }
-        // No function, no extended configuration space, or the end of the list.
-        let next = u64::from(header >> 20 & !3);
-        if header == 0 || header == u32::MAX || next < START || next >= end {
-            return;
+        if !hidden {
+            next_seen = u32::try_from(at).unwrap_or(0);
         }
-        at = next;
     }
+}
+
+/// An extended capability: where it is, and its header.
+#[derive(Clone, Copy)]
+struct Extended {
+    at: u64,
+    header: u32,
+}
+
+/// The list as the function has it, as far as it leads neither back nor out of the extended space;
+/// nothing where there is no function, or no extended space.
+fn list(read: impl Fn(u64) -> u32) -> Vec<Extended> {
+    let mut list: Vec<Extended> = Vec::new();
+    let mut at = START;
+    while at >= START && list.iter().all(|known| known.at != at) {
+        let header = read(at);
+        if header == 0 || header == u32::MAX {
+            break;
+        }
+        list.push(Extended { at, header });
+        at = u64::from(header >> 20 & !3);
+    }
+    list
 }
 
 #[cfg(test)]
@@ -117,13 +137,16 @@ mod tests {
     }
 
     #[test]
-    fn hidden_capabilities_read_as_null_and_the_list_goes_on() {
+    fn hidden_capabilities_read_as_null_and_are_not_in_the_list() {
         // As igb has them: error reporting, serial number, ARI, SR-IOV.
         let igb =
             space(&[(0x100, 1, 0x140), (0x140, 3, 0x150), (0x150, 0xe, 0x160), (0x160, 0x10, 0)]);
         assert_eq!(read(&igb, 0x100, 4), igb[0x100..0x104]);
-        assert_eq!(read(&igb, 0x140, 4), igb[0x140..0x144]);
-        assert_eq!(read(&igb, 0x150, 4), [0, 0, 1, 0x16]);
+        assert_eq!(read(&igb, 0x140, 4), [3, 0, 1, 0], "the last that is seen");
+        assert_eq!(read(&igb, 0x142, 1), [1]);
+        assert_eq!(read(&igb, 0x143, 1), [0]);
+        assert_eq!(read(&igb, 0x144, 4), [0; 4]);
+        assert_eq!(read(&igb, 0x150, 4), [0, 0, 1, 0]);
         assert_eq!(read(&igb, 0x160, 4), [0, 0, 1, 0]);
         for (offset, bytes, expected) in [
             (0x160, 1, &[0_u8] as &[_]),
@@ -135,7 +158,7 @@ mod tests {
             assert_eq!(read(&igb, offset, bytes), expected, "{offset:#x} {bytes}");
         }
         let first = space(&[(0x100, 0x15, 0x200), (0x200, 0x24, 0x300), (0x300, 0xb, 0)]);
-        assert_eq!(read(&first, 0x100, 4), [0, 0, 1, 0x20]);
+        assert_eq!(read(&first, 0x100, 4), [0, 0, 1, 0x30]);
         assert_eq!(read(&first, 0x200, 4), [0, 0, 1, 0x30]);
         assert_eq!(read(&first, 0x300, 4), first[0x300..0x304]);
     }
@@ -188,15 +211,17 @@ mod tests {
     }
 
     #[test]
-    fn no_list_and_lists_that_lead_nowhere_are_left_alone() {
-        for capabilities in [
-            &[] as &[(u64, u16, u32)],
-            &[(0x100, 3, 0x100)],
-            &[(0x100, 3, 0x40)],
-            &[(0x100, 3, 0x200), (0x200, 3, 0x100)],
+    fn a_list_that_leads_nowhere_ends_there() {
+        for (capabilities, expected) in [
+            (&[] as &[(u64, u16, u32)], [0; 4]),
+            (&[(0x100, 3, 0x100)], [3, 0, 1, 0]),
+            (&[(0x100, 3, 0x40)], [3, 0, 1, 0]),
+            (&[(0x100, 0x10, 0x200)], [0, 0, 1, 0]),
+            (&[(0x100, 3, 0x200), (0x200, 0x10, 0x100)], [3, 0, 1, 0]),
         ] {
             let space = space(capabilities);
-            for offset in [0x3c, 0xfc, 0x100, 0x104, 0x200, 0xffc] {
+            assert_eq!(read(&space, 0x100, 4), expected, "{capabilities:?}");
+            for offset in [0x3c, 0xfc, 0x104, 0xffc] {
                 assert_eq!(read(&space, offset, 4), space[offset..offset + 4]);
             }
         }

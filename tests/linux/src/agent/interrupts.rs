@@ -22,7 +22,8 @@ const CONTROL: usize = 12;
 const IGB_CAUSE_SET: u64 = 0x1520;
 
 /// What a move leaves behind is gone after this time: x86 frees the old vector by a timer that the
-/// first interrupt by the new one has started, and moves the interrupt again only then.
+/// first interrupt by the new one has started, and moves the interrupt again only then. And the
+/// handler of the last interrupt has let its function raise the next one.
 const SETTLED: Duration = Duration::from_millis(20);
 
 /// An interrupt that takes longer is lost; drivers wait for 30 seconds or more.
@@ -77,19 +78,20 @@ fn move_to(source: &Source, vector: usize, interrupt: u32, target: u32) -> Resul
         Err(error) if is_refused(&error) => return Ok(None),
         Err(error) => bail!("interrupt {interrupt} does not move: {error}"),
     }
+    let raise = || {
+        sleep(SETTLED);
+        source.arrives(vector, interrupt)
+    };
     let begin = Instant::now();
-    let mut arrived = source.arrives(vector, interrupt)?;
+    let mut arrived = raise()?;
     while arrived && effective(interrupt)? != Some(target) {
         if begin.elapsed() >= PATIENCE {
             bail!("interrupt {interrupt} has not moved to processor {target}");
         }
-        sleep(SETTLED);
-        arrived = source.arrives(vector, interrupt)?;
+        arrived = raise()?;
     }
     // The first one that comes the new way has the old way cleaned up.
-    arrived = arrived && source.arrives(vector, interrupt)?;
-    sleep(SETTLED);
-    Ok(Some(arrived))
+    Ok(Some(arrived && raise()?))
 }
 
 /// The processor that an interrupt goes to.
