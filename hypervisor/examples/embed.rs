@@ -18,14 +18,13 @@ const DOORBELL: u64 = 0xfeb0_0000;
 
 /// Set-up, once for the VM and once for each function.
 fn set_up(vm: Arc<VmFd>) -> Result<(Service, FunctionHandle), Box<dyn Error>> {
-    // GSIs 24 and up are ours. The pins of KVM's interrupt controllers stay as they are; the VMM's
-    // own MSI routes would go beside them.
-    let pins = KvmRoutes::default_pins(24);
-    let routes = Arc::new(KvmRoutes::new(Arc::clone(&vm), pins, 24..)?);
-    let service = Service::new(ServiceConfig::new(PLATFORM), routes);
+    // GSIs 24 and up are ours; the pins of KVM's interrupt controllers stay as they are.
+    let routes = Arc::new(KvmRoutes::new(Arc::clone(&vm), KvmRoutes::default_pins(24), 24..)?);
+    let service = Service::new(ServiceConfig::new(PLATFORM), routes)
+        .on_change(|change| println!("{}: {:?}", change.function, change.mode));
     // Memory slots from 100 on are ours.
     let slots = Arc::new(MemorySlots::new(vm, 100..200));
-    // Or VfioFunction::open(&host, Path::new("/sys/bus/pci/devices/0000:01:00.0"))?
+    // Or VfioFunction::open(&host, sysfs)?, or VfioFunction::new(&host, device)? of the VMM's own.
     let function = SoftwareFunction::new(SoftwareOptions::default(), host_page_size())?;
     let window = KvmWindow::new(slots, function.layout(), function.mappings()?);
     let id = FunctionId::new(0, 0, 1, 0).ok_or("no such address")?;
@@ -61,9 +60,8 @@ const PLATFORM: Platform = Platform::X86_64;
 const PLATFORM: Platform = Platform::Aarch64 { its_doorbell: 0x0809_0040 };
 
 /// In the vCPU loop: the doorbell, and accesses to BARs that exit. `false` when the exit is somebody else's.
-///
-/// A VMM with buses of its own needs no router: it registers a clone of each `FunctionHandle`, calls
-/// its `bar_read` and `bar_write`, and asks it for `bars` after each write of configuration space.
+/// A VMM with buses of its own needs no router: they call each handle's `bar_read` and `bar_write`,
+/// and after each write of configuration space `bars` says where the function is.
 fn handle_exit(
     service: &Service,
     router: &Router,

@@ -1,10 +1,10 @@
 //! A function in the list of a service: its lock, and what a caller finds behind it.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError};
 
-use pvmsi_protocol::FunctionId;
+use pvmsi_protocol::{FunctionId, Reasons, TableMode};
 use thiserror::Error;
 
 use crate::layout::BarIndex;
@@ -22,10 +22,29 @@ pub enum FunctionError {
     Reentered(FunctionId),
 }
 
+/// A function has another table mode, or other reasons for not being direct. See [`Service::on_change`](crate::Service::on_change).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ModeChange {
+    /// The function.
+    pub function: FunctionId,
+    /// Who answers the table now.
+    pub mode: TableMode,
+    /// Why it is not direct.
+    pub reasons: Reasons,
+    /// Counts the function's changes, from 1: of two that overtake each other the one with the higher number is true.
+    pub number: u64,
+}
+
+/// Who is told of changes.
+pub(crate) type Observer = Arc<dyn Fn(ModeChange) + Send + Sync>;
+
 /// A function: where it is decoded, to be looked up on each exit, and its switch.
 pub(crate) struct Entry {
     pub(crate) id: FunctionId,
     pub(crate) decoded: Decoded,
+    observer: Option<Observer>,
+    /// Changes so far; written with the lock held.
+    changes: AtomicU64,
     /// None before it is built, and when it has been taken out of the service.
     switch: Mutex<Option<Switch>>,
     /// The thread that has the lock, 0 for none.
@@ -34,9 +53,15 @@ pub(crate) struct Entry {
 
 impl Entry {
     /// Without a switch: the address is reserved.
-    fn new(id: FunctionId) -> Self {
-        let (decoded, switch) = (Decoded::default(), Mutex::new(None));
-        Self { id, decoded, switch, holder: AtomicUsize::new(0) }
+    fn new(id: FunctionId, observer: Option<Observer>) -> Self {
+        Self {
+            id,
+            decoded: Decoded::default(),
+            observer,
+            changes: AtomicU64::new(0),
+            switch: Mutex::new(None),
+            holder: AtomicUsize::new(0),
+        }
     }
 
     /// Waits for whoever has the function.
@@ -52,9 +77,21 @@ impl Entry {
         Ok(Locked { holder: &self.holder, slot })
     }
 
-    /// Gives the function's switch to one caller at a time.
-    pub(crate) fn with<T>(&self, look: impl FnOnce(&mut Switch) -> T) -> Result<T, FunctionError> {
-        self.lock()?.slot.as_mut().map(look).ok_or(FunctionError::Removed(self.id))
+    /// Gives the function's switch to one caller at a time. When the lock is free again, the observer is told what has become of the mode.
+    pub(crate) fn with<T>(&self, act: impl FnOnce(&mut Switch) -> T) -> Result<T, FunctionError> {
+        let mut locked = self.lock()?;
+        let switch = locked.slot.as_mut().ok_or(FunctionError::Removed(self.id))?;
+        let Some(observer) = &self.observer else { return Ok(act(switch)) };
+        let stands = |switch: &Switch| (switch.mode(), switch.reasons());
+        let before = stands(switch);
+        let result = act(switch);
+        let (mode, reasons) = stands(switch);
+        if (mode, reasons) != before {
+            let number = self.changes.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+            drop(locked);
+            observer(ModeChange { function: self.id, mode, reasons, number });
+        }
+        Ok(result)
     }
 
     /// Changes the function.
@@ -110,10 +147,11 @@ impl Functions {
     pub(crate) fn add<T>(
         &self,
         id: FunctionId,
+        observer: Option<Observer>,
         parts: T,
         build: impl FnOnce(T) -> Switch,
     ) -> Result<Arc<Entry>, T> {
-        let entry = Arc::new(Entry::new(id));
+        let entry = Arc::new(Entry::new(id, observer));
         // Nobody else has it: this does not wait.
         let Ok(mut locked) = entry.lock() else { return Err(parts) };
         {

@@ -32,7 +32,35 @@
 //! default. A VMM that brings its own goes without either.
 //!
 //! A VM that is stopped, saved and continued elsewhere takes the service's state
-//! along: [`ServiceState`].
+//! along: [`ServiceState`]. A VMM that wants to know when a table changes hands
+//! gives the service an observer: [`Service::on_change`].
+//!
+//! # Locks, re-entry, blocking
+//!
+//! Each function has a lock, held while a call, an access or a [`FunctionHandle`]'s
+//! method works on it; no lock is held over two functions, and none when the service
+//! returns or calls an observer. [`Routes`], [`Window`], [`VectorTable`] and
+//! [`PciFunction`] are called with it held, so a VMM's own locks come after it: who
+//! holds one that a seam takes must not call the service. A seam that asks for the
+//! function that it is called for gets [`FunctionError::Reentered`]; if it asks for
+//! another's, it must do so in one direction only.
+//!
+//! Every call waits for what another thread does with the same function, and beyond
+//! that for the host's kernel alone:
+//!
+//! | waits for | how long | in |
+//! |---|---|---|
+//! | the routing table (`KVM_SET_GSI_ROUTING`) | a grace period of the kernel, up to 100 ms | `configure`, `update`; a write that sets MSI-X Enable or clears Function Mask; an unmask of a trapped vector whose message is new; [`Service::restore`] |
+//! | the interrupt set-up (`VFIO_DEVICE_SET_IRQS`) | grows with the vectors | `configure`, `release`; a write that changes MSI-X Enable; the first unmask of a trapped table; resets and [`Service::restore`]; removal |
+//! | handlers that are under way (`membarrier`) | a grace period; 20 ms more where they are threads | `configure` and some `update`s; whatever hands a table over; [`Service::save`] |
+//! | memory slots (`KVM_SET_USER_MEMORY_REGION`) | a grace period for each that goes | whatever changes the table's mode, a BAR, decoding or the power state |
+//! | a reset of the function | its own time, 100 ms and more | a function level reset, [`FunctionHandle::reset`], [`Service::reset`] |
+//!
+//! What the kernel has refused the next operation on the function tries again, whichever
+//! it is, and waits for it then. [`ServiceConfig::vectors_per_call`] bounds how many events
+//! one `configure` prepares. Reads wait for the lock alone.
+
+#![warn(missing_debug_implementations)]
 
 mod capability;
 mod counters;
@@ -62,9 +90,12 @@ mod vector_table;
 mod vfio;
 mod window;
 
+// Whose types appear in signatures, in the versions that these are of.
+pub use {kvm_bindings, kvm_ioctls, pvmsi_protocol, vfio_ioctls, vm_memory, vmm_sys_util};
+
 pub use capability::NoMsix;
 pub use counters::Counters;
-pub use entry::FunctionError;
+pub use entry::{FunctionError, ModeChange};
 pub use function::{BarMapping, Isolation, PciFunction, SetUpError};
 pub use handle::{FunctionHandle, FunctionStatus};
 #[cfg(all(feature = "kvm", target_arch = "aarch64"))]

@@ -21,7 +21,7 @@ use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 use crate::capability::{NoMsix, Registers};
-use crate::entry::{FunctionError, Functions};
+use crate::entry::{FunctionError, Functions, ModeChange, Observer};
 use crate::function::PciFunction;
 use crate::handle::FunctionHandle;
 use crate::platform::Platform;
@@ -95,17 +95,31 @@ pub enum DoorbellError {
     BufferTooShort(u32),
 }
 
-/// The PV-MSI service of one VM. Share it in an [`Arc`] between vCPU threads. Dropping it removes all functions.
+/// The PV-MSI service of one VM. Share it in an [`Arc`] between vCPU threads. Dropping it removes all functions (not inside a seam: that one's function stays until its last handle and router go).
 pub struct Service {
     config: ServiceConfig,
     routes: Arc<dyn Routes>,
     functions: Arc<Functions>,
+    observer: Option<Observer>,
 }
 
 impl Service {
     /// A service without functions.
     pub fn new(config: ServiceConfig, routes: Arc<dyn Routes>) -> Self {
-        Self { config, routes, functions: Arc::default() }
+        Self { config, routes, functions: Arc::default(), observer: None }
+    }
+
+    /// Has `observer` told of each change of a function's table mode and of the reasons for it, for functions that are added from now on.
+    ///
+    /// It is called on the thread whose call or access has made the change, a vCPU's most often, after the
+    /// function's lock is free and before that call returns: it may ask for any function, and should be
+    /// short. Changes that two threads make may come in either order ([`ModeChange::number`] tells), and
+    /// what an access changes and changes back is not told; nor are the state in which a function is
+    /// added, and its removal. A change that the observer makes itself calls it again.
+    /// One that holds the service keeps it for ever: give it a [`Weak`](std::sync::Weak).
+    pub fn on_change(mut self, observer: impl Fn(ModeChange) + Send + Sync + 'static) -> Self {
+        self.observer = Some(Arc::new(observer));
+        self
     }
 
     /// The VM's policy.
@@ -132,7 +146,7 @@ impl Service {
         };
         let (platform, routes) = (self.config.platform, Arc::clone(&self.routes));
         self.functions
-            .add(id, (function, window), |(function, window)| {
+            .add(id, self.observer.clone(), (function, window), |(function, window)| {
                 Switch::new(id, platform, policy, registers, function, window, routes)
             })
             .map(|entry| FunctionHandle::new(entry, &self.functions))

@@ -14,6 +14,7 @@ mod irqs;
 mod isolation;
 mod regions;
 
+use std::fmt;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -83,41 +84,57 @@ pub struct VfioHost {
 }
 
 impl VfioHost {
-    /// Through groups where the kernel has them, through an iommufd otherwise.
+    /// Through groups where the kernel has them, through an iommufd otherwise. For a VMM that uses VFIO for nothing else.
     ///
     /// # Errors
-    /// [`VfioError::Unavailable`] when there is neither.
+    /// [`VfioError::Unavailable`] when there is neither, [`VfioError::KvmDevice`] when KVM does not take part: a VM has one VFIO device, and a VMM that has created it (`EBUSY`) gives it to [`with_kvm_device`](Self::with_kvm_device).
     pub fn new(vm: &VmFd) -> Result<Self, VfioError> {
-        Self::with_backend(vm, VfioBackend::Group)
-            .or_else(|error| Self::with_backend(vm, VfioBackend::Iommufd).map_err(|_| error))
+        let device = kvm_device(vm)?;
+        Self::with_kvm_device(Arc::clone(&device), VfioBackend::Group)
+            .or_else(|error| Self::with_kvm_device(device, VfioBackend::Iommufd).map_err(|_| error))
     }
 
     /// Through the interface that is named.
     ///
     /// # Errors
-    /// [`VfioError::Unavailable`] when it cannot be opened, [`VfioError::KvmDevice`] when KVM does not take part.
+    /// As [`new`](Self::new).
     pub fn with_backend(vm: &VmFd, backend: VfioBackend) -> Result<Self, VfioError> {
-        let mut device =
-            kvm_create_device { type_: kvm_device_type_KVM_DEV_TYPE_VFIO, fd: 0, flags: 0 };
-        let device = vm
-            .create_device(&mut device)
-            .map_err(|error| VfioError::KvmDevice(io::Error::from_raw_os_error(error.errno())))?;
-        let device = Some(Arc::new(VfioDeviceFd::new_from_kvm(device)));
-        let ops: Arc<dyn VfioOps> = match backend {
+        Self::with_kvm_device(kvm_device(vm)?, backend)
+    }
+
+    /// With the VFIO device of the VM in KVM that the VMM has created, and an address space of its own.
+    ///
+    /// # Errors
+    /// [`VfioError::Unavailable`] when the interface cannot be opened.
+    pub fn with_kvm_device(
+        device: Arc<VfioDeviceFd>,
+        backend: VfioBackend,
+    ) -> Result<Self, VfioError> {
+        let device = Some(device);
+        match backend {
             VfioBackend::Group => {
-                Arc::new(VfioContainer::new(device).map_err(VfioError::Unavailable)?)
+                let container = VfioContainer::new(device).map_err(VfioError::Unavailable)?;
+                Ok(Self::from_container(Arc::new(container)))
             }
             VfioBackend::Iommufd => {
                 let iommufd = iommufd_ioctls::IommuFd::new().map_err(|error| {
                     VfioError::Unavailable(vfio_ioctls::VfioError::NewVfioIommufd(error))
                 })?;
-                Arc::new(
-                    VfioIommufd::new(Arc::new(iommufd), None, device)
-                        .map_err(VfioError::Unavailable)?,
-                )
+                let iommufd = VfioIommufd::new(Arc::new(iommufd), None, device)
+                    .map_err(VfioError::Unavailable)?;
+                Ok(Self::from_iommufd(Arc::new(iommufd)))
             }
-        };
-        Ok(Self { ops, backend })
+        }
+    }
+
+    /// The VMM's own container, with the KVM device that it was given and the RAM that the VMM maps: functions are attached beside those that the VMM has there.
+    pub fn from_container(container: Arc<VfioContainer>) -> Self {
+        Self { ops: container, backend: VfioBackend::Group }
+    }
+
+    /// The VMM's own iommufd, likewise.
+    pub fn from_iommufd(iommufd: Arc<VfioIommufd>) -> Self {
+        Self { ops: iommufd, backend: VfioBackend::Iommufd }
     }
 
     /// How functions are attached.
@@ -125,30 +142,75 @@ impl VfioHost {
         self.backend
     }
 
-    /// Lets attached functions reach all of the guest's RAM by DMA, at its guest physical addresses. With groups, at least one function must be attached before.
+    /// Lets attached functions reach all of the guest's RAM by DMA, at its guest physical addresses: [`map_region`](Self::map_region) for each region.
     ///
     /// # Errors
-    /// [`VfioError::Request`] when a region cannot be mapped.
+    /// [`VfioError::Request`] when a region cannot be mapped; those before it are unmapped again.
     ///
     /// # Safety
-    /// From now on functions read and write `memory` at any time, until the last of them and this value are dropped. The caller
-    /// 1. keeps all regions of `memory` mapped for that long, and
-    /// 2. creates no Rust reference into them: only volatile and atomic accesses.
+    /// That of [`map_region`](Self::map_region), for each region; also after an error, for the kernel may have refused to unmap one.
     pub unsafe fn map_memory<M: GuestMemoryBackend>(&self, memory: &M) -> Result<(), VfioError> {
-        for region in memory.iter() {
-            let failed = |source| VfioError::Request { operation: "mapping RAM for DMA", source };
-            let address = region
-                .get_host_address(MemoryRegionAddress(0))
-                .map_err(|_| failed(vfio_ioctls::VfioError::GetHostAddress))?;
-            let length = usize::try_from(region.len())
-                .map_err(|_| failed(vfio_ioctls::VfioError::InvalidDmaUnmapSize))?;
-            // SAFETY: the region is mapped at `address` for `length` bytes; the caller keeps it
-            // so (1) and accesses it in the ways that the contract of vfio_dma_map names (2).
-            unsafe { self.ops.vfio_dma_map(region.start_addr().raw_value(), length, address) }
-                .map_err(failed)?;
+        for (index, region) in memory.iter().enumerate() {
+            // SAFETY: the caller keeps the contract for each region.
+            if let Err(error) = unsafe { self.map_region(region) } {
+                for mapped in memory.iter().take(index) {
+                    // What stays was mapped under the same contract.
+                    let _ = self.unmap_region(mapped);
+                }
+                return Err(error);
+            }
         }
         Ok(())
     }
+
+    /// Lets attached functions reach a region of RAM by DMA, at its guest physical address; also one that is plugged while the guest runs. Waits until the kernel has pinned all its pages, which count against the limit of locked memory. With groups, at least one function must be attached before.
+    ///
+    /// # Errors
+    /// [`VfioError::Request`]; the region is not mapped then.
+    ///
+    /// # Safety
+    /// From now on functions read and write `region` at any time, until [`unmap_region`](Self::unmap_region) has succeeded for it, or until the last of them, this value and whatever the VMM itself has of its container or iommufd are dropped. The caller
+    /// 1. keeps the region mapped for that long, and
+    /// 2. creates no Rust reference into it: only volatile and atomic accesses.
+    pub unsafe fn map_region<R: GuestMemoryRegion>(&self, region: &R) -> Result<(), VfioError> {
+        let failed = |source| VfioError::Request { operation: "mapping RAM for DMA", source };
+        let address = region
+            .get_host_address(MemoryRegionAddress(0))
+            .map_err(|_| failed(vfio_ioctls::VfioError::GetHostAddress))?;
+        let length = usize::try_from(region.len())
+            .map_err(|_| failed(vfio_ioctls::VfioError::InvalidDmaUnmapSize))?;
+        // SAFETY: the region is mapped at `address` for `length` bytes; the caller keeps it
+        // so (1) and accesses it in the ways that the contract of vfio_dma_map names (2).
+        unsafe { self.ops.vfio_dma_map(region.start_addr().raw_value(), length, address) }
+            .map_err(failed)
+    }
+
+    /// Takes a region back that was mapped. On return no function reaches it. Waits until the IOMMU has forgotten it.
+    ///
+    /// # Errors
+    /// [`VfioError::Request`] when the kernel refuses, as for a region that was not mapped as it is; functions may still reach it.
+    pub fn unmap_region<R: GuestMemoryRegion>(&self, region: &R) -> Result<(), VfioError> {
+        let failed = |source| VfioError::Request { operation: "unmapping RAM from DMA", source };
+        let length = usize::try_from(region.len())
+            .map_err(|_| failed(vfio_ioctls::VfioError::InvalidDmaUnmapSize))?;
+        self.ops.vfio_dma_unmap(region.start_addr().raw_value(), length).map_err(failed)
+    }
+}
+
+impl fmt::Debug for VfioHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VfioHost").field("backend", &self.backend).finish_non_exhaustive()
+    }
+}
+
+/// The VFIO device of a VM, by which KVM knows its functions.
+fn kvm_device(vm: &VmFd) -> Result<Arc<VfioDeviceFd>, VfioError> {
+    let mut device =
+        kvm_create_device { type_: kvm_device_type_KVM_DEV_TYPE_VFIO, fd: 0, flags: 0 };
+    let device = vm
+        .create_device(&mut device)
+        .map_err(|error| VfioError::KvmDevice(io::Error::from_raw_os_error(error.errno())))?;
+    Ok(Arc::new(VfioDeviceFd::new_from_kvm(device)))
 }
 
 /// A PCI function that is bound to vfio-pci.
@@ -157,7 +219,7 @@ pub struct VfioFunction {
     mappings: Vec<BarMapping>,
     table: MappedTable,
     regions: Regions,
-    device: VfioDevice,
+    device: Arc<VfioDevice>,
     layout: Layout,
     isolation: Isolation,
     grows: bool,
@@ -174,6 +236,15 @@ impl VfioFunction {
     pub fn open(host: &VfioHost, sysfs: &Path) -> Result<Self, VfioError> {
         let device = VfioDevice::new(sysfs, Arc::clone(&host.ops), true)
             .map_err(|source| VfioError::Request { operation: "attaching the function", source })?;
+        Self::new(host, device)
+    }
+
+    /// The function of a device that the VMM has attached itself, to the container or iommufd of `host`: that one's rules say whether it is isolated. MSI-X is off, and its interrupts, configuration space and BARs are this value's from now on; the VMM may keep a clone for what is none of these, as the state of a migration. The function's files are closed when that is gone, too.
+    ///
+    /// # Errors
+    /// See [`VfioError`].
+    pub fn new(host: &VfioHost, device: impl Into<Arc<VfioDevice>>) -> Result<Self, VfioError> {
+        let device = device.into();
         let regions = Regions::of(&device).map_err(VfioError::File)?;
         let layout = read_layout(&device, &regions)?;
         let mappings = map_bars(&device, &layout).map_err(VfioError::Map)?;
@@ -204,6 +275,17 @@ impl VfioFunction {
         let event = crate::event::new().map_err(VfioError::Event)?;
         self.device.enable_irq(VFIO_PCI_REQ_IRQ_INDEX, vec![&event]).map_err(failed)?;
         Ok(event)
+    }
+}
+
+impl fmt::Debug for VfioFunction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VfioFunction")
+            .field("layout", &self.layout)
+            .field("isolation", &self.isolation)
+            .field("grows", &self.grows)
+            .field("set_up", &self.set_up.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -348,4 +430,84 @@ fn map(device: &VfioDevice, region: u32, offset: u64, length: u64) -> io::Result
         libc::MAP_SHARED,
     )
     .map_err(io::Error::other)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use vm_memory::{GuestAddress, GuestMemoryMmap};
+
+    use super::*;
+
+    const REGIONS: [(GuestAddress, usize); 3] = [
+        (GuestAddress(0), 0x1000),
+        (GuestAddress(0x10_0000), 0x3000),
+        (GuestAddress(1 << 32), 0x2000),
+    ];
+
+    /// An address space that takes so many regions.
+    struct AddressSpace {
+        room: usize,
+        mapped: Mutex<Vec<(u64, usize)>>,
+    }
+
+    impl VfioOps for AddressSpace {
+        unsafe fn vfio_dma_map(
+            &self,
+            address: u64,
+            size: usize,
+            _: *mut u8,
+        ) -> Result<(), vfio_ioctls::VfioError> {
+            let mut mapped = self.mapped.lock().unwrap();
+            if mapped.len() == self.room {
+                return Err(vfio_ioctls::VfioError::InvalidDmaUnmapSize);
+            }
+            mapped.push((address, size));
+            Ok(())
+        }
+
+        fn vfio_dma_unmap(&self, address: u64, size: usize) -> Result<(), vfio_ioctls::VfioError> {
+            let mut mapped = self.mapped.lock().unwrap();
+            let found = mapped.iter().position(|&region| region == (address, size));
+            let found = found.ok_or(vfio_ioctls::VfioError::InvalidDmaUnmapSize)?;
+            mapped.remove(found);
+            Ok(())
+        }
+    }
+
+    fn host(room: usize) -> (VfioHost, Arc<AddressSpace>) {
+        let space = Arc::new(AddressSpace { room, mapped: Mutex::default() });
+        let ops: Arc<dyn VfioOps> = Arc::<AddressSpace>::clone(&space);
+        (VfioHost { ops, backend: VfioBackend::Group }, space)
+    }
+
+    #[test]
+    fn ram_is_mapped_and_unmapped_by_region() {
+        let memory = GuestMemoryMmap::<()>::from_ranges(&REGIONS).unwrap();
+        let (host, space) = host(3);
+        let mapped = || space.mapped.lock().unwrap().clone();
+        // SAFETY: nobody accesses the memory.
+        unsafe { host.map_memory(&memory) }.unwrap();
+        assert_eq!(mapped(), [(0, 0x1000), (0x10_0000, 0x3000), (1 << 32, 0x2000)]);
+        let second = memory.iter().nth(1).unwrap();
+        host.unmap_region(second).unwrap();
+        assert_eq!(mapped(), [(0, 0x1000), (1 << 32, 0x2000)]);
+        host.unmap_region(second).unwrap_err();
+        // SAFETY: nobody accesses the memory.
+        unsafe { host.map_region(second) }.unwrap();
+        assert_eq!(mapped(), [(0, 0x1000), (1 << 32, 0x2000), (0x10_0000, 0x3000)]);
+    }
+
+    #[test]
+    fn a_region_that_cannot_be_mapped_leaves_none_behind() {
+        let memory = GuestMemoryMmap::<()>::from_ranges(&REGIONS).unwrap();
+        for room in 0..REGIONS.len() {
+            let (host, space) = host(room);
+            // SAFETY: nobody accesses the memory.
+            let error = unsafe { host.map_memory(&memory) }.unwrap_err();
+            assert!(matches!(error, VfioError::Request { operation: "mapping RAM for DMA", .. }));
+            assert_eq!(*space.mapped.lock().unwrap(), []);
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! Functions as devices on a VMM's own buses: handles, the router, what a removed function answers, and seams that ask for the function that they are called for.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
-#![allow(clippy::cast_possible_truncation)]
+#![allow(clippy::cast_possible_truncation, clippy::panic)]
 
 mod fixture;
 
@@ -12,12 +12,16 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::Duration;
 
-use fixture::{BAR, ENABLE, FUNCTION, Guest, MSIX_CONTROL, RecordedRoutes, TABLE, WindowHandle};
-use pvmsi_hypervisor::{
-    AddFunctionError, BarIndex, FunctionError, FunctionHandle, FunctionPolicy, Platform, Service,
-    ServiceConfig, SoftwareFunction, SoftwareOptions, View, Window,
+use fixture::{
+    BAR, ENABLE, FUNCTION, Guest, MSIX_CONTROL, Options, RecordedRoutes, TABLE, WindowHandle,
 };
-use pvmsi_protocol::{CallError, CallId, FunctionId, Header, TableMode};
+use pvmsi_hypervisor::{
+    AddFunctionError, BarIndex, FunctionError, FunctionHandle, FunctionPolicy, FunctionStatus,
+    ModeChange, Platform, Service, ServiceConfig, SoftwareFunction, SoftwareOptions, View, Window,
+};
+use pvmsi_protocol::{
+    CallError, CallId, FunctionId, Header, Reasons, Sequence, TableMode, VectorSetup,
+};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 const BAR_0: BarIndex = BarIndex(0);
@@ -244,4 +248,72 @@ fn the_service_answers_while_a_function_is_added() {
     });
     let seen = finished.recv_timeout(PATIENCE).unwrap();
     assert_eq!(seen, [Err(FunctionError::Reentered(FUNCTION)), Ok(())]);
+}
+
+/// Changes that were told, and how the function stood when the observer asked.
+type Told = Arc<Mutex<Vec<(ModeChange, Option<FunctionStatus>)>>>;
+
+/// A guest whose observer asks for the function of which it is told.
+fn observed() -> (Guest, Told, Arc<OnceLock<FunctionHandle>>) {
+    let (told, handle) = (Told::default(), Arc::<OnceLock<FunctionHandle>>::default());
+    let (notes, asks) = (Arc::clone(&told), Arc::clone(&handle));
+    let guest = Guest::with_service(Options { vectors: 4, ..Options::default() }, |service| {
+        service.on_change(move |change| {
+            let status = asks.get().map(|handle| handle.status().unwrap());
+            notes.lock().unwrap().push((change, status));
+        })
+    });
+    handle.set(guest.function.clone()).unwrap();
+    (guest, told, handle)
+}
+
+#[test]
+fn an_observer_is_told_of_each_change_and_may_ask_for_the_function() {
+    let (guest, told, _handle) = observed();
+    let now = || -> Vec<_> {
+        let told: Vec<_> = told.lock().unwrap().drain(..).collect();
+        for (change, status) in &told {
+            assert_eq!(change.function, FUNCTION);
+            // The lock is free: it has asked.
+            if let Some(status) = status {
+                assert_eq!((change.mode, change.reasons), (status.mode, status.reasons));
+            }
+        }
+        told.iter().map(|(change, _)| (change.number, change.mode, change.reasons)).collect()
+    };
+    let (trapped, direct) = (TableMode::Trapped, TableMode::Direct);
+    let start = Reasons::NOT_ASSIGNED | Reasons::MSIX_DISABLED;
+    assert_eq!(now(), [(1, trapped, start)], "decoding is on");
+    guest.control(ENABLE);
+    assert_eq!(now(), [(2, trapped, Reasons::NOT_ASSIGNED)]);
+    guest.configure(4);
+    assert_eq!(now(), [(3, direct, Reasons::empty())], "told before the call has returned");
+    guest.configure(4);
+    guest.status();
+    guest.mask(1);
+    assert_eq!(now(), [], "nothing has changed");
+    guest.function.revoke().unwrap();
+    guest.function.allow().unwrap();
+    assert_eq!(now(), [(4, trapped, Reasons::HOST_REVOKED), (5, direct, Reasons::empty())]);
+    guest.function.config_write(0x10, &0xd000_0000_u32.to_le_bytes()).unwrap();
+    assert_eq!(now(), [], "trapped while the BAR moves, and direct again");
+    guest.service.save().unwrap();
+    guest.service.resume().unwrap();
+    let [(6, trapped_6, _), (7, direct_7, _)] = now()[..] else { panic!("two changes") };
+    assert_eq!((trapped_6, direct_7), (trapped, direct));
+    guest.function.remove().unwrap();
+    assert_eq!(now(), [], "a removal is not a change of mode");
+}
+
+#[test]
+fn a_call_that_fails_is_not_a_change() {
+    let (guest, told, _handle) = observed();
+    guest.control(ENABLE);
+    told.lock().unwrap().clear();
+    fixture::faults::plan(fixture::faults::Plan::Only(1, &["routing update"]));
+    let setups = [VectorSetup { message: Some(fixture::message(0)), masked: false }];
+    let refused = guest.configure_with(1, Sequence::START, &setups).unwrap_err();
+    fixture::faults::end();
+    assert_eq!(refused, CallError::Hardware);
+    assert!(told.lock().unwrap().is_empty());
 }
