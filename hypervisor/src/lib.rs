@@ -22,7 +22,7 @@
 //! | seam | what it is for | implementations |
 //! |---|---|---|
 //! | [`Routes`] | the hypervisor's interrupt routes | [`KvmRoutes`] |
-//! | [`PciFunction`] | the function | [`VfioFunction`], [`SoftwareFunction`] |
+//! | [`PciFunction`] | the function | [`VfioFunction`]; `SoftwareFunction` of `pvmsi-software` |
 //! | [`Window`] | the guest's memory map | [`KvmWindow`] |
 //!
 //! The implementations for KVM and for VFIO are the features `kvm` and `vfio`, both on by
@@ -48,7 +48,6 @@ mod rate_limit;
 mod routes;
 mod save;
 mod service;
-mod software;
 mod switch;
 mod sync;
 #[cfg(feature = "vfio")]
@@ -68,11 +67,8 @@ pub use pages::BarPages;
 pub use platform::Platform;
 pub use policy::{FunctionPolicy, Policy};
 pub use routes::{Gsi, Route, RouteChange, Routes, RoutesError};
-pub use save::{RestoreError, ServiceState, StateVersion};
+pub use save::{RestoreError, Saved, ServiceState, StateVersion, Versioned};
 pub use service::{AddFunctionError, DoorbellError, FunctionStatus, Service, ServiceConfig};
-pub use software::{
-    SoftwareDevice, SoftwareDeviceState, SoftwareFunction, SoftwareOptions, SoftwareStateError,
-};
 #[cfg(feature = "vfio")]
 pub use vfio::{UnsafeInterrupts, VfioBackend, VfioError, VfioFunction, VfioHost, host_isolation};
 pub use window::{View, Window};

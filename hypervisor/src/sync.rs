@@ -3,6 +3,6 @@
 //! `tests/model`).
 
 #[cfg(pvmsi_shuttle)]
-pub(crate) use shuttle::sync::{Mutex, MutexGuard, RwLock};
+pub(crate) use shuttle::sync::{Mutex, RwLock};
 #[cfg(not(pvmsi_shuttle))]
-pub(crate) use std::sync::{Mutex, MutexGuard, RwLock};
+pub(crate) use std::sync::{Mutex, RwLock};

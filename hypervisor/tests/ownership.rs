@@ -10,11 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use fixture::*;
-use pvmsi_hypervisor::{
-    FunctionPolicy, Platform, Service, ServiceConfig, SoftwareFunction, SoftwareOptions, View,
-    Window,
-};
+use pvmsi_hypervisor::{FunctionPolicy, Platform, Service, ServiceConfig, View, Window};
 use pvmsi_protocol::{CallId, Reasons, TableMode};
+use pvmsi_software::{SoftwareFunction, SoftwareOptions};
 
 fn configured(vectors: u16) -> Guest {
     let guest = Guest::with_vectors(vectors);
@@ -93,7 +91,7 @@ fn a_function_level_reset_clears_the_standard_table() {
 fn restore_puts_the_messages_back_after_a_reset_that_the_host_could_not_see() {
     let guest = configured(4);
     let before = guest.load(Guest::entry(3, 2));
-    guest.store(0x18, 1);
+    guest.store(CONTROL, RESET);
     guest.device.run();
     assert!(guest.masked(3));
     assert_eq!(guest.load(Guest::entry(3, 0)), 0, "the reset has cleared the table");
@@ -110,7 +108,7 @@ fn restore_puts_the_messages_back_after_a_reset_that_the_host_could_not_see() {
 fn a_guest_may_write_the_table_messages_back_itself() {
     let guest = configured(2);
     let words: Vec<_> = (0..3).map(|word| guest.load(Guest::entry(1, word))).collect();
-    guest.store(0x18, 1);
+    guest.store(CONTROL, RESET);
     guest.device.run();
     for (word, value) in (0..).zip(words) {
         guest.store(Guest::entry(1, word), value);
@@ -247,7 +245,7 @@ fn a_configure_that_grows_mends_what_a_hidden_reset_has_cleared() {
     let guest = Guest::with_vectors(4);
     guest.control(ENABLE);
     guest.configure(2);
-    guest.store(0x18, 1);
+    guest.store(CONTROL, RESET);
     guest.device.run();
     guest.configure(4);
     (0..4).for_each(|vector| guest.raise(vector));

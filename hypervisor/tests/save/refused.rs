@@ -3,10 +3,9 @@
 use std::sync::atomic::Ordering;
 
 use super::*;
-use pvmsi_hypervisor::{
-    FunctionPolicy, Policy, RestoreError, SoftwareFunction, SoftwareOptions, View, Window,
-};
+use pvmsi_hypervisor::{FunctionPolicy, Policy, RestoreError, View, Window};
 use pvmsi_protocol::{FunctionId, Sequence, TableMode, VectorSetup};
+use pvmsi_software::{SoftwareFunction, SoftwareOptions};
 use serde_json::json;
 
 /// Four vectors, an event that waits, and a `configure` that is not finished.

@@ -13,8 +13,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use kvm_ioctls::{Kvm, VmFd};
-use pvmsi_hypervisor::{Policy, Service, ServiceConfig, SoftwareDevice, VfioHost};
+use pvmsi_hypervisor::{Policy, Service, ServiceConfig, VfioHost};
 use pvmsi_protocol::FunctionId;
+use pvmsi_software::SoftwareDevice;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pvmsi_guest_report::{Event, Outcome, Section, Soak as SoakFigures, World};
-use pvmsi_hypervisor::{Counters, Service, SoftwareDevice};
+use pvmsi_hypervisor::{Counters, Service};
 use pvmsi_protocol::{FunctionId, Reasons, TableMode};
+use pvmsi_software::SoftwareDevice;
 
 use crate::exits::{ExitCounters, ExitCounts};
 use crate::report::{
@@ -382,10 +383,11 @@ mod tests {
     use crate::exits::ExitKind;
     use crate::pci;
     use crate::test_machine::{NoRoutes, NoWindow};
-    use pvmsi_hypervisor::{
-        FunctionPolicy, Platform, ServiceConfig, SoftwareFunction, SoftwareOptions,
-    };
+    use pvmsi_hypervisor::{FunctionPolicy, Platform, ServiceConfig};
     use pvmsi_protocol::VectorIndex;
+    use pvmsi_software::config::MSIX;
+    use pvmsi_software::registers;
+    use pvmsi_software::{SoftwareFunction, SoftwareOptions};
 
     struct Setting {
         recorder: Recorder,
@@ -431,7 +433,7 @@ mod tests {
 
         /// Switches MSI-X on or off.
         fn set_enabled(&self, enabled: bool) {
-            self.write_config(MSIX_CAPABILITY, u32::from(enabled) << 31);
+            self.write_config(MSIX, u32::from(enabled) << 31);
         }
 
         /// Gives the first vectors of the emulated table messages, and unmasks them.
@@ -447,8 +449,7 @@ mod tests {
 
     /// Where the software function has its table, and the capability of it in configuration space.
     const BAR: u64 = 0xe000_0000;
-    const TABLE: u64 = BAR | 0x40;
-    const MSIX_CAPABILITY: u64 = 0x90;
+    const TABLE: u64 = BAR | registers::TABLE;
 
     #[test]
     fn sections_carry_what_happened_between_their_events() {

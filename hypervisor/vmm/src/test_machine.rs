@@ -4,9 +4,9 @@ use std::io;
 use std::sync::Arc;
 
 use pvmsi_hypervisor::{
-    FunctionPolicy, Gsi, RouteChange, Routes, RoutesError, Service, ServiceConfig,
-    SoftwareFunction, SoftwareOptions, View, Window,
+    FunctionPolicy, Gsi, RouteChange, Routes, RoutesError, Service, ServiceConfig, View, Window,
 };
+use pvmsi_software::{SoftwareFunction, SoftwareOptions};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::{arch, host, pci};

@@ -11,13 +11,15 @@ use anyhow::{Context, Result, ensure};
 use kvm_ioctls::Kvm;
 use pvmsi_hypervisor::{
     FunctionPolicy, Gsi, KvmRoutes, KvmWindow, MemorySlots, PciFunction, Platform, Policy,
-    RouteChange, Routes, RoutesError, Service, ServiceConfig, SoftwareFunction, SoftwareOptions,
-    View, Window, host_page_size,
+    RouteChange, Routes, RoutesError, Service, ServiceConfig, View, Window, host_page_size,
 };
 use pvmsi_protocol::{
     BUFFER_MAX, Busy, CallError, CallId, ConfigureRequest, EncodeError, FunctionId, GuestMessage,
     Header, Kind, Sequence, TableMode, UpdateRequest, VectorIndex, VectorSetup, VectorUpdate,
 };
+use pvmsi_software::config::MSIX_CONTROL;
+use pvmsi_software::registers::{ROTATION, entry_word};
+use pvmsi_software::{SoftwareFunction, SoftwareOptions};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, MmapRegion, VolatileMemory};
 use vmm_sys_util::eventfd::EventFd;
@@ -37,13 +39,8 @@ const RAM_BYTES: usize = 0x10_0000;
 const PAGE: u32 = 0x10;
 const BUFFER: GuestAddress = GuestAddress(0x1_0000);
 const BODY: GuestAddress = GuestAddress(0x1_0020);
-/// Where things are in the software function: the data sheet is in `hypervisor/vmm/MACHINE.md`.
-const TABLE: u64 = 0x40;
-/// ROTATION, which does nothing while no events are asked for.
-const REGISTER: u64 = 0x10;
 const COMMAND: u64 = 0x04;
 const BAR_REGISTER: u64 = 0x10;
-const MESSAGE_CONTROL: u64 = 0x92;
 
 /// The words of a table entry.
 const ADDRESS_LOW: u64 = 0;
@@ -160,12 +157,12 @@ impl Host {
 
     /// Writes MSI-X Enable and Function Mask: one exit.
     pub fn write_control(&self, bits: u16) {
-        self.config_write(MESSAGE_CONTROL, &bits.to_le_bytes());
+        self.config_write(MSIX_CONTROL, &bits.to_le_bytes());
     }
 
     /// Reads message control: one exit.
     pub fn read_control(&self) {
-        self.exit(|| self.service.config_read(FUNCTION, MESSAGE_CONTROL, &mut [0; 2]));
+        self.exit(|| self.service.config_read(FUNCTION, MSIX_CONTROL, &mut [0; 2]));
     }
 
     /// Changes MSI-X Enable and Function Mask and leaves the other bits: two exits.
@@ -252,7 +249,7 @@ impl Host {
 
     /// Reads vector control: one exit where the table is trapped.
     pub fn read_vector_control(&self, vector: u16) {
-        let offset = entry(vector, VECTOR_CONTROL);
+        let offset = entry_word(vector, VECTOR_CONTROL);
         if let Some(offset) = self.direct(offset) {
             let _ = self.bar.as_volatile_slice().load::<u32>(offset, Ordering::SeqCst);
         } else {
@@ -276,7 +273,8 @@ impl Host {
 
     /// Writes a register in the page of the table: one exit where the table is trapped.
     pub fn write_beside_table(&self) {
-        self.bar_write(REGISTER, 0);
+        // It does nothing while no events are asked for.
+        self.bar_write(ROTATION, 0);
     }
 
     /// What it was so far.
@@ -314,7 +312,7 @@ impl Host {
     }
 
     fn write_table(&self, vector: u16, word: u64, value: u32) {
-        self.bar_write(entry(vector, word), value);
+        self.bar_write(entry_word(vector, word), value);
     }
 
     /// Where a guest whose memory map shows the table reaches an offset of the BAR without an exit.
@@ -380,13 +378,6 @@ pub fn raise_file_limit() -> Result<()> {
 
 fn software(vectors: u16) -> io::Result<SoftwareFunction> {
     SoftwareFunction::new(SoftwareOptions { vectors, isolated: true }, host_page_size())
-}
-
-/// Where a word of the table lies in the BAR.
-fn entry(vector: u16, word: u64) -> u64 {
-    TABLE
-        .saturating_add(u64::from(vector).saturating_mul(16))
-        .saturating_add(word.saturating_mul(4))
 }
 
 /// Routes that do nothing; no two have the same number.

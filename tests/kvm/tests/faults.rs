@@ -14,6 +14,7 @@ use pvmsi_protocol::{
     CallError, CallId, ConfigureAnswer, ConfigureRequest, FunctionId, Header, Kind, Reasons,
     Sequence, TableMode, VectorIndex, VectorSetup, VectorState,
 };
+use pvmsi_software::{SoftwareDevice, SoftwareFunction, SoftwareOptions};
 use refusal::{IRQFD, MAPPING, MEMORY_REGION, ROUTING};
 use vm_memory::GuestAddress;
 
@@ -335,7 +336,7 @@ fn add(bench: &Bench, id: FunctionId, quota: Option<u16>) -> Arc<SoftwareDevice>
     let policy = FunctionPolicy { vectors: quota, ..FunctionPolicy::default() };
     let service = bench.machine.service();
     service.add_function(id, Box::new(function), Box::new(NoWindow), policy).unwrap();
-    assert!(service.config_write(id, MSIX_CONTROL.into(), &ENABLE.to_le_bytes()));
+    assert!(service.config_write(id, MSIX_CONTROL, &ENABLE.to_le_bytes()));
     device
 }
 

@@ -12,12 +12,15 @@ use std::os::fd::AsRawFd;
 
 use pvmsi_hypervisor::{
     FunctionPolicy, Gsi, PciFunction, Platform, RouteChange, Routes, RoutesError, Service,
-    ServiceConfig, SoftwareDevice, SoftwareFunction, SoftwareOptions, View, Window,
+    ServiceConfig, View, Window,
 };
 use pvmsi_protocol::{
     CallId, ConfigureAnswer, ConfigureRequest, FunctionId, GuestMessage, Header, Kind, Sequence,
     Status, TableMode, VectorIndex, VectorSetup,
 };
+use pvmsi_software::config::{DEVICE_CONTROL, MSIX_CONTROL, POWER_CONTROL as POWER};
+use pvmsi_software::registers::entry_word;
+use pvmsi_software::{SoftwareDevice, SoftwareFunction, SoftwareOptions};
 use shuttle::sync::{Arc, Mutex};
 use shuttle::thread;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, MmapRegion, VolatileMemory};
@@ -28,12 +31,8 @@ const SCHEDULES: usize = 2000;
 const VECTORS: u16 = 2;
 const BAR: u64 = 0xc000_0000;
 const ELSEWHERE: u64 = 0xd000_0000;
-const TABLE: u64 = 0x40;
 const COMMAND: u64 = 0x04;
 const BAR_REGISTER: u64 = 0x10;
-const POWER: u64 = 0x44;
-const DEVICE_CONTROL: u64 = 0x59;
-const MSIX_CONTROL: u64 = 0x93;
 
 fn message(vector: u16) -> GuestMessage {
     GuestMessage { address: 0xfee0_0000, data: 0x40 + u32::from(vector) }
@@ -145,7 +144,7 @@ impl Machine {
         let machine = Self { service, kernel, view, device, bar, memory };
         machine.config_write(BAR_REGISTER, &0xc000_0000_u32.to_le_bytes());
         machine.config_write(COMMAND, &[2, 0]);
-        machine.config_write(MSIX_CONTROL, &[0x80]);
+        machine.config_write(MSIX_CONTROL + 1, &[0x80]);
         Arc::new(machine)
     }
 
@@ -181,7 +180,7 @@ impl Machine {
 
     /// Writes a mask bit by the mapping or by an exit, as the memory map says at that moment. The map does not change during the store.
     fn set_mask(&self, vector: u16, masked: bool) {
-        let at = TABLE + u64::from(vector) * 16 + 12;
+        let at = entry_word(vector, 3);
         let value = u32::from(masked);
         {
             let view = self.view.lock().unwrap();
@@ -301,8 +300,8 @@ fn events_and_function_mask() {
         &[
             |machine| drop(machine.configure(0)),
             |machine| {
-                machine.config_write(MSIX_CONTROL, &[0xc0]);
-                machine.config_write(MSIX_CONTROL, &[0x80]);
+                machine.config_write(MSIX_CONTROL + 1, &[0xc0]);
+                machine.config_write(MSIX_CONTROL + 1, &[0x80]);
             },
             raise_both,
         ],
@@ -319,8 +318,8 @@ fn a_bar_moves_and_decoding_changes_while_others_access_it() {
                 machine.config_write(COMMAND, &[0, 0]);
             },
             |machine| {
-                machine.service.mmio_read(BAR + TABLE, &mut [0; 4]);
-                machine.service.mmio_write(ELSEWHERE + TABLE + 12, &[0; 4]);
+                machine.service.mmio_read(BAR + entry_word(0, 0), &mut [0; 4]);
+                machine.service.mmio_write(ELSEWHERE + entry_word(0, 3), &[0; 4]);
             },
             |machine| {
                 machine.configure(0);
@@ -339,7 +338,7 @@ fn resets_while_a_vcpu_configures() {
         &[
             |machine| drop(machine.configure(0)),
             |machine| {
-                machine.config_write(DEVICE_CONTROL, &[0x80]);
+                machine.config_write(DEVICE_CONTROL + 1, &[0x80]);
                 machine.service.reset_function(FUNCTION);
             },
             |machine| machine.service.reset(),
@@ -354,8 +353,8 @@ fn a_function_goes_while_vcpus_use_it() {
         &[
             |machine| drop(machine.configure(0)),
             |machine| {
-                machine.service.mmio_write(BAR + TABLE + 12, &[0; 4]);
-                machine.config_write(MSIX_CONTROL, &[0xc0]);
+                machine.service.mmio_write(BAR + entry_word(0, 3), &[0; 4]);
+                machine.config_write(MSIX_CONTROL + 1, &[0xc0]);
             },
             |machine| {
                 assert!(machine.service.remove_function(FUNCTION));

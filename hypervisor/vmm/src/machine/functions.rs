@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use kvm_ioctls::{Kvm, VmFd};
 use pvmsi_hypervisor::{
-    FunctionPolicy, KvmWindow, MemorySlots, PciFunction, Service, SoftwareDevice, SoftwareFunction,
-    VfioFunction, VfioHost,
+    FunctionPolicy, KvmWindow, MemorySlots, PciFunction, Service, VfioFunction, VfioHost,
 };
 use pvmsi_protocol::FunctionId;
+use pvmsi_software::{SoftwareDevice, SoftwareFunction};
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 

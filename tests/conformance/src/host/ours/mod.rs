@@ -15,12 +15,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use pvmsi_hypervisor::{
-    ENTRY_BYTES, FunctionPolicy, PciFunction, Platform as HostPlatform, Policy as HostPolicy,
-    Service, ServiceConfig, SoftwareDevice, SoftwareFunction, SoftwareOptions,
+    FunctionPolicy, PciFunction, Platform as HostPlatform, Policy as HostPolicy, Service,
+    ServiceConfig,
 };
 use pvmsi_protocol::{
     FunctionId, GuestMessage, ServiceBlock, SmcccStatus, VECTORS_MAX, VectorIndex,
 };
+use pvmsi_software::registers::{CONTROL, RESET, START, STARTED, entry_word};
+use pvmsi_software::{SoftwareDevice, SoftwareFunction, SoftwareOptions};
 use vm_memory::{Bytes, GuestMemoryMmap, MmapRegion, VolatileMemory};
 
 use super::{Counts, HostFactory, HostOptions, HostUnderTest, Isolation, Platform, Policy, Ram};
@@ -37,13 +39,6 @@ const PORT: u16 = 0x5650;
 const CONFIG_BYTES: usize = 256;
 /// Page size of the machine.
 const PAGE_BYTES: u64 = 4096;
-/// The software function's table, in its BAR.
-const TABLE: u64 = 0x40;
-/// The software function's register CONTROL in its BAR, stores to it, and what it reads when the function was started with MSI-X enabled.
-const CONTROL_REGISTER: usize = 0x18;
-const RESET: u32 = 1;
-const START: u32 = 2;
-const STARTED: u32 = 3;
 
 struct OurMachine {
     options: HostOptions,
@@ -123,6 +118,17 @@ impl OurMachine {
         target.service.restore(&service)?;
         target.service.resume();
         Ok(Self { ram: self.ram.clone(), ..target })
+    }
+
+    /// A word of the BAR, as the device sees it.
+    fn load(&self, offset: u64) -> u32 {
+        let at = usize::try_from(offset).unwrap_or(usize::MAX);
+        self.bar.as_volatile_slice().read_obj(at).unwrap_or(u32::MAX)
+    }
+
+    fn store(&self, offset: u64, value: u32) {
+        let at = usize::try_from(offset).unwrap_or(usize::MAX);
+        let _ = self.bar.as_volatile_slice().write_obj(value, at);
     }
 
     /// An access by the guest's mapping, at an offset of the BAR; `None` where it has none. The mapping does not change during the access.
@@ -207,14 +213,13 @@ impl HostUnderTest for OurMachine {
     }
 
     fn start(&self) -> bool {
-        let bar = self.bar.as_volatile_slice();
-        let _ = bar.write_obj(START, CONTROL_REGISTER);
+        self.store(CONTROL, START);
         self.device.run();
-        bar.read_obj(CONTROL_REGISTER).is_ok_and(|control: u32| control == STARTED)
+        self.load(CONTROL) == STARTED
     }
 
     fn reset_unseen(&self) {
-        let _ = self.bar.as_volatile_slice().write_obj(RESET, CONTROL_REGISTER);
+        self.store(CONTROL, RESET);
         self.device.run();
     }
 
@@ -257,11 +262,7 @@ impl HostUnderTest for OurMachine {
     }
 
     fn table_entry(&self, vector: u16) -> [u32; 4] {
-        [0_u64, 4, 8, 12].map(|word| {
-            let at = TABLE + u64::from(vector) * ENTRY_BYTES + word;
-            let at = usize::try_from(at).unwrap_or(usize::MAX);
-            self.bar.as_volatile_slice().read_obj(at).unwrap_or(u32::MAX)
-        })
+        [0, 1, 2, 3].map(|word| self.load(entry_word(vector, word)))
     }
 
     fn foreign_messages(&self) -> u64 {
