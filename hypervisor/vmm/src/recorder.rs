@@ -382,12 +382,12 @@ mod tests {
     use super::*;
     use crate::exits::ExitKind;
     use crate::pci;
-    use crate::test_machine::{NoRoutes, NoWindow};
     use pvmsi_hypervisor::{FunctionPolicy, Platform, ServiceConfig};
     use pvmsi_protocol::VectorIndex;
     use pvmsi_software::config::MSIX;
     use pvmsi_software::registers;
     use pvmsi_software::{SoftwareFunction, SoftwareOptions};
+    use pvmsi_test_doubles::{IdleRoutes, IdleWindow};
 
     struct Setting {
         recorder: Recorder,
@@ -397,13 +397,20 @@ mod tests {
     }
 
     fn setting() -> Setting {
-        let service =
-            Arc::new(Service::new(ServiceConfig::new(Platform::X86_64), Arc::new(NoRoutes)));
+        let service = Arc::new(Service::new(
+            ServiceConfig::new(Platform::X86_64),
+            Arc::new(IdleRoutes::default()),
+        ));
         let id = pci::address(0).unwrap();
         let function = SoftwareFunction::new(SoftwareOptions::default(), 4096).unwrap();
         let device = function.device();
         service
-            .add_function(id, Box::new(function), Box::new(NoWindow), FunctionPolicy::default())
+            .add_function(
+                id,
+                Box::new(function),
+                Box::new(IdleWindow::new(true)),
+                FunctionPolicy::default(),
+            )
             .unwrap();
         let exits = Arc::new(ExitCounters::default());
         let report = FunctionReport {

@@ -5,13 +5,13 @@
 use std::cell::Cell;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, ensure};
 use kvm_ioctls::Kvm;
 use pvmsi_hypervisor::{
-    FunctionPolicy, Gsi, KvmRoutes, KvmWindow, MemorySlots, PciFunction, Platform, Policy,
-    RouteChange, Routes, RoutesError, Service, ServiceConfig, View, Window, host_page_size,
+    FunctionPolicy, KvmRoutes, KvmWindow, MemorySlots, PciFunction, Platform, Policy, Service,
+    ServiceConfig, Window, host_page_size,
 };
 use pvmsi_protocol::{
     BUFFER_MAX, Busy, CallError, CallId, ConfigureRequest, EncodeError, FunctionId, GuestMessage,
@@ -20,9 +20,9 @@ use pvmsi_protocol::{
 use pvmsi_software::config::MSIX_CONTROL;
 use pvmsi_software::registers::{ROTATION, entry_word};
 use pvmsi_software::{SoftwareFunction, SoftwareOptions};
+use pvmsi_test_doubles::{IdleRoutes, IdleWindow};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, MmapRegion, VolatileMemory};
-use vmm_sys_util::eventfd::EventFd;
 
 use crate::VECTORS;
 use crate::meter::count;
@@ -97,7 +97,8 @@ pub struct Host {
     service: Service,
     memory: GuestMemoryMmap,
     bar: Arc<MmapRegion>,
-    shown: Arc<AtomicBool>,
+    /// Tells whether the guest's memory map shows the table; on KVM this program has no guest.
+    shown: Option<IdleWindow>,
     exits: Cell<u64>,
 }
 
@@ -110,11 +111,10 @@ impl Host {
         let policy = if options.direct { Policy::Direct } else { Policy::Trapped };
         let vectors_per_call = options.bound;
         let config = ServiceConfig { policy, vectors_per_call, platform: Platform::X86_64 };
-        let service = Service::new(config, Arc::new(NoRoutes::default()));
+        let service = Service::new(config, Arc::new(IdleRoutes::default()));
         let function = software(options.vectors)?;
-        let shown = Arc::new(AtomicBool::new(false));
-        let window = Box::new(NoWindow { shown: Arc::clone(&shown) });
-        Self::with(service, function, window, shown)
+        let window = IdleWindow::new(true);
+        Self::with(service, function, Box::new(window.clone()), Some(window))
     }
 
     /// On this machine's KVM, with at most `bound` vectors for each call.
@@ -137,14 +137,14 @@ impl Host {
         let slots = Arc::new(MemorySlots::new(vm, 100..200));
         let function = software(vectors)?;
         let window = KvmWindow::new(slots, function.layout(), function.mappings()?);
-        Self::with(service, function, Box::new(window), Arc::default())
+        Self::with(service, function, Box::new(window), None)
     }
 
     fn with(
         service: Service,
         function: SoftwareFunction,
         window: Box<dyn Window>,
-        shown: Arc<AtomicBool>,
+        shown: Option<IdleWindow>,
     ) -> Result<Self> {
         let bar = function.mappings()?.pop().context("the function has no memory")?.memory;
         service.add_function(FUNCTION, Box::new(function), window, FunctionPolicy::default())?;
@@ -317,7 +317,8 @@ impl Host {
 
     /// Where a guest whose memory map shows the table reaches an offset of the BAR without an exit.
     fn direct(&self, offset: u64) -> Option<usize> {
-        self.shown.load(Ordering::Relaxed).then(|| usize::try_from(offset).ok()).flatten()
+        let shows = self.shown.as_ref().is_some_and(Window::shows_table);
+        shows.then(|| usize::try_from(offset).ok()).flatten()
     }
 
     fn bar_write(&self, offset: u64, value: u32) {
@@ -378,50 +379,4 @@ pub fn raise_file_limit() -> Result<()> {
 
 fn software(vectors: u16) -> io::Result<SoftwareFunction> {
     SoftwareFunction::new(SoftwareOptions { vectors, isolated: true }, host_page_size())
-}
-
-/// Routes that do nothing; no two have the same number.
-#[derive(Default)]
-struct NoRoutes {
-    next: AtomicU32,
-}
-
-impl Routes for NoRoutes {
-    fn allocate(&self, count: u16) -> Result<Vec<Gsi>, RoutesError> {
-        let count = u32::from(count);
-        let first = self.next.fetch_add(count, Ordering::Relaxed);
-        Ok((first..first.saturating_add(count)).map(Gsi).collect())
-    }
-
-    fn free(&self, _: &[Gsi]) {}
-
-    fn install(&self, _: &[RouteChange]) -> Result<(), RoutesError> {
-        Ok(())
-    }
-
-    fn attach(&self, _: &EventFd, _: Gsi) -> Result<(), RoutesError> {
-        Ok(())
-    }
-
-    fn detach(&self, _: &EventFd, _: Gsi) -> Result<(), RoutesError> {
-        Ok(())
-    }
-}
-
-/// A memory map that shows whatever it is told to.
-struct NoWindow {
-    /// Whether it shows the table.
-    shown: Arc<AtomicBool>,
-}
-
-impl Window for NoWindow {
-    fn show(&mut self, view: &View) -> io::Result<()> {
-        let shows = view.table == TableMode::Direct && view.bars != View::NOTHING.bars;
-        self.shown.store(shows, Ordering::Relaxed);
-        Ok(())
-    }
-
-    fn table_can_be_direct(&self) -> bool {
-        true
-    }
 }

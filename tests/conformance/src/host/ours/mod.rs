@@ -7,12 +7,12 @@
 //! The library knows two kinds of isolation, confined and not:
 //! [`Isolation::Unknown`] is the second, as its check of a real function has it.
 
+mod mapping;
 mod ram;
-mod routes;
-mod window;
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use pvmsi_hypervisor::{
     FunctionPolicy, PciFunction, Platform as HostPlatform, Policy as HostPolicy, Service,
@@ -23,11 +23,11 @@ use pvmsi_protocol::{
 };
 use pvmsi_software::registers::{CONTROL, RESET, START, STARTED, entry_word};
 use pvmsi_software::{SoftwareDevice, SoftwareFunction, SoftwareOptions};
+use pvmsi_test_doubles::{RecordedRoutes, RecordedWindow, Step};
 use vm_memory::{Bytes, GuestMemoryMmap, MmapRegion, VolatileMemory};
 
 use super::{Counts, HostFactory, HostOptions, HostUnderTest, Isolation, Platform, Policy, Ram};
-use routes::RecordedRoutes;
-use window::{Mapping, RecordedWindow};
+use mapping::Mapping;
 
 /// Makes machines with our host half.
 #[derive(Clone, Copy, Debug)]
@@ -47,7 +47,10 @@ struct OurMachine {
     offer: Option<ServiceBlock>,
     platform: Platform,
     routes: Arc<RecordedRoutes>,
-    mapping: Arc<RwLock<Mapping>>,
+    /// The step of the routes from now that is refused; 0 is none.
+    refused: Arc<AtomicU32>,
+    window: Arc<RecordedWindow>,
+    mapping: Mapping,
     device: Arc<SoftwareDevice>,
     /// The function's BAR, as the device sees it.
     bar: Arc<MmapRegion>,
@@ -63,7 +66,15 @@ impl HostFactory for OurHost {
 
 impl OurMachine {
     fn new(options: &HostOptions) -> Result<Self, Box<dyn std::error::Error>> {
-        let routes = Arc::new(RecordedRoutes::new(options.routes.unwrap_or(4000)));
+        let refused = Arc::new(AtomicU32::new(0));
+        let due = Arc::clone(&refused);
+        let routes = RecordedRoutes::with_hook(options.routes.unwrap_or(4000), move |step| {
+            if step != Step::Allocate && count_down(&due) == 1 {
+                return Err(io::Error::other("asked to refuse"));
+            }
+            Ok(())
+        });
+        let routes = Arc::new(routes);
         let config = ServiceConfig {
             policy: match options.policy {
                 Policy::Off => HostPolicy::Off,
@@ -87,9 +98,9 @@ impl OurMachine {
         let function = SoftwareFunction::new(software, PAGE_BYTES)?;
         let device = function.device();
         let bar = function.mappings()?.pop().ok_or("a software function has one BAR")?.memory;
-        let mapping = Arc::new(RwLock::new(Mapping::new(function.layout())));
-        let window = Box::new(RecordedWindow::new(Arc::clone(&mapping), options.mappable));
-        service.add_function(options.function, Box::new(function), window, policy)?;
+        let mapping = Mapping::new(function.layout());
+        let window = RecordedWindow::with_hook(options.mappable, |_| Ok(()));
+        service.add_function(options.function, Box::new(function), window.share(), policy)?;
         Ok(Self {
             options: *options,
             offer: service.offer(Some(PORT), None),
@@ -97,6 +108,8 @@ impl OurMachine {
             function: options.function,
             platform: options.platform.unwrap_or(Platform::X86),
             routes,
+            refused,
+            window,
             mapping,
             device,
             bar,
@@ -133,8 +146,9 @@ impl OurMachine {
 
     /// An access by the guest's mapping, at an offset of the BAR; `None` where it has none. The mapping does not change during the access.
     fn by_mapping<T>(&self, address: u64, access: impl FnOnce(usize) -> T) -> Option<T> {
-        let mapping = self.mapping.read().unwrap_or_else(PoisonError::into_inner);
-        usize::try_from(mapping.offset(address)?).ok().map(access)
+        self.window.while_shown(|view| {
+            usize::try_from(self.mapping.offset(view, address)?).ok().map(access)
+        })
     }
 }
 
@@ -248,12 +262,12 @@ impl HostUnderTest for OurMachine {
     }
 
     fn refuse_step(&self, step: u32) -> bool {
-        self.routes.refuse(step);
+        self.refused.store(step, Ordering::SeqCst);
         true
     }
 
     fn refusal_is_due(&self) -> bool {
-        self.routes.refusal_is_due()
+        self.refused.load(Ordering::SeqCst) != 0
     }
 
     fn interrupts(&self) -> Vec<GuestMessage> {
@@ -279,7 +293,13 @@ impl HostUnderTest for OurMachine {
             exits: self.exits.load(Ordering::SeqCst),
             routing_updates: self.routes.updates(),
             interrupt_setups: counters.map_or(0, |counters| counters.interrupt_setups),
-            routes: self.routes.taken(),
+            routes: self.routes.taken() as u64,
         }
     }
+}
+
+/// What the counter was; it ends at 0.
+fn count_down(counter: &AtomicU32) -> u32 {
+    let less = |count: u32| Some(count.saturating_sub(1));
+    counter.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).unwrap_or_default()
 }
