@@ -8,9 +8,10 @@ use std::sync::Arc;
 use kvm_ioctls::{Kvm, VcpuExit, VmFd};
 use pvmsi_hypervisor::{
     FunctionHandle, FunctionPolicy, KvmRoutes, KvmWindow, MemorySlots, PciFunction, Platform,
-    Router, Service, ServiceConfig, SoftwareFunction, SoftwareOptions, host_page_size,
+    Router, Service, ServiceConfig, host_page_size,
 };
 use pvmsi_protocol::FunctionId;
+use pvmsi_software::{SoftwareFunction, SoftwareOptions};
 use vm_memory::{ByteValued, GuestAddress, GuestMemoryMmap};
 
 /// The guest physical address of a register that the VMM has free. A VMM may have an I/O port (x86_64) or an SMCCC call (arm64, `SmcccFilter`) ring instead.

@@ -1,7 +1,7 @@
 //! The *function* seam: what the service needs of a PCI function, real or not.
 //!
 //! Implementations: [`VfioFunction`](crate::VfioFunction) for real ones and
-//! [`SoftwareFunction`](crate::SoftwareFunction), the embedded default and the
+//! `SoftwareFunction` of `pvmsi-software`, the embedded default and the
 //! test double. An implementation knows nothing of guests, modes or calls.
 
 use std::io;

@@ -24,7 +24,7 @@
 //! | seam | what it is for | implementations |
 //! |---|---|---|
 //! | [`Routes`] | the hypervisor's interrupt routes | [`KvmRoutes`] |
-//! | [`PciFunction`] | the function | [`VfioFunction`], [`SoftwareFunction`] |
+//! | [`PciFunction`] | the function | [`VfioFunction`]; `SoftwareFunction` of `pvmsi-software` |
 //! | [`VectorTable`] | its vector table and pending bits, by words | [`MappedTable`] |
 //! | [`Window`] | the guest's memory map | [`KvmWindow`] |
 //!
@@ -82,7 +82,6 @@ mod router;
 mod routes;
 mod save;
 mod service;
-mod software;
 mod switch;
 mod sync;
 mod vector_table;
@@ -109,11 +108,8 @@ pub use platform::Platform;
 pub use policy::{FunctionPolicy, Policy};
 pub use router::Router;
 pub use routes::{Gsi, Route, RouteChange, Routes, RoutesError};
-pub use save::{RestoreError, ServiceState, StateVersion};
+pub use save::{RestoreError, Saved, ServiceState, StateVersion, Versioned};
 pub use service::{AddFunctionError, DoorbellError, NotAdded, Service, ServiceConfig};
-pub use software::{
-    SoftwareDevice, SoftwareDeviceState, SoftwareFunction, SoftwareOptions, SoftwareStateError,
-};
 pub use vector_table::{MappedTable, TableError, VectorTable};
 #[cfg(feature = "vfio")]
 pub use vfio::{UnsafeInterrupts, VfioBackend, VfioError, VfioFunction, VfioHost, host_isolation};

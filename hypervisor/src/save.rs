@@ -12,5 +12,4 @@ mod versioned;
 
 pub use error::RestoreError;
 pub use format::ServiceState;
-pub use versioned::StateVersion;
-pub(crate) use versioned::{Saved, Versioned};
+pub use versioned::{Saved, StateVersion, Versioned};

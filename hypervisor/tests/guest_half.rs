@@ -164,7 +164,7 @@ fn resets_of_every_kind_are_survived() {
             guest.raise(2);
             assert_eq!(guest.interrupts(), [1], "2 is masked");
         };
-        guest.store(0x18, 1);
+        guest.store(CONTROL, RESET);
         guest.interrupts();
         msix.after_reset(Some(&mut client), |_| None).unwrap();
         msix.unmask(VectorIndex(1)).unwrap();

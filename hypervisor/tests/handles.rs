@@ -12,16 +12,16 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::Duration;
 
-use fixture::{
-    BAR, ENABLE, FUNCTION, Guest, MSIX_CONTROL, Options, RecordedRoutes, TABLE, WindowHandle,
-};
+use fixture::{BAR, ENABLE, FUNCTION, Guest, MSIX_CONTROL, Options, TABLE};
 use pvmsi_hypervisor::{
     AddFunctionError, BarIndex, FunctionError, FunctionHandle, FunctionPolicy, FunctionStatus,
-    ModeChange, Platform, Service, ServiceConfig, SoftwareFunction, SoftwareOptions, View, Window,
+    ModeChange, Platform, Service, ServiceConfig, View, Window,
 };
 use pvmsi_protocol::{
     CallError, CallId, FunctionId, Header, Reasons, Sequence, TableMode, VectorSetup,
 };
+use pvmsi_software::{SoftwareFunction, SoftwareOptions};
+use pvmsi_test_doubles::{RecordedRoutes, RecordedWindow};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 const BAR_0: BarIndex = BarIndex(0);
@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const REMOVED: FunctionError = FunctionError::Removed(FUNCTION);
 
 fn service() -> Service {
-    Service::new(ServiceConfig::new(Platform::X86_64), Arc::new(RecordedRoutes::default()))
+    Service::new(ServiceConfig::new(Platform::X86_64), Arc::new(RecordedRoutes::new(u16::MAX)))
 }
 
 fn function() -> Box<SoftwareFunction> {
@@ -133,7 +133,7 @@ fn a_handle_does_not_keep_a_function_whose_service_is_gone() {
 fn a_function_that_is_not_added_comes_back_and_can_be_added_elsewhere() {
     let service = service();
     let policy = FunctionPolicy::default();
-    let window = || Box::new(WindowHandle(Arc::default()));
+    let window = || RecordedWindow::new().share();
     service.add_function(FUNCTION, function(), window(), policy).unwrap();
     let failed = service.add_function(FUNCTION, function(), window(), policy).unwrap_err();
     assert!(matches!(failed.error, AddFunctionError::Exists(FUNCTION)));
@@ -202,7 +202,7 @@ fn a_window_that_asks_for_its_own_function_gets_an_error() {
         };
         let policy = FunctionPolicy::default();
         let handle = service.add_function(FUNCTION, function(), Box::new(window), policy).unwrap();
-        let beside = Box::new(WindowHandle(Arc::default()));
+        let beside = RecordedWindow::new().share();
         service.add_function(FunctionId(16), function(), beside, policy).unwrap();
         cell.set(Arc::clone(&service)).unwrap();
         told.store(true, SeqCst);
@@ -240,7 +240,7 @@ fn the_service_answers_while_a_function_is_added() {
     thread::spawn(move || {
         let (service, seen) = (Arc::new(service()), Arc::default());
         let policy = FunctionPolicy::default();
-        let window = Box::new(WindowHandle(Arc::default()));
+        let window = RecordedWindow::new().share();
         service.add_function(FunctionId(16), function(), window, policy).unwrap();
         let window = Box::new(AsksEarly(Arc::clone(&service), Arc::clone(&seen)));
         service.add_function(FUNCTION, function(), window, policy).unwrap();

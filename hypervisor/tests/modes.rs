@@ -334,9 +334,7 @@ fn every_reason_keeps_the_table_trapped_and_the_guest_working() {
         assert_eq!(guest.interrupts(), NONE);
         guest.unmask(0);
         assert_eq!(guest.interrupts(), [0]);
-        assert!(
-            guest.window.shown.lock().unwrap().iter().all(|view| view.table == TableMode::Trapped)
-        );
+        assert!(guest.window.shown().iter().all(|view| view.table == TableMode::Trapped));
     };
     works_trapped(Options { policy: Policy::Trapped, ..Options::default() }, Reasons::POLICY);
     works_trapped(Options { isolated: false, ..Options::default() }, Reasons::NO_ISOLATION);
@@ -359,7 +357,7 @@ fn every_reason_keeps_the_table_trapped_and_the_guest_working() {
 fn a_mapping_that_fails_leaves_the_vectors_assigned_and_the_table_trapped() {
     let guest = Guest::with_vectors(4);
     guest.control(ENABLE);
-    *guest.window.fails.lock().unwrap() = true;
+    guest.window.fails.store(true, SeqCst);
     let answer = guest.configure(4);
     assert_eq!((answer.mode, answer.reasons), (TableMode::Trapped, Reasons::NOT_MAPPABLE));
     guest.mask(0);
@@ -373,9 +371,9 @@ fn a_mapping_that_fails_leaves_the_vectors_assigned_and_the_table_trapped() {
 fn a_mapping_that_failed_is_tried_again_by_the_next_configure() {
     let guest = Guest::with_vectors(4);
     guest.control(ENABLE);
-    *guest.window.fails.lock().unwrap() = true;
+    guest.window.fails.store(true, SeqCst);
     assert_eq!(guest.configure(4).reasons, Reasons::NOT_MAPPABLE);
-    *guest.window.fails.lock().unwrap() = false;
+    guest.window.fails.store(false, SeqCst);
     assert_eq!(guest.configure(4).mode, TableMode::Direct);
 }
 

@@ -10,11 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use fixture::*;
-use pvmsi_hypervisor::{
-    FunctionError, FunctionPolicy, Platform, Service, ServiceConfig, SoftwareFunction,
-    SoftwareOptions, View, Window,
-};
+use pvmsi_hypervisor::{FunctionError, FunctionPolicy, Platform, Service, ServiceConfig, View};
 use pvmsi_protocol::{CallId, Reasons, TableMode};
+use pvmsi_software::{SoftwareFunction, SoftwareOptions};
 
 fn configured(vectors: u16) -> Guest {
     let guest = Guest::with_vectors(vectors);
@@ -93,7 +91,7 @@ fn a_function_level_reset_clears_the_standard_table() {
 fn restore_puts_the_messages_back_after_a_reset_that_the_host_could_not_see() {
     let guest = configured(4);
     let before = guest.load(Guest::entry(3, 2));
-    guest.store(0x18, 1);
+    guest.store(CONTROL, RESET);
     guest.device.run();
     assert!(guest.masked(3));
     assert_eq!(guest.load(Guest::entry(3, 0)), 0, "the reset has cleared the table");
@@ -110,7 +108,7 @@ fn restore_puts_the_messages_back_after_a_reset_that_the_host_could_not_see() {
 fn a_guest_may_write_the_table_messages_back_itself() {
     let guest = configured(2);
     let words: Vec<_> = (0..3).map(|word| guest.load(Guest::entry(1, word))).collect();
-    guest.store(0x18, 1);
+    guest.store(CONTROL, RESET);
     guest.device.run();
     for (word, value) in (0..).zip(words) {
         guest.store(Guest::entry(1, word), value);
@@ -185,9 +183,9 @@ fn one_write_may_reset_a_function_and_stop_it() {
 #[test]
 fn a_bar_that_moves_is_unmapped_before_it_is_mapped() {
     let guest = configured(4);
-    guest.window.shown.lock().unwrap().clear();
+    guest.window.shown();
     guest.config_write(0x10, &0xd000_0000_u32.to_le_bytes());
-    let shown = guest.window.shown.lock().unwrap().clone();
+    let shown = guest.window.shown();
     assert!(shown.contains(&View::NOTHING));
     let last = shown.last().unwrap();
     assert_eq!(last.bars[0].unwrap().0, 0xd000_0000);
@@ -247,41 +245,31 @@ fn a_configure_that_grows_mends_what_a_hidden_reset_has_cleared() {
     let guest = Guest::with_vectors(4);
     guest.control(ENABLE);
     guest.configure(2);
-    guest.store(0x18, 1);
+    guest.store(CONTROL, RESET);
     guest.device.run();
     guest.configure(4);
     (0..4).for_each(|vector| guest.raise(vector));
     assert_eq!(guest.interrupts(), [0, 1, 2, 3]);
 }
 
-/// Notes whether the service still knows the function when its pages go.
-struct KnownWhileShown(Arc<OnceLock<Weak<Service>>>, Arc<Mutex<Vec<bool>>>);
-
-impl Window for KnownWhileShown {
-    fn show(&mut self, view: &View) -> std::io::Result<()> {
-        if let Some(service) = self.0.get().and_then(Weak::upgrade)
-            && *view == View::NOTHING
-        {
-            self.1.lock().unwrap().push(service.function(FUNCTION).is_some());
-        }
-        Ok(())
-    }
-
-    fn table_can_be_direct(&self) -> bool {
-        true
-    }
-}
-
 #[test]
 fn the_pages_of_a_removed_function_go_before_calls_say_that_it_is_gone() {
-    let (known, noted) = (Arc::new(OnceLock::new()), Arc::default());
-    let routes = Arc::new(RecordedRoutes::default());
+    let known: Arc<OnceLock<Weak<Service>>> = Arc::default();
+    let noted: Arc<Mutex<Vec<bool>>> = Arc::default();
+    let routes = Arc::new(RecordedRoutes::new(0));
     let service = Arc::new(Service::new(ServiceConfig::new(Platform::X86_64), routes));
     let function = SoftwareFunction::new(SoftwareOptions::default(), 4096).unwrap();
-    let window = KnownWhileShown(Arc::clone(&known), Arc::clone(&noted));
+    let (asked, notes) = (Arc::clone(&known), Arc::clone(&noted));
+    // Whether the service still knows the function when its pages go.
+    let window = RecordedWindow::with_hook(true, move |_| {
+        if let Some(service) = asked.get().and_then(Weak::upgrade) {
+            notes.lock().unwrap().push(service.function(FUNCTION).is_some());
+        }
+        Ok(())
+    });
     let policy = FunctionPolicy::default();
     let function =
-        service.add_function(FUNCTION, Box::new(function), Box::new(window), policy).unwrap();
+        service.add_function(FUNCTION, Box::new(function), window.share(), policy).unwrap();
     known.set(Arc::downgrade(&service)).unwrap();
     function.remove().unwrap();
     assert_eq!(noted.lock().unwrap().first(), Some(&true));
@@ -302,30 +290,21 @@ fn release_where_nothing_is_assigned_leaves_the_emulated_table() {
     assert_eq!(guest.interrupts(), [2]);
 }
 
-/// Panics once, when it is told to.
-struct Panics(Arc<AtomicBool>);
-
-impl Window for Panics {
-    fn show(&mut self, _: &View) -> std::io::Result<()> {
-        assert!(!self.0.swap(false, SeqCst), "told to panic");
-        Ok(())
-    }
-
-    fn table_can_be_direct(&self) -> bool {
-        true
-    }
-}
-
 /// The library has none, but what a VMM brings along may panic.
 #[test]
 fn a_function_that_panics_when_it_is_removed_is_gone() {
     let told = Arc::new(AtomicBool::new(false));
-    let routes = Arc::new(RecordedRoutes::default());
+    let routes = Arc::new(RecordedRoutes::new(0));
     let service = Service::new(ServiceConfig::new(Platform::X86_64), routes);
     let add = || {
         let function = SoftwareFunction::new(SoftwareOptions::default(), 4096).unwrap();
-        let window = Box::new(Panics(Arc::clone(&told)));
-        service.add_function(FUNCTION, Box::new(function), window, FunctionPolicy::default())
+        let told = Arc::clone(&told);
+        let window = RecordedWindow::with_hook(true, move |_| {
+            assert!(!told.swap(false, SeqCst), "told to panic");
+            Ok(())
+        });
+        let policy = FunctionPolicy::default();
+        service.add_function(FUNCTION, Box::new(function), window.share(), policy)
     };
     let function = add().unwrap();
     told.store(true, SeqCst);

@@ -369,7 +369,7 @@ impl Machine {
                 faults::plan(faults::Plan::Only(usize::from(from) + 1, kinds));
             }
             Event::RefuseNothing => self.stop_refusing(),
-            Event::MapFails(fails) => *guest.window.fails.lock().expect("nobody panicked") = fails,
+            Event::MapFails(fails) => guest.window.fails.store(fails, Ordering::SeqCst),
             Event::Revoke => drop(bounded(|| guest.function.revoke())),
             Event::Allow => drop(bounded(|| guest.function.allow())),
             Event::Reset => drop(bounded(|| guest.function.reset())),

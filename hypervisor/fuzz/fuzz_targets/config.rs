@@ -9,9 +9,9 @@ use libfuzzer_sys::fuzz_target;
 use pvmsi_hypervisor_fuzz::bounded;
 use pvmsi_hypervisor_fuzz::fixture::{DEVICE_CONTROL, FUNCTION, Guest, MSIX_CONTROL, POWER};
 use pvmsi_protocol::{CallId, Reasons, TableMode};
+use pvmsi_software::registers::BAR_BYTES;
 
 const CONFIG_BYTES: usize = 4096;
-const BAR_BYTES: u64 = 0x2_0000;
 const COMMAND: usize = 0x04;
 const BAR: usize = 0x10;
 

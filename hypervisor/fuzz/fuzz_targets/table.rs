@@ -190,9 +190,8 @@ impl Machine {
         assert!(self.trapped || !status.reasons.contains(Reasons::POLICY));
         let expected = self.model.granted() > 0 && self.model.enable && !self.revoked;
         assert_eq!(others.is_empty(), expected, "{:?}", status.reasons);
-        let mut shown = self.guest.window.shown.lock().expect("nobody panicked");
-        let old = shown.len() - 1;
-        shown.drain(..old);
+        // A long run has many, and nobody asks for them.
+        drop(self.guest.window.shown());
     }
 
     fn offset(&self, at: At) -> u64 {

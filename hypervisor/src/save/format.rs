@@ -20,7 +20,7 @@ use super::versioned::{Saved, StateVersion, Versioned};
 /// 3. [`Service::save`]. It takes all tables back and detaches all events from
 ///    KVM. An event that was under way is then either in KVM's interrupt
 ///    controllers or in the saved state, never in both.
-/// 4. Save the devices ([`SoftwareDevice::save`]),
+/// 4. Save the devices (`SoftwareDevice::save` of `pvmsi-software`),
 ///    configuration space, vCPUs and interrupt controllers. What KVM has taken
 ///    over is theirs: an interrupt that is pending lies in `KVM_GET_LAPIC` and
 ///    `KVM_GET_IRQCHIP`, on arm64 in the ITS's and redistributors' tables in RAM
@@ -63,7 +63,6 @@ use super::versioned::{Saved, StateVersion, Versioned};
 /// [`Service::restore`]: crate::Service::restore
 /// [`Service::resume`]: crate::Service::resume
 /// [`Service::save`]: crate::Service::save
-/// [`SoftwareDevice::save`]: crate::SoftwareDevice::save
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ServiceState(Versioned<Vec<SavedFunction>>);

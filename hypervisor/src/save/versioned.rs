@@ -35,16 +35,16 @@ impl fmt::Display for StateVersion {
 }
 
 /// What a saved state consists of, behind its version. A minor after 0 that adds something reads the older ones as a type of their own, and converts.
-pub(crate) trait Saved: Serialize + DeserializeOwned {
+pub trait Saved: Serialize + DeserializeOwned {
     /// For messages: whose state it is.
     const OF: &'static str;
     /// The version that is written, and the newest that is read.
     const VERSION: StateVersion;
 }
 
-/// A pair: the version, and the state.
+/// A pair: the version, and the state. For devices that are saved beside the service as well.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Versioned<T>(pub(crate) T);
+pub struct Versioned<T>(pub T);
 
 impl<T: Saved> Serialize for Versioned<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

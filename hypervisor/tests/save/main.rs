@@ -12,7 +12,8 @@ mod survives;
 mod walk;
 
 use fixture::*;
-use pvmsi_hypervisor::{ServiceState, SoftwareDeviceState};
+use pvmsi_hypervisor::ServiceState;
+use pvmsi_software::SoftwareDeviceState;
 use serde::Serialize;
 use serde_json::Value;
 

@@ -3,10 +3,10 @@
 use std::sync::atomic::Ordering;
 
 use super::*;
-use pvmsi_hypervisor::{
-    FunctionPolicy, Policy, RestoreError, SoftwareFunction, SoftwareOptions, View, Window,
-};
+use pvmsi_hypervisor::{FunctionPolicy, Policy, RestoreError};
 use pvmsi_protocol::{FunctionId, Sequence, TableMode, VectorSetup};
+use pvmsi_software::{SoftwareFunction, SoftwareOptions};
+use pvmsi_test_doubles::IdleWindow;
 use serde_json::json;
 
 /// Four vectors, an event that waits, and a `configure` that is not finished.
@@ -213,18 +213,6 @@ fn a_step_that_fails_is_undone_and_can_be_tried_again() {
     assert!(refused > 0, "no step could fail");
 }
 
-struct NoWindow;
-
-impl Window for NoWindow {
-    fn show(&mut self, _view: &View) -> std::io::Result<()> {
-        Ok(())
-    }
-
-    fn table_can_be_direct(&self) -> bool {
-        true
-    }
-}
-
 /// The first function of a VM must not take for later what the second needs now.
 #[test]
 fn two_functions_that_share_what_there_is() {
@@ -260,7 +248,10 @@ fn all_functions_or_none() {
         let options = SoftwareOptions { vectors: 8, isolated: true };
         let function = Box::new(SoftwareFunction::new(options, 4096).unwrap());
         let policy = FunctionPolicy::default();
-        guest.service.add_function(other, function, Box::new(NoWindow), policy).unwrap();
+        guest
+            .service
+            .add_function(other, function, Box::new(IdleWindow::new(true)), policy)
+            .unwrap();
         guest
     };
     let mut state = saved();

@@ -3,6 +3,7 @@
 use super::*;
 use pvmsi_hypervisor::Policy;
 use pvmsi_protocol::{CallError, CallId, Reasons, Sequence, TableMode, VectorSetup};
+use pvmsi_software::registers::{DONE, DOORBELL, EVENTS, ROTATION, of_vector};
 
 /// Four vectors, assigned and unmasked, MSI-X on.
 fn assigned(policy: Policy) -> Guest {
@@ -297,20 +298,20 @@ fn what_the_device_has_still_to_do() {
     let source = assigned(Policy::Direct);
     source.mask(3);
     source.raise(3);
-    source.store(0x10, 2); // ROTATION
-    source.store(0x08, 5); // DOORBELL
+    source.store(ROTATION, 2);
+    source.store(DOORBELL, 5);
     let mut rotated = source.interrupts();
     // Nobody has fetched the first ones when the next came: KVM takes them for one.
     rotated.dedup();
     assert_eq!(rotated, [0, 1]);
-    source.store(0x08, 7);
+    source.store(DOORBELL, 7);
     let target = stop(&source).start(Options { vectors: 4, ..Options::default() });
-    assert_eq!((target.load(0x08), target.load(0x1c)), (7, 5), "DOORBELL and DONE");
+    assert_eq!((target.load(DOORBELL), target.load(DONE)), (7, 5));
     assert_eq!(target.device.raised(), 6);
     target.service.resume().unwrap();
     assert_eq!(target.interrupts(), [0, 1]);
-    assert_eq!((target.load(0x1c), target.device.raised()), (7, 8));
-    assert_eq!(target.load(0x1_0000 + 3 * 4), 1, "EVENTS");
+    assert_eq!((target.load(DONE), target.device.raised()), (7, 8));
+    assert_eq!(target.load(of_vector(EVENTS, 3)), 1);
     target.unmask(3);
     assert_eq!(target.interrupts(), [3]);
 }

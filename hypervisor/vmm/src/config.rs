@@ -4,8 +4,9 @@ use std::fmt;
 use std::io::Write;
 use std::path::PathBuf;
 
-use pvmsi_hypervisor::{Policy, SoftwareOptions};
+use pvmsi_hypervisor::Policy;
 use pvmsi_protocol::FunctionId;
+use pvmsi_software::SoftwareOptions;
 
 use crate::arch;
 
@@ -44,7 +45,7 @@ pub struct MachineConfig {
     pub functions: Vec<FunctionConfig>,
     /// The most vectors that one `configure` prepares before it answers *busy*; `None` for no bound.
     pub vectors_per_call: Option<u16>,
-    /// Whether threads of the machine run the software functions. Without, the caller calls [`SoftwareDevice::run`](pvmsi_hypervisor::SoftwareDevice::run) itself.
+    /// Whether threads of the machine run the software functions. Without, the caller calls [`SoftwareDevice::run`](pvmsi_software::SoftwareDevice::run) itself.
     pub run_devices: bool,
     /// Where the serial output goes, besides [`Machine::serial_output`](crate::Machine::serial_output).
     pub console: Option<Box<dyn Write + Send>>,

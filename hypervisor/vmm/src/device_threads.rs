@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use pvmsi_hypervisor::SoftwareDevice;
+use pvmsi_software::SoftwareDevice;
 
 /// The shortest and the longest sleep of a function that has nothing to do.
 const NAP: Duration = Duration::from_micros(50);

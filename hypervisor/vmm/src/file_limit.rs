@@ -44,7 +44,7 @@ pub(crate) fn too_small(needed: u64, limit: u64) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pvmsi_hypervisor::SoftwareOptions;
+    use pvmsi_software::SoftwareOptions;
 
     #[test]
     fn the_message_says_how_many_are_needed() {

@@ -2,8 +2,9 @@
 
 use std::str::FromStr;
 
-use pvmsi_hypervisor::{Policy, SoftwareOptions};
+use pvmsi_hypervisor::Policy;
 use pvmsi_protocol::{FunctionId, VECTORS_MAX};
+use pvmsi_software::SoftwareOptions;
 use thiserror::Error;
 
 use crate::config::{Backend, FunctionConfig};

@@ -13,7 +13,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use kvm_ioctls::{Kvm, VmFd};
-use pvmsi_hypervisor::{FunctionHandle, Policy, Service, ServiceConfig, SoftwareDevice, VfioHost};
+use pvmsi_hypervisor::{FunctionHandle, Policy, Service, ServiceConfig, VfioHost};
+use pvmsi_software::SoftwareDevice;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pvmsi_guest_report::{Event, Outcome, Section, Soak as SoakFigures, World};
-use pvmsi_hypervisor::{Counters, FunctionHandle, SoftwareDevice};
+use pvmsi_hypervisor::{Counters, FunctionHandle};
 use pvmsi_protocol::{FunctionId, Reasons, TableMode};
+use pvmsi_software::SoftwareDevice;
 
 use crate::exits::{ExitCounters, ExitCounts};
 use crate::report::{
@@ -377,11 +378,12 @@ mod tests {
     use super::*;
     use crate::exits::ExitKind;
     use crate::pci;
-    use crate::test_machine::{NoRoutes, NoWindow};
-    use pvmsi_hypervisor::{
-        FunctionPolicy, Platform, Router, Service, ServiceConfig, SoftwareFunction, SoftwareOptions,
-    };
+    use pvmsi_hypervisor::{FunctionPolicy, Platform, Router, Service, ServiceConfig};
     use pvmsi_protocol::VectorIndex;
+    use pvmsi_software::config::MSIX;
+    use pvmsi_software::registers;
+    use pvmsi_software::{SoftwareFunction, SoftwareOptions};
+    use pvmsi_test_doubles::{IdleRoutes, IdleWindow};
 
     struct Setting {
         recorder: Recorder,
@@ -394,12 +396,18 @@ mod tests {
     }
 
     fn setting() -> Setting {
-        let service = Service::new(ServiceConfig::new(Platform::X86_64), Arc::new(NoRoutes));
+        let service =
+            Service::new(ServiceConfig::new(Platform::X86_64), Arc::new(IdleRoutes::default()));
         let id = pci::address(0).unwrap();
         let function = SoftwareFunction::new(SoftwareOptions::default(), 4096).unwrap();
         let device = function.device();
         let handle = service
-            .add_function(id, Box::new(function), Box::new(NoWindow), FunctionPolicy::default())
+            .add_function(
+                id,
+                Box::new(function),
+                Box::new(IdleWindow::new(true)),
+                FunctionPolicy::default(),
+            )
             .unwrap();
         let exits = Arc::new(ExitCounters::default());
         let report = FunctionReport {
@@ -430,7 +438,7 @@ mod tests {
 
         /// Switches MSI-X on or off.
         fn set_enabled(&self, enabled: bool) {
-            self.write_config(MSIX_CAPABILITY, u32::from(enabled) << 31);
+            self.write_config(MSIX, u32::from(enabled) << 31);
         }
 
         /// Gives the first vectors of the emulated table messages, and unmasks them.
@@ -446,8 +454,7 @@ mod tests {
 
     /// Where the software function has its table, and the capability of it in configuration space.
     const BAR: u64 = 0xe000_0000;
-    const TABLE: u64 = BAR | 0x40;
-    const MSIX_CAPABILITY: u64 = 0x90;
+    const TABLE: u64 = BAR | registers::TABLE;
 
     #[test]
     fn sections_carry_what_happened_between_their_events() {

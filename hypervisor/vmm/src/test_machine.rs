@@ -1,19 +1,16 @@
-//! Stand-ins for KVM in unit tests.
+//! A service without KVM, for unit tests.
 
-use std::io;
 use std::sync::Arc;
 
-use pvmsi_hypervisor::{
-    FunctionPolicy, Gsi, RouteChange, Routes, RoutesError, Service, ServiceConfig,
-    SoftwareFunction, SoftwareOptions, View, Window,
-};
-use vmm_sys_util::eventfd::EventFd;
+use pvmsi_hypervisor::{FunctionPolicy, Service, ServiceConfig};
+use pvmsi_software::{SoftwareFunction, SoftwareOptions};
+use pvmsi_test_doubles::{IdleRoutes, IdleWindow};
 
 use crate::{arch, host, pci};
 
 /// A service with so many software functions, at their addresses on the bus.
 pub(crate) fn service(functions: usize) -> Arc<Service> {
-    let service = Service::new(ServiceConfig::new(arch::PLATFORM), Arc::new(NoRoutes));
+    let service = Service::new(ServiceConfig::new(arch::PLATFORM), Arc::new(IdleRoutes::default()));
     for n in 0..functions {
         let function =
             SoftwareFunction::new(SoftwareOptions::default(), host::page_size()).unwrap();
@@ -21,46 +18,10 @@ pub(crate) fn service(functions: usize) -> Arc<Service> {
             .add_function(
                 pci::address(n).unwrap(),
                 Box::new(function),
-                Box::new(NoWindow),
+                Box::new(IdleWindow::new(true)),
                 FunctionPolicy::default(),
             )
             .unwrap();
     }
     Arc::new(service)
-}
-
-/// Routes that lead nowhere.
-pub(crate) struct NoRoutes;
-
-impl Routes for NoRoutes {
-    fn allocate(&self, count: u16) -> Result<Vec<Gsi>, RoutesError> {
-        Ok((0..u32::from(count)).map(Gsi).collect())
-    }
-
-    fn free(&self, _gsis: &[Gsi]) {}
-
-    fn install(&self, _changes: &[RouteChange]) -> Result<(), RoutesError> {
-        Ok(())
-    }
-
-    fn attach(&self, _event: &EventFd, _gsi: Gsi) -> Result<(), RoutesError> {
-        Ok(())
-    }
-
-    fn detach(&self, _event: &EventFd, _gsi: Gsi) -> Result<(), RoutesError> {
-        Ok(())
-    }
-}
-
-/// A memory map that shows nothing.
-pub(crate) struct NoWindow;
-
-impl Window for NoWindow {
-    fn show(&mut self, _view: &View) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn table_can_be_direct(&self) -> bool {
-        true
-    }
 }

@@ -5,22 +5,24 @@
 use std::cell::Cell;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, ensure};
 use kvm_ioctls::Kvm;
 use pvmsi_hypervisor::{
-    BarIndex, FunctionHandle, FunctionPolicy, Gsi, KvmRoutes, KvmWindow, MemorySlots, PciFunction,
-    Platform, Policy, RouteChange, Routes, RoutesError, Service, ServiceConfig, SoftwareFunction,
-    SoftwareOptions, View, Window, host_page_size,
+    BarIndex, FunctionHandle, FunctionPolicy, KvmRoutes, KvmWindow, MemorySlots, PciFunction,
+    Platform, Policy, Service, ServiceConfig, Window, host_page_size,
 };
 use pvmsi_protocol::{
     BUFFER_MAX, Busy, CallError, CallId, ConfigureRequest, EncodeError, FunctionId, GuestMessage,
     Header, Kind, Sequence, TableMode, UpdateRequest, VectorIndex, VectorSetup, VectorUpdate,
 };
+use pvmsi_software::config::MSIX_CONTROL;
+use pvmsi_software::registers::{ROTATION, entry_word};
+use pvmsi_software::{SoftwareFunction, SoftwareOptions};
+use pvmsi_test_doubles::{IdleRoutes, IdleWindow};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, MmapRegion, VolatileMemory};
-use vmm_sys_util::eventfd::EventFd;
 
 use crate::VECTORS;
 use crate::meter::count;
@@ -38,13 +40,8 @@ const RAM_BYTES: usize = 0x10_0000;
 const PAGE: u32 = 0x10;
 const BUFFER: GuestAddress = GuestAddress(0x1_0000);
 const BODY: GuestAddress = GuestAddress(0x1_0020);
-/// Where things are in the software function: the data sheet is in `hypervisor/vmm/MACHINE.md`.
-const TABLE: u64 = 0x40;
-/// ROTATION, which does nothing while no events are asked for.
-const REGISTER: u64 = 0x10;
 const COMMAND: u64 = 0x04;
 const BAR_REGISTER: u64 = 0x10;
-const MESSAGE_CONTROL: u64 = 0x92;
 
 /// The words of a table entry.
 const ADDRESS_LOW: u64 = 0;
@@ -102,7 +99,8 @@ pub struct Host {
     function: FunctionHandle,
     memory: GuestMemoryMmap,
     bar: Arc<MmapRegion>,
-    shown: Arc<AtomicBool>,
+    /// Tells whether the guest's memory map shows the table; on KVM this program has no guest.
+    shown: Option<IdleWindow>,
     exits: Cell<u64>,
 }
 
@@ -115,11 +113,10 @@ impl Host {
         let policy = if options.direct { Policy::Direct } else { Policy::Trapped };
         let vectors_per_call = options.bound;
         let config = ServiceConfig { policy, vectors_per_call, platform: Platform::X86_64 };
-        let service = Service::new(config, Arc::new(NoRoutes::default()));
+        let service = Service::new(config, Arc::new(IdleRoutes::default()));
         let function = software(options.vectors)?;
-        let shown = Arc::new(AtomicBool::new(false));
-        let window = Box::new(NoWindow { shown: Arc::clone(&shown) });
-        Self::with(service, function, window, shown)
+        let window = IdleWindow::new(true);
+        Self::with(service, function, Box::new(window.clone()), Some(window))
     }
 
     /// On this machine's KVM, with at most `bound` vectors for each call.
@@ -142,14 +139,14 @@ impl Host {
         let slots = Arc::new(MemorySlots::new(vm, 100..200));
         let function = software(vectors)?;
         let window = KvmWindow::new(slots, function.layout(), function.mappings()?);
-        Self::with(service, function, Box::new(window), Arc::default())
+        Self::with(service, function, Box::new(window), None)
     }
 
     fn with(
         service: Service,
         function: SoftwareFunction,
         window: Box<dyn Window>,
-        shown: Arc<AtomicBool>,
+        shown: Option<IdleWindow>,
     ) -> Result<Self> {
         let bar = function.mappings()?.pop().context("the function has no memory")?.memory;
         let function = service
@@ -164,12 +161,12 @@ impl Host {
 
     /// Writes MSI-X Enable and Function Mask: one exit.
     pub fn write_control(&self, bits: u16) {
-        self.config_write(MESSAGE_CONTROL, &bits.to_le_bytes());
+        self.config_write(MSIX_CONTROL, &bits.to_le_bytes());
     }
 
     /// Reads message control: one exit.
     pub fn read_control(&self) {
-        self.exit(|| self.function.config_read(MESSAGE_CONTROL, &mut [0; 2]).ok());
+        self.exit(|| self.function.config_read(MSIX_CONTROL, &mut [0; 2]).ok());
     }
 
     /// Changes MSI-X Enable and Function Mask and leaves the other bits: two exits.
@@ -256,7 +253,7 @@ impl Host {
 
     /// Reads vector control: one exit where the table is trapped.
     pub fn read_vector_control(&self, vector: u16) {
-        let offset = entry(vector, VECTOR_CONTROL);
+        let offset = entry_word(vector, VECTOR_CONTROL);
         if let Some(offset) = self.direct(offset) {
             let _ = self.bar.as_volatile_slice().load::<u32>(offset, Ordering::SeqCst);
         } else {
@@ -280,7 +277,8 @@ impl Host {
 
     /// Writes a register in the page of the table: one exit where the table is trapped.
     pub fn write_beside_table(&self) {
-        self.bar_write(REGISTER, 0);
+        // It does nothing while no events are asked for.
+        self.bar_write(ROTATION, 0);
     }
 
     /// What it was so far.
@@ -318,12 +316,13 @@ impl Host {
     }
 
     fn write_table(&self, vector: u16, word: u64, value: u32) {
-        self.bar_write(entry(vector, word), value);
+        self.bar_write(entry_word(vector, word), value);
     }
 
     /// Where a guest whose memory map shows the table reaches an offset of the BAR without an exit.
     fn direct(&self, offset: u64) -> Option<usize> {
-        self.shown.load(Ordering::Relaxed).then(|| usize::try_from(offset).ok()).flatten()
+        let shows = self.shown.as_ref().is_some_and(Window::shows_table);
+        shows.then(|| usize::try_from(offset).ok()).flatten()
     }
 
     fn bar_write(&self, offset: u64, value: u32) {
@@ -383,57 +382,4 @@ pub fn raise_file_limit() -> Result<()> {
 
 fn software(vectors: u16) -> io::Result<SoftwareFunction> {
     SoftwareFunction::new(SoftwareOptions { vectors, isolated: true }, host_page_size())
-}
-
-/// Where a word of the table lies in the BAR.
-fn entry(vector: u16, word: u64) -> u64 {
-    TABLE
-        .saturating_add(u64::from(vector).saturating_mul(16))
-        .saturating_add(word.saturating_mul(4))
-}
-
-/// Routes that do nothing; no two have the same number.
-#[derive(Default)]
-struct NoRoutes {
-    next: AtomicU32,
-}
-
-impl Routes for NoRoutes {
-    fn allocate(&self, count: u16) -> Result<Vec<Gsi>, RoutesError> {
-        let count = u32::from(count);
-        let first = self.next.fetch_add(count, Ordering::Relaxed);
-        Ok((first..first.saturating_add(count)).map(Gsi).collect())
-    }
-
-    fn free(&self, _: &[Gsi]) {}
-
-    fn install(&self, _: &[RouteChange]) -> Result<(), RoutesError> {
-        Ok(())
-    }
-
-    fn attach(&self, _: &EventFd, _: Gsi) -> Result<(), RoutesError> {
-        Ok(())
-    }
-
-    fn detach(&self, _: &EventFd, _: Gsi) -> Result<(), RoutesError> {
-        Ok(())
-    }
-}
-
-/// A memory map that shows whatever it is told to.
-struct NoWindow {
-    /// Whether it shows the table.
-    shown: Arc<AtomicBool>,
-}
-
-impl Window for NoWindow {
-    fn show(&mut self, view: &View) -> io::Result<()> {
-        let shows = view.table == TableMode::Direct && view.bars != View::NOTHING.bars;
-        self.shown.store(shows, Ordering::Relaxed);
-        Ok(())
-    }
-
-    fn table_can_be_direct(&self) -> bool {
-        true
-    }
 }

@@ -15,24 +15,16 @@ use pvmsi_protocol::{
     Kind, QueryVectorsAnswer, QueryVectorsRequest, Reasons, Sequence, Status, TableMode,
     UpdateRequest, VectorIndex, VectorSetup, VectorState, VectorUpdate,
 };
+pub use pvmsi_software::config::{DEVICE_CONTROL, MSIX_CONTROL, POWER_CONTROL as POWER};
+pub use pvmsi_software::registers::{SENDING, TABLE, entry_word, of_vector, pending_word};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 /// The first function of the machine, 00:01.0.
 pub const FUNCTION: FunctionId = FunctionId(8);
-/// MSI-X Message Control of the software function.
-pub const MSIX_CONTROL: u32 = 0x92;
 /// MSI-X Enable.
 pub const ENABLE: u16 = 0x8000;
 /// Function Mask.
 pub const FUNCTION_MASK: u16 = 0x4000;
-/// Device Control of the software function.
-pub const DEVICE_CONTROL: u32 = 0x58;
-/// Power Management Control/Status of the software function.
-pub const POWER: u32 = 0x44;
-/// Offset of the vector table in BAR 0.
-pub const TABLE: u64 = 0x40;
-/// Offset of the pending bit array in BAR 0.
-pub const PENDING: u64 = 0x8800;
 /// The doorbell's port.
 pub const DOORBELL: u16 = 0x5650;
 /// The doorbell as a register, for machines that have it so.
@@ -171,26 +163,26 @@ impl Bench {
     }
 
     /// Reads configuration space of the first function.
-    pub fn config_read_u32(&self, offset: u32) -> u32 {
+    pub fn config_read_u32(&self, offset: u64) -> u32 {
         self.select(offset);
         self.puppet.port_in(0, 0xcfc, Width::Double).unwrap()
     }
 
     /// Writes configuration space of the first function.
-    pub fn config_write_u16(&self, offset: u32, value: u16) {
+    pub fn config_write_u16(&self, offset: u64, value: u16) {
         self.select(offset);
         let port = 0xcfc + u16::try_from(offset & 2).unwrap();
         self.puppet.port_out(0, port, Width::Word, value.into()).unwrap();
     }
 
     /// Writes configuration space of the first function.
-    pub fn config_write_u32(&self, offset: u32, value: u32) {
+    pub fn config_write_u32(&self, offset: u64, value: u32) {
         self.select(offset);
         self.puppet.port_out(0, 0xcfc, Width::Double, value).unwrap();
     }
 
-    fn select(&self, offset: u32) {
-        let address = 0x8000_0800 | offset & 0xfc;
+    fn select(&self, offset: u64) {
+        let address = 0x8000_0800 | u32::try_from(offset & 0xfc).unwrap();
         self.puppet.port_out(0, 0xcf8, Width::Double, address).unwrap();
     }
 
@@ -201,7 +193,7 @@ impl Bench {
 
     /// Guest physical address of a 32-bit word of a table entry.
     pub fn entry(&self, vector: u16, word: u64) -> u64 {
-        self.bar + TABLE + u64::from(vector) * 16 + word * 4
+        self.bar + entry_word(vector, word)
     }
 
     /// Sets the mask bit.
@@ -221,7 +213,7 @@ impl Bench {
 
     /// The pending bit.
     pub fn pending(&self, vector: u16) -> bool {
-        let word = self.bar + PENDING + u64::from(vector / 32) * 4;
+        let word = self.bar + pending_word(vector);
         self.puppet.load_u32(0, word).unwrap() & 1 << (vector % 32) != 0
     }
 

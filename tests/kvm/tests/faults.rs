@@ -14,6 +14,8 @@ use pvmsi_protocol::{
     CallError, CallId, ConfigureAnswer, ConfigureRequest, FunctionId, Header, Kind, Reasons,
     Sequence, TableMode, VectorIndex, VectorSetup, VectorState,
 };
+use pvmsi_software::{SoftwareDevice, SoftwareFunction, SoftwareOptions};
+use pvmsi_test_doubles::IdleWindow;
 use refusal::{IRQFD, MAPPING, MEMORY_REGION, ROUTING};
 use vm_memory::GuestAddress;
 
@@ -314,28 +316,15 @@ fn each_number_of_file_descriptors_that_are_left() {
     assert!(refused > 0 && granted > 0);
 }
 
-/// Shows nothing; the function's table is always trapped.
-struct NoWindow;
-
-impl Window for NoWindow {
-    fn show(&mut self, _: &View) -> std::io::Result<()> {
-        Ok(())
-    }
-
-    fn table_can_be_direct(&self) -> bool {
-        false
-    }
-}
-
-/// Adds a function of 2048 vectors, with MSI-X enabled.
+/// Adds a function of 2048 vectors, with MSI-X enabled; its table is always trapped.
 fn add(bench: &Bench, id: FunctionId, quota: Option<u16>) -> Arc<SoftwareDevice> {
     let options = SoftwareOptions { vectors: 2048, ..SoftwareOptions::default() };
     let function = SoftwareFunction::new(options, host_page_size()).unwrap();
     let device = function.device();
     let policy = FunctionPolicy { vectors: quota, ..FunctionPolicy::default() };
     let service = bench.machine.service();
-    let function =
-        service.add_function(id, Box::new(function), Box::new(NoWindow), policy).unwrap();
+    let window = Box::new(IdleWindow::new(false));
+    let function = service.add_function(id, Box::new(function), window, policy).unwrap();
     function.config_write(MSIX_CONTROL.into(), &ENABLE.to_le_bytes()).unwrap();
     device
 }

@@ -109,8 +109,8 @@ impl Attack {
         let puppet = &bench.puppet;
         bench.control(ENABLE);
         assert_eq!(bench.configure(4).mode, TableMode::Direct);
-        let config = |offset: u32, width, value| {
-            let select = 0x8000_1000 | offset & 0xfc;
+        let config = |offset: u64, width, value| {
+            let select = 0x8000_1000 | u32::try_from(offset & 0xfc).unwrap();
             puppet.port_out(0, 0xcf8, Width::Double, select).unwrap();
             let port = 0xcfc + u16::try_from(offset & 2).unwrap();
             puppet.port_out(0, port, width, value).unwrap();
@@ -124,7 +124,7 @@ impl Attack {
         let message = message(NEIGHBOUR_VECTOR);
         let entry = [0xfee0_0000, 0, message.data, 0];
         for (word, value) in (0..).zip(entry) {
-            puppet.store_u32(0, self.neighbour + TABLE + word * 4, value).unwrap();
+            puppet.store_u32(0, self.neighbour + entry_word(0, word), value).unwrap();
         }
     }
 

@@ -5,14 +5,13 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use pvmsi::{FunctionConfig, Machine, MachineConfig};
-use pvmsi_hypervisor::{Policy, SoftwareDevice};
+use pvmsi_hypervisor::Policy;
 use pvmsi_kvm_tests::*;
 use pvmsi_protocol::{CallId, Reasons, TableMode, VectorIndex};
+use pvmsi_software::SoftwareDevice;
 use vm_memory::GuestMemoryMmap;
 
 const VECTORS: u16 = 4;
-/// Offset of SENDING in BAR 0.
-const SENDING: u64 = 0x1_4000;
 
 fn three_cpus(policy: Policy) -> MachineConfig {
     let mut config = config(VECTORS, policy);
@@ -113,7 +112,7 @@ fn moves(usual: u32) -> u32 {
 fn move_under_load(bench: Bench, policy: Policy, moves: u32, look: impl Fn(&Bench, &Load)) {
     let puppet = bench.puppet.clone();
     let load = Load::new(&bench);
-    let sending = bench.bar + SENDING + 4;
+    let sending = bench.bar + of_vector(SENDING, 1);
     let control = |vector| bench.entry(vector, 3);
     let watcher = puppet.start_watched_mask_loop(1, control(1), sending, interrupt(1)).unwrap();
     let masker = puppet.start_mask_loop(2, control(2)).unwrap();

@@ -124,7 +124,7 @@ fn a_bar_can_move_under_a_direct_table() {
     bench.config_write_u32(0x10, u32::try_from(moved).unwrap());
     assert_eq!(bench.status().mode, TableMode::Direct);
     assert_eq!(bench.puppet.load_u32(0, bench.bar).unwrap(), u32::MAX, "the old place is empty");
-    let control = moved + TABLE + 2 * 16 + 12;
+    let control = moved + entry_word(2, 3);
     assert_eq!(bench.puppet.load_u32(0, control).unwrap(), 1, "still masked");
     bench.raise_and_take(0);
 }

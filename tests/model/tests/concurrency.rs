@@ -6,125 +6,40 @@
 #![cfg(pvmsi_shuttle)]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
-use std::collections::BTreeMap;
-use std::io;
-use std::os::fd::AsRawFd;
-
 use pvmsi_hypervisor::{
-    FunctionHandle, FunctionPolicy, Gsi, PciFunction, Platform, RouteChange, Router, Routes,
-    RoutesError, Service, ServiceConfig, SoftwareDevice, SoftwareFunction, SoftwareOptions, View,
-    Window,
+    FunctionHandle, FunctionPolicy, PciFunction, Platform, Router, Service, ServiceConfig, View,
 };
 use pvmsi_protocol::{
     CallId, ConfigureAnswer, ConfigureRequest, FunctionId, GuestMessage, Header, Kind, Sequence,
     Status, TableMode, VectorIndex, VectorSetup,
 };
-use shuttle::sync::{Arc, Mutex};
+use pvmsi_software::config::{DEVICE_CONTROL, MSIX_CONTROL, POWER_CONTROL as POWER};
+use pvmsi_software::registers::entry_word;
+use pvmsi_software::{SoftwareDevice, SoftwareFunction, SoftwareOptions};
+use pvmsi_test_doubles::{RecordedRoutes, RecordedWindow};
 use shuttle::thread;
+use std::sync::Arc;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, MmapRegion, VolatileMemory};
-use vmm_sys_util::eventfd::EventFd;
 
 const FUNCTION: FunctionId = FunctionId(8);
 const SCHEDULES: usize = 2000;
 const VECTORS: u16 = 2;
 const BAR: u64 = 0xc000_0000;
 const ELSEWHERE: u64 = 0xd000_0000;
-const TABLE: u64 = 0x40;
 const COMMAND: u64 = 0x04;
 const BAR_REGISTER: u64 = 0x10;
-const POWER: u64 = 0x44;
-const DEVICE_CONTROL: u64 = 0x59;
-const MSIX_CONTROL: u64 = 0x93;
 
 fn message(vector: u16) -> GuestMessage {
     GuestMessage { address: 0xfee0_0000, data: 0x40 + u32::from(vector) }
-}
-
-/// KVM and the memory map: each call is a place where other threads can run.
-#[derive(Default)]
-struct Kernel {
-    taken: Vec<Gsi>,
-    routes: BTreeMap<Gsi, GuestMessage>,
-    attached: BTreeMap<Gsi, EventFd>,
-    delivered: Vec<GuestMessage>,
-}
-
-impl Kernel {
-    fn pump(&mut self) {
-        for (gsi, event) in &self.attached {
-            if event.read().is_ok() {
-                self.delivered.push(self.routes[gsi]);
-            }
-        }
-    }
-}
-
-struct RoutingTable(Arc<Mutex<Kernel>>);
-
-impl Routes for RoutingTable {
-    fn allocate(&self, count: u16) -> Result<Vec<Gsi>, RoutesError> {
-        let mut kernel = self.0.lock().unwrap();
-        let free = (24..).map(Gsi).filter(|gsi| !kernel.taken.contains(gsi));
-        let gsis: Vec<_> = free.take(usize::from(count)).collect();
-        kernel.taken.extend(&gsis);
-        Ok(gsis)
-    }
-
-    fn free(&self, gsis: &[Gsi]) {
-        let mut kernel = self.0.lock().unwrap();
-        for gsi in gsis {
-            assert!(!kernel.attached.contains_key(gsi));
-            assert!(kernel.taken.contains(gsi));
-            kernel.routes.remove(gsi);
-        }
-        kernel.taken.retain(|gsi| !gsis.contains(gsi));
-    }
-
-    fn install(&self, changes: &[RouteChange]) -> Result<(), RoutesError> {
-        let mut kernel = self.0.lock().unwrap();
-        kernel.pump();
-        for change in changes {
-            kernel.routes.insert(change.gsi, change.route.message);
-        }
-        Ok(())
-    }
-
-    fn attach(&self, event: &EventFd, gsi: Gsi) -> Result<(), RoutesError> {
-        let mut kernel = self.0.lock().unwrap();
-        assert!(kernel.routes.contains_key(&gsi));
-        assert!(kernel.attached.insert(gsi, event.try_clone().unwrap()).is_none());
-        kernel.pump();
-        Ok(())
-    }
-
-    fn detach(&self, event: &EventFd, gsi: Gsi) -> Result<(), RoutesError> {
-        assert!(event.as_raw_fd() >= 0);
-        let mut kernel = self.0.lock().unwrap();
-        kernel.pump();
-        assert!(kernel.attached.remove(&gsi).is_some());
-        Ok(())
-    }
-}
-
-struct MemoryMap(Arc<Mutex<View>>);
-
-impl Window for MemoryMap {
-    fn show(&mut self, view: &View) -> io::Result<()> {
-        *self.0.lock().unwrap() = *view;
-        Ok(())
-    }
-
-    fn table_can_be_direct(&self) -> bool {
-        true
-    }
 }
 
 struct Machine {
     service: Service,
     function: FunctionHandle,
     router: Router,
-    kernel: Arc<Mutex<Kernel>>,
-    view: Arc<Mutex<View>>,
+    /// Each call is a place where other threads can run, as is one of the window.
+    routes: Arc<RecordedRoutes>,
+    window: Arc<RecordedWindow>,
     device: Arc<SoftwareDevice>,
     bar: Arc<MmapRegion>,
     memory: GuestMemoryMmap,
@@ -132,24 +47,22 @@ struct Machine {
 
 impl Machine {
     fn new() -> Arc<Self> {
-        let kernel = Arc::new(Mutex::new(Kernel::default()));
-        let view = Arc::new(Mutex::new(View::NOTHING));
-        let config = ServiceConfig::new(Platform::X86_64);
-        let routes = Arc::new(RoutingTable(Arc::clone(&kernel)));
-        let service = Service::new(config, routes);
+        let routes = Arc::new(RecordedRoutes::new(100));
+        let window = RecordedWindow::new();
+        let service = Service::new(ServiceConfig::new(Platform::X86_64), Arc::clone(&routes) as _);
         let options = SoftwareOptions { vectors: VECTORS, isolated: true };
         let function = SoftwareFunction::new(options, 4096).unwrap();
         let device = function.device();
         let bar = function.mappings().unwrap().remove(0).memory;
-        let window = Box::new(MemoryMap(Arc::clone(&view)));
         let policy = FunctionPolicy::default();
-        let function = service.add_function(FUNCTION, Box::new(function), window, policy).unwrap();
+        let function =
+            service.add_function(FUNCTION, Box::new(function), window.share(), policy).unwrap();
         let router = service.router();
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x4000)]).unwrap();
-        let machine = Self { service, function, router, kernel, view, device, bar, memory };
+        let machine = Self { service, function, router, routes, window, device, bar, memory };
         machine.config_write(BAR_REGISTER, &0xc000_0000_u32.to_le_bytes());
         machine.config_write(COMMAND, &[2, 0]);
-        machine.config_write(MSIX_CONTROL, &[0x80]);
+        machine.config_write(MSIX_CONTROL + 1, &[0x80]);
         Arc::new(machine)
     }
 
@@ -185,15 +98,18 @@ impl Machine {
 
     /// Writes a mask bit by the mapping or by an exit, as the memory map says at that moment. The map does not change during the store.
     fn set_mask(&self, vector: u16, masked: bool) {
-        let at = TABLE + u64::from(vector) * 16 + 12;
+        let at = entry_word(vector, 3);
         let value = u32::from(masked);
-        {
-            let view = self.view.lock().unwrap();
-            if view.table == TableMode::Direct {
+        let stored = self.window.while_shown(|view| {
+            let direct = view.table == TableMode::Direct;
+            if direct {
                 let at = usize::try_from(at).unwrap();
                 self.bar.as_volatile_slice().write_obj(value, at).unwrap();
-                return;
             }
+            direct
+        });
+        if !stored {
+            self.service.mmio_write(BAR + at, &value.to_le_bytes());
         }
         self.router.mmio_write(BAR + at, &value.to_le_bytes());
     }
@@ -202,27 +118,25 @@ impl Machine {
         assert!(self.device.raise(VectorIndex(vector)));
     }
 
-    /// How often a vector's message was delivered, now that all threads are done.
-    fn delivered(&self, vector: u16) -> usize {
+    /// How often the vectors' messages were delivered, now that all threads are done.
+    fn delivered(&self) -> [usize; 2] {
         while self.device.run() {}
-        let mut kernel = self.kernel.lock().unwrap();
-        kernel.pump();
-        kernel.delivered.iter().filter(|delivered| **delivered == message(vector)).count()
+        let delivered = self.routes.delivered();
+        [0, 1].map(|vector| delivered.iter().filter(|&one| *one == message(vector)).count())
     }
 
     fn has_lost_its_function(&self) {
-        assert_eq!(*self.view.lock().unwrap(), View::NOTHING);
+        assert_eq!(self.window.now(), View::NOTHING);
         assert!(!self.router.mmio_read(BAR, &mut [0; 4]));
-        let kernel = self.kernel.lock().unwrap();
-        assert!(kernel.taken.is_empty() && kernel.routes.is_empty());
-        assert!(kernel.attached.is_empty());
+        let routes = &self.routes;
+        assert_eq!((routes.taken(), routes.routed(), routes.attached()), (0, 0, 0));
     }
 
     /// Mode, reasons, memory map and decoded ranges agree.
     fn is_consistent(&self) {
         let status = self.function.status().unwrap();
         assert_eq!(status.mode == TableMode::Direct, status.reasons.is_empty());
-        let view = *self.view.lock().unwrap();
+        let view = self.window.now();
         let mut command = [0; 2];
         self.router.config_read(FUNCTION, COMMAND, &mut command);
         let mut power = [0];
@@ -269,7 +183,7 @@ fn in_many_orders(threads: &'static [fn(&Machine)], look: fn(&Machine)) {
 /// Unmasked by then: each of the two events is delivered exactly once.
 fn both_events_arrive(machine: &Machine) {
     machine.is_consistent();
-    assert_eq!([0, 1].map(|vector| machine.delivered(vector)), [1, 1]);
+    assert_eq!(machine.delivered(), [1, 1]);
 }
 
 fn raise_both(machine: &Machine) {
@@ -305,8 +219,8 @@ fn events_and_function_mask() {
         &[
             |machine| drop(machine.configure(0)),
             |machine| {
-                machine.config_write(MSIX_CONTROL, &[0xc0]);
-                machine.config_write(MSIX_CONTROL, &[0x80]);
+                machine.config_write(MSIX_CONTROL + 1, &[0xc0]);
+                machine.config_write(MSIX_CONTROL + 1, &[0x80]);
             },
             raise_both,
         ],
@@ -323,8 +237,8 @@ fn a_bar_moves_and_decoding_changes_while_others_access_it() {
                 machine.config_write(COMMAND, &[0, 0]);
             },
             |machine| {
-                machine.router.mmio_read(BAR + TABLE, &mut [0; 4]);
-                machine.router.mmio_write(ELSEWHERE + TABLE + 12, &[0; 4]);
+                machine.router.mmio_read(BAR + entry_word(0, 0), &mut [0; 4]);
+                machine.router.mmio_write(ELSEWHERE + entry_word(0, 3), &[0; 4]);
             },
             |machine| {
                 machine.configure(0);
@@ -343,7 +257,7 @@ fn resets_while_a_vcpu_configures() {
         &[
             |machine| drop(machine.configure(0)),
             |machine| {
-                machine.config_write(DEVICE_CONTROL, &[0x80]);
+                machine.config_write(DEVICE_CONTROL + 1, &[0x80]);
                 machine.function.reset().unwrap();
             },
             |machine| machine.service.reset().unwrap(),
@@ -358,8 +272,8 @@ fn a_function_goes_while_vcpus_use_it() {
         &[
             |machine| drop(machine.configure(0)),
             |machine| {
-                machine.router.mmio_write(BAR + TABLE + 12, &[0; 4]);
-                machine.config_write(MSIX_CONTROL, &[0xc0]);
+                machine.router.mmio_write(BAR + entry_word(0, 3), &[0; 4]);
+                machine.config_write(MSIX_CONTROL + 1, &[0xc0]);
             },
             |machine| {
                 machine.function.remove().unwrap();
@@ -383,7 +297,7 @@ fn two_vcpus_configure_and_a_third_adds_a_neighbour() {
             |machine| {
                 let options = SoftwareOptions { vectors: 1, isolated: true };
                 let function = SoftwareFunction::new(options, 4096).unwrap();
-                let window = Box::new(MemoryMap(Arc::new(Mutex::new(View::NOTHING))));
+                let window = RecordedWindow::new().share();
                 let policy = FunctionPolicy::default();
                 let id = FunctionId(16);
                 let added = machine.service.add_function(id, Box::new(function), window, policy);

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use kvm_ioctls::{Kvm, VmFd};
 use pvmsi_hypervisor::{
-    FunctionHandle, FunctionPolicy, KvmWindow, MemorySlots, PciFunction, Service, SoftwareDevice,
-    SoftwareFunction, VfioFunction, VfioHost,
+    FunctionHandle, FunctionPolicy, KvmWindow, MemorySlots, PciFunction, Service, VfioFunction,
+    VfioHost,
 };
+use pvmsi_software::{SoftwareDevice, SoftwareFunction};
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 

@@ -7,7 +7,8 @@
 use std::sync::Arc;
 
 use kvm_ioctls::Kvm;
-use pvmsi_hypervisor::{ServiceState, SoftwareDeviceState};
+use pvmsi_hypervisor::ServiceState;
+use pvmsi_software::SoftwareDeviceState;
 use vm_memory::GuestMemoryMmap;
 use vm_superio::serial::SerialState;
 

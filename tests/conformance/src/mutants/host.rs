@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use pvmsi_protocol::{CallId, Generation, GuestMessage};
+use pvmsi_software::config::{DEVICE_CONTROL, MSIX_CONTROL, POWER_CONTROL as POWER};
+use pvmsi_software::registers;
 
 use super::exchange::Exchange;
 use super::host_bug::HostBug as Bug;
@@ -15,13 +17,10 @@ pub(super) struct MutantHostFactory(pub(super) Bug);
 
 /// Where the tests put the BAR, and where the function has its table in it.
 const BAR: u64 = 0xc000_0000;
-const TABLE: u64 = BAR + 0x40;
-const PENDING: std::ops::Range<u64> = BAR + 0x8800..BAR + 0x8900;
+const TABLE: u64 = BAR + registers::TABLE;
+const PENDING: std::ops::Range<u64> = BAR + registers::PENDING..BAR + registers::PENDING + 0x100;
 const COMMAND: u64 = 0x04;
 const BAR_REGISTER: u64 = 0x10;
-const POWER: u64 = 0x44;
-const DEVICE_CONTROL: u64 = 0x58;
-const MSIX_CONTROL: u64 = 0x92;
 const ENABLE: u8 = 0x80;
 const FUNCTION_MASK: u8 = 0x40;
 
@@ -389,7 +388,7 @@ impl HostUnderTest for MutantHost {
         let [low, .., high] = word;
         match self.bug {
             Bug::MappingKeptWhileDecodingIsOff => mapped || low & 2 == 0,
-            _ => mapped || high == 0xd0 && address < BAR + 0x2_0000,
+            _ => mapped || high == 0xd0 && address < BAR + registers::BAR_BYTES,
         }
     }
 

@@ -1,20 +1,10 @@
 //! The software function of the reference machine: events, resets, and what it has sent.
 
 use pvmsi_guest_runtime::mmio::Register;
-use pvmsi_guest_runtime::{interrupts, pci, vcpu};
-
-const DOORBELL: usize = 0x08;
-const FIRST: usize = 0x0c;
-const ROTATION: usize = 0x10;
-const PACE: usize = 0x14;
-const CONTROL: usize = 0x18;
-const DONE: usize = 0x1c;
-const SENT: usize = 0x1_2000;
-
-/// Stores to CONTROL, and what it reads when the device was started with MSI-X enabled.
-const RESET: u32 = 1;
-const START: u32 = 2;
-const STARTED: u32 = 3;
+use pvmsi_guest_runtime::{interrupts, pci, software, vcpu};
+use pvmsi_software::registers::{
+    CONTROL, DONE, DOORBELL, FIRST, PACE, RESET, ROTATION, SENT, START, STARTED, of_vector,
+};
 
 const COMMAND: u16 = 0x04;
 const COMMAND_MEMORY: u16 = 2;
@@ -72,13 +62,13 @@ impl Device {
 
     /// Messages that it has sent.
     pub(crate) fn sent(&self) -> u32 {
-        let counters = (SENT..).step_by(4).take(self.vectors.into());
-        counters.fold(0, |sum, counter| sum.wrapping_add(self.register(counter).read()))
+        let counters = (0..self.vectors).map(|vector| self.register(of_vector(SENT, vector)));
+        counters.fold(0, |sum, counter| sum.wrapping_add(counter.read()))
     }
 
-    fn register(&self, offset: usize) -> Register<u32> {
-        // SAFETY: a register of the machine's contract, inside the BAR and aligned.
-        unsafe { Register::at(self.base.wrapping_add(offset)) }
+    fn register(&self, offset: u64) -> Register<u32> {
+        // SAFETY: a register of the data sheet, inside the BAR and aligned.
+        unsafe { Register::at(software::address(self.base, offset)) }
     }
 }
 

@@ -10,6 +10,7 @@ use pvmsi_conformance::Verdict;
 use pvmsi_conformance::host::{
     HostFactory, HostOptions, HostUnderTest, Isolation, Platform, Policy, Work,
 };
+use pvmsi_guest_runtime::software::is_software;
 use pvmsi_guest_runtime::{Start, memory, msi, pci};
 use pvmsi_protocol::{Leaf, ServiceBlock};
 
@@ -63,7 +64,7 @@ impl Host {
         let block = ServiceBlock::read(0, leaf);
         let doorbell = Doorbell::find(platform, block.as_ref());
         let mut said = start.text("functions").unwrap_or_default().split(',');
-        let software = pci::functions().filter(|it| it.vendor_device() == (0xfffe, 0x5650));
+        let software = pci::functions().filter(is_software);
         let mut functions = Vec::new();
         for (bar, function) in (arch::BARS..).step_by(BAR_STEP).zip(software) {
             functions.push(Described::new(function, bar, said.next().unwrap_or_default())?);

@@ -10,6 +10,7 @@ use pvmsi_guest::{
 use pvmsi_guest_client::ServiceClient;
 use pvmsi_guest_runtime::interrupts::FIRST_DEVICE;
 use pvmsi_guest_runtime::msi::{self, Route};
+use pvmsi_guest_runtime::software::is_software;
 use pvmsi_guest_runtime::{memory, pci, report};
 
 /// Interrupt numbers of devices on one vCPU. As many vectors of a function as this can be told apart at a time.
@@ -47,9 +48,9 @@ pub(crate) struct Interrupts {
 impl Device {
     /// Looks at a function and switches its memory on. `None` when it has no MSI-X; without a reachable table also a failure of the run.
     pub(crate) fn new(function: pci::Function, vcpus: usize) -> Option<Self> {
-        let kind = match (function.vendor_device(), function.class()) {
-            ((0xfffe, 0x5650), _) => Kind::Software,
-            (_, 0x01_0802) => Kind::Nvme,
+        let kind = match function.class() {
+            _ if is_software(&function) => Kind::Software,
+            0x01_0802 => Kind::Nvme,
             _ => Kind::Other,
         };
         let spread = match kind {

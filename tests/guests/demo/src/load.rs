@@ -5,15 +5,14 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering
 use pvmsi_guest::{MsiX, PciFunction as _, VectorIndex};
 use pvmsi_guest_report::{Event, Outcome, Section};
 use pvmsi_guest_runtime::mmio::Register;
-use pvmsi_guest_runtime::{interrupts, println, report, timer, vcpu};
+use pvmsi_guest_runtime::{interrupts, println, report, software, timer, vcpu};
+use pvmsi_software::registers::{
+    DONE, DOORBELL, EVENTS, FIRST, PACE, ROTATION, SENDING, SENT, of_vector,
+};
 
 use crate::accounting;
 use crate::device::{Device, Interrupts, VECTORS};
 use crate::options::Options;
-
-const EVENTS: usize = 0x1_0000;
-const SENT: usize = 0x1_2000;
-const SENDING: usize = 0x1_4000;
 
 /// How long a vCPU or the device may take for one thing, in milliseconds.
 const PATIENCE: u32 = 3000;
@@ -31,7 +30,7 @@ const DWELL: u32 = 20;
 /// What the masker works on; written before it starts.
 static MSIX: AtomicPtr<MsiX<Interrupts>> = AtomicPtr::new(core::ptr::null_mut());
 static SENDING_BASE: AtomicUsize = AtomicUsize::new(0);
-static FIRST: AtomicU32 = AtomicU32::new(0);
+static MASKER_FIRST: AtomicU32 = AtomicU32::new(0);
 static LENGTH: AtomicU32 = AtomicU32::new(0);
 /// Tells the masker to stop.
 static STOP: AtomicBool = AtomicBool::new(false);
@@ -53,15 +52,15 @@ pub(crate) struct Registers {
 impl Registers {
     /// The registers of the software function whose BAR 0 is at `base`.
     pub(crate) fn new(base: usize) -> Self {
-        // SAFETY: the offsets are those of the machine contract, inside the BAR and aligned.
-        let register = |offset: usize| unsafe { Register::at(base.wrapping_add(offset)) };
+        // SAFETY: the offsets are those of the data sheet, inside the BAR and aligned.
+        let register = |offset| unsafe { Register::at(software::address(base, offset)) };
         Self {
             base,
-            doorbell: register(0x08),
-            first: register(0x0c),
-            rotation: register(0x10),
-            pace: register(0x14),
-            done: register(0x1c),
+            doorbell: register(DOORBELL),
+            first: register(FIRST),
+            rotation: register(ROTATION),
+            pace: register(PACE),
+            done: register(DONE),
         }
     }
 
@@ -74,8 +73,8 @@ impl Registers {
         total
     }
 
-    fn counters(&self, kind: usize, first: u16) -> usize {
-        self.base.wrapping_add(kind).wrapping_add(usize::from(first).wrapping_mul(4))
+    fn counters(&self, kind: u64, first: u16) -> usize {
+        software::address(self.base, of_vector(kind, first))
     }
 }
 
@@ -174,7 +173,7 @@ fn under_load(device: &Device, registers: &Registers, window: Window, options: &
     if masking {
         MSIX.store(core::ptr::from_ref(device.msix).cast_mut(), Ordering::Relaxed);
         SENDING_BASE.store(registers.counters(SENDING, first), Ordering::Relaxed);
-        FIRST.store(first.into(), Ordering::Relaxed);
+        MASKER_FIRST.store(first.into(), Ordering::Relaxed);
         LENGTH.store(length.into(), Ordering::Relaxed);
         STOP.store(false, Ordering::Release);
         if !vcpu::start(1, masker) {
@@ -237,8 +236,8 @@ fn masker(_index: usize) {
     // SAFETY: `under_load` stored a reference that lives for ever.
     let Some(msix) = (unsafe { msix.as_ref() }) else { return };
     let sending = SENDING_BASE.load(Ordering::Relaxed);
-    let [first, length] =
-        [&FIRST, &LENGTH].map(|value| u16::try_from(value.load(Ordering::Relaxed)).unwrap_or(0));
+    let [first, length] = [&MASKER_FIRST, &LENGTH]
+        .map(|value| u16::try_from(value.load(Ordering::Relaxed)).unwrap_or(0));
     let mut index = 0;
     while !STOP.load(Ordering::Acquire) {
         let vector = VectorIndex(first.wrapping_add(index));

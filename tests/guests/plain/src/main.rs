@@ -13,7 +13,12 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use pvmsi_guest_runtime::mmio::Register;
 use pvmsi_guest_runtime::msi::{self, Route};
+use pvmsi_guest_runtime::software::{address, is_software};
 use pvmsi_guest_runtime::{Start, entry, exit, interrupts, park, pci, println, timer, vcpu};
+use pvmsi_software::registers::{
+    CONTROL, DONE, DOORBELL, EVENTS, FIRST, PACE, ROTATION, START, STARTED,
+    STARTED_WITHOUT_INTERRUPTS, of_vector,
+};
 
 /// Vectors that are used, at most.
 const VECTORS_MAX: u16 = 32;
@@ -25,11 +30,6 @@ const QUIET_TIME: u32 = 30;
 const ENABLE: u16 = 1 << 15;
 const FUNCTION_MASK: u16 = 1 << 14;
 const ENTRY_BYTES: usize = 16;
-
-/// A store to CONTROL that starts the device, and what it reads afterwards.
-const START: u32 = 2;
-const STARTED: u32 = 3;
-const STARTED_WITHOUT_INTERRUPTS: u32 = 4;
 
 static TAKEN: [AtomicU32; VECTORS_MAX as usize] =
     [const { AtomicU32::new(0) }; VECTORS_MAX as usize];
@@ -59,9 +59,7 @@ fn main(_: &Start, index: usize) -> ! {
 }
 
 fn run() -> Result<u16, &'static str> {
-    let function = pci::functions()
-        .find(|function| function.vendor_device() == (0xfffe, 0x5650))
-        .ok_or("no software function on bus 0")?;
+    let function = pci::functions().find(is_software).ok_or("no software function on bus 0")?;
     let capability = function.capability(pci::CAPABILITY_MSIX).ok_or("no MSI-X capability")?;
     function.enable();
     let base = function.bar(0).ok_or("BAR 0 is not below 4 GiB")?;
@@ -95,12 +93,13 @@ fn run() -> Result<u16, &'static str> {
 }
 
 fn handle(number: u8) {
-    let Some(index) = number.checked_sub(interrupts::FIRST_DEVICE).map(usize::from) else { return };
+    let Some(vector) = number.checked_sub(interrupts::FIRST_DEVICE) else { return };
+    let index = usize::from(vector);
     let (Some(taken), Some(seen)) = (TAKEN.get(index), SEEN.get(index)) else { return };
     taken.fetch_add(1, Ordering::Relaxed);
     let base = usize::try_from(BASE.load(Ordering::Relaxed)).unwrap_or(0);
-    let events = base.wrapping_add(0x1_0000).wrapping_add(index.wrapping_mul(4));
-    seen.store(register(events).read(), Ordering::Release);
+    let events = register(address(base, of_vector(EVENTS, vector.into())));
+    seen.store(events.read(), Ordering::Release);
 }
 
 /// Each vector is an interrupt of its own of vCPU 0.
@@ -155,13 +154,12 @@ impl Device {
     }
 
     fn events(&self, vector: u16) -> u32 {
-        let offset = usize::from(vector).wrapping_mul(4).wrapping_add(0x1_0000);
-        register(self.base.wrapping_add(offset)).read()
+        register(address(self.base, of_vector(EVENTS, vector))).read()
     }
 
     /// Starts the device; what it must have found.
     fn start(&self, found: u32) -> Result<(), ()> {
-        let control = register(self.base.wrapping_add(0x18));
+        let control = register(address(self.base, CONTROL));
         control.write(START);
         let started = vcpu::wait_until(PATIENCE, || control.read() != START);
         if started && control.read() == found { Ok(()) } else { Err(()) }
@@ -170,7 +168,8 @@ impl Device {
     /// Asks for events and waits until the device has raised them.
     fn raise(&self, first: u16, rotation: u16, events: u32) -> Result<(), &'static str> {
         let [doorbell, first_register, rotation_register, pace, done] =
-            [0x08, 0x0c, 0x10, 0x14, 0x1c].map(|offset| register(self.base.wrapping_add(offset)));
+            [DOORBELL, FIRST, ROTATION, PACE, DONE]
+                .map(|offset| register(address(self.base, offset)));
         let total = doorbell.read().wrapping_add(events);
         first_register.write(first.into());
         rotation_register.write(rotation.into());

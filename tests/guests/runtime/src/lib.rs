@@ -28,6 +28,7 @@ pub mod msi;
 pub mod pci;
 pub mod report;
 pub mod serial;
+pub mod software;
 mod start;
 pub mod timer;
 pub mod vcpu;

@@ -7,9 +7,10 @@ use pvmsi_guest_report::Event;
 use pvmsi_guest_runtime::{interrupts, println, report, timer};
 
 use crate::ledger::{Account, FIGURES, Slot, count};
-use crate::subject::{self, EVENTS, SENT, Subject};
+use crate::subject::{self, Subject};
 use crate::sync::{PATIENCE, synchronise, wait};
 use crate::{random, worker};
+use pvmsi_software::registers::{EVENTS, SENT, of_vector};
 
 /// How long a late interrupt is waited for, in milliseconds.
 const QUIET_TIME: u32 = 5000;
@@ -153,7 +154,7 @@ impl Conductor {
             .ok_or("no client")?
             .map_err(|_| "configure failed")?;
         for (vector, slot) in subject.slots() {
-            let counter = EVENTS.wrapping_add(usize::from(vector).wrapping_mul(4));
+            let counter = of_vector(EVENTS, vector);
             let events_at = if round == Round::Burst { locked.address(counter) } else { 0 };
             slot.open(locked.counter(EVENTS, vector), locked.counter(SENT, vector), events_at);
         }

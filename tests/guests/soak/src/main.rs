@@ -28,6 +28,7 @@ mod sync;
 mod worker;
 
 use pvmsi_guest_report::Event;
+use pvmsi_guest_runtime::software::is_software;
 use pvmsi_guest_runtime::{Start, entry, interrupts, park, pci, println, report, timer, vcpu};
 
 use conductor::Conductor;
@@ -62,8 +63,7 @@ fn run(start: &Start, vcpus: usize) {
     println!("guest: soak with seed {seed} on {vcpus} vCPUs for {seconds} s");
     random::seed(seed);
     let mut found = 0usize;
-    for function in pci::functions().filter(|function| function.vendor_device() == (0xfffe, 0x5650))
-    {
+    for function in pci::functions().filter(is_software) {
         match Subject::prepare(function, found, vcpus) {
             Ok(true) => found = found.saturating_add(1),
             Ok(false) => println!("guest: {} is left out", function.id()),

@@ -9,23 +9,14 @@ use pvmsi_guest_client::ServiceClient;
 use pvmsi_guest_runtime::interrupts::FIRST_DEVICE;
 use pvmsi_guest_runtime::mmio::Register;
 use pvmsi_guest_runtime::msi::{self, Route};
-use pvmsi_guest_runtime::{memory, pci};
+use pvmsi_guest_runtime::{memory, pci, software};
+use pvmsi_software::registers::{
+    CONTROL, DONE, DOORBELL, EVENTS, FIRST, PACE, RESET, ROTATION, SENDING, entry_word, of_vector,
+    pending_word,
+};
 
 use crate::ledger::{self, SLOTS, Slot};
 use crate::sync::{PATIENCE, wait, wake_others};
-
-// Registers in BAR 0, as the machine contract has them.
-const DOORBELL: usize = 0x08;
-const FIRST: usize = 0x0c;
-const ROTATION: usize = 0x10;
-const PACE: usize = 0x14;
-const RESET: usize = 0x18;
-const DONE: usize = 0x1c;
-const TABLE: usize = 0x40;
-const PENDING: usize = 0x8800;
-pub(crate) const EVENTS: usize = 0x1_0000;
-pub(crate) const SENT: usize = 0x1_2000;
-const SENDING: usize = 0x1_4000;
 
 const COMMAND: u16 = 0x04;
 const COMMAND_BUS_MASTER: u16 = 1 << 2;
@@ -191,28 +182,27 @@ impl Subject {
         self.function.write_u16(self.control, value);
     }
 
-    fn register(&self, offset: usize) -> Register<u32> {
+    fn register(&self, offset: u64) -> Register<u32> {
         let base = self.base.load(Ordering::Acquire);
-        // SAFETY: the offsets are those of the machine contract, inside the BAR and aligned.
-        unsafe { Register::at(base.wrapping_add(offset)) }
+        // SAFETY: the offsets are those of the data sheet, inside the BAR and aligned.
+        unsafe { Register::at(software::address(base, offset)) }
     }
 }
 
 impl Locked<'_> {
     /// Where a word of the BAR is now.
-    pub(crate) fn address(&self, offset: usize) -> usize {
-        self.0.base.load(Ordering::Acquire).wrapping_add(offset)
+    pub(crate) fn address(&self, offset: u64) -> usize {
+        software::address(self.0.base.load(Ordering::Acquire), offset)
     }
 
     /// One of the device's counters of a vector.
-    pub(crate) fn counter(&self, kind: usize, vector: u16) -> u32 {
-        self.0.register(kind.wrapping_add(usize::from(vector).wrapping_mul(4))).read()
+    pub(crate) fn counter(&self, kind: u64, vector: u16) -> u32 {
+        self.0.register(of_vector(kind, vector)).read()
     }
 
     /// The words of a table entry.
     pub(crate) fn entry(&self, vector: u16) -> [u32; 4] {
-        let entry = TABLE.wrapping_add(usize::from(vector).wrapping_mul(16));
-        [0, 4, 8, 12].map(|word| self.0.register(entry.wrapping_add(word)).read())
+        [0, 1, 2, 3].map(|word| self.0.register(entry_word(vector, word)).read())
     }
 
     /// Asks for events of the vectors below `length`, in turn.
@@ -231,9 +221,9 @@ impl Locked<'_> {
 
     /// Whether no event waits in the function.
     pub(crate) fn is_empty(&self) -> bool {
-        let words = usize::from(self.0.vectors.div_ceil(32));
-        (0..words)
-            .all(|word| self.0.register(PENDING.wrapping_add(word.wrapping_mul(4))).read() == 0)
+        (0..self.0.vectors)
+            .step_by(32)
+            .all(|vector| self.0.register(pending_word(vector)).read() == 0)
     }
 
     /// `configure` of so many vectors with messages to anywhere, masked as they are.
@@ -278,7 +268,7 @@ impl Locked<'_> {
         control.read();
         // The device looks at the mask bit after it has written SENDING, this the other way round.
         fence(Ordering::SeqCst);
-        let sending = self.0.register(SENDING.wrapping_add(usize::from(vector).wrapping_mul(4)));
+        let sending = self.0.register(of_vector(SENDING, vector));
         if wait(PATIENCE, || sending.read() == 0) {
             Ok(())
         } else {
@@ -347,9 +337,9 @@ impl Locked<'_> {
 
     /// A reset that the host does not see, mended by `restore`.
     pub(crate) fn reset_unseen(&self, client: &mut ServiceClient) -> Result<(), &'static str> {
-        let reset = self.0.register(RESET);
-        reset.write(1);
-        if !wait(PATIENCE, || reset.read() == 0) {
+        let control = self.0.register(CONTROL);
+        control.write(RESET);
+        if !wait(PATIENCE, || control.read() == 0) {
             return Err("the device does not reset");
         }
         client.restore(self.0.id()).map_err(|_| "restore failed")?;
@@ -376,8 +366,7 @@ impl Locked<'_> {
     }
 
     fn vector_control(&self, vector: u16) -> Register<u32> {
-        let entry = TABLE.wrapping_add(usize::from(vector).wrapping_mul(16));
-        self.0.register(entry.wrapping_add(12))
+        self.0.register(entry_word(vector, 3))
     }
 }
 

@@ -7,24 +7,25 @@
 //! The library knows two kinds of isolation, confined and not:
 //! [`Isolation::Unknown`] is the second, as its check of a real function has it.
 
+mod mapping;
 mod ram;
-mod routes;
-mod window;
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use pvmsi_hypervisor::{
-    ENTRY_BYTES, FunctionHandle, FunctionPolicy, PciFunction, Platform as HostPlatform,
-    Policy as HostPolicy, Router, Service, ServiceConfig, SoftwareDevice, SoftwareFunction,
-    SoftwareOptions,
+    FunctionHandle, FunctionPolicy, PciFunction, Platform as HostPlatform, Policy as HostPolicy,
+    Router, Service, ServiceConfig,
 };
 use pvmsi_protocol::{GuestMessage, ServiceBlock, SmcccStatus, VECTORS_MAX, VectorIndex};
+use pvmsi_software::registers::{CONTROL, RESET, START, STARTED, entry_word};
+use pvmsi_software::{SoftwareDevice, SoftwareFunction, SoftwareOptions};
+use pvmsi_test_doubles::{RecordedRoutes, RecordedWindow, Step};
 use vm_memory::{Bytes, GuestMemoryMmap, MmapRegion, VolatileMemory};
 
 use super::{Counts, HostFactory, HostOptions, HostUnderTest, Isolation, Platform, Policy, Ram};
-use routes::RecordedRoutes;
-use window::{Mapping, RecordedWindow};
+use mapping::Mapping;
 
 /// Makes machines with our host half.
 #[derive(Clone, Copy, Debug)]
@@ -36,13 +37,6 @@ const PORT: u16 = 0x5650;
 const CONFIG_BYTES: usize = 256;
 /// Page size of the machine.
 const PAGE_BYTES: u64 = 4096;
-/// The software function's table, in its BAR.
-const TABLE: u64 = 0x40;
-/// The software function's register CONTROL in its BAR, stores to it, and what it reads when the function was started with MSI-X enabled.
-const CONTROL_REGISTER: usize = 0x18;
-const RESET: u32 = 1;
-const START: u32 = 2;
-const STARTED: u32 = 3;
 
 struct OurMachine {
     options: HostOptions,
@@ -52,7 +46,10 @@ struct OurMachine {
     offer: Option<ServiceBlock>,
     platform: Platform,
     routes: Arc<RecordedRoutes>,
-    mapping: Arc<RwLock<Mapping>>,
+    /// The step of the routes from now that is refused; 0 is none.
+    refused: Arc<AtomicU32>,
+    window: Arc<RecordedWindow>,
+    mapping: Mapping,
     device: Arc<SoftwareDevice>,
     /// The function's BAR, as the device sees it.
     bar: Arc<MmapRegion>,
@@ -68,7 +65,15 @@ impl HostFactory for OurHost {
 
 impl OurMachine {
     fn new(options: &HostOptions) -> Result<Self, Box<dyn std::error::Error>> {
-        let routes = Arc::new(RecordedRoutes::new(options.routes.unwrap_or(4000)));
+        let refused = Arc::new(AtomicU32::new(0));
+        let due = Arc::clone(&refused);
+        let routes = RecordedRoutes::with_hook(options.routes.unwrap_or(4000), move |step| {
+            if step != Step::Allocate && count_down(&due) == 1 {
+                return Err(io::Error::other("asked to refuse"));
+            }
+            Ok(())
+        });
+        let routes = Arc::new(routes);
         let config = ServiceConfig {
             policy: match options.policy {
                 Policy::Off => HostPolicy::Off,
@@ -92,10 +97,10 @@ impl OurMachine {
         let function = SoftwareFunction::new(software, PAGE_BYTES)?;
         let device = function.device();
         let bar = function.mappings()?.pop().ok_or("a software function has one BAR")?.memory;
-        let mapping = Arc::new(RwLock::new(Mapping::new(function.layout())));
-        let window = Box::new(RecordedWindow::new(Arc::clone(&mapping), options.mappable));
+        let mapping = Mapping::new(function.layout());
+        let window = RecordedWindow::with_hook(options.mappable, |_| Ok(()));
         let function =
-            service.add_function(options.function, Box::new(function), window, policy)?;
+            service.add_function(options.function, Box::new(function), window.share(), policy)?;
         Ok(Self {
             options: *options,
             offer: service.offer(Some(PORT), None),
@@ -104,6 +109,8 @@ impl OurMachine {
             function,
             platform: options.platform.unwrap_or(Platform::X86),
             routes,
+            refused,
+            window,
             mapping,
             device,
             bar,
@@ -127,10 +134,22 @@ impl OurMachine {
         Ok(Self { ram: self.ram.clone(), ..target })
     }
 
+    /// A word of the BAR, as the device sees it.
+    fn load(&self, offset: u64) -> u32 {
+        let at = usize::try_from(offset).unwrap_or(usize::MAX);
+        self.bar.as_volatile_slice().read_obj(at).unwrap_or(u32::MAX)
+    }
+
+    fn store(&self, offset: u64, value: u32) {
+        let at = usize::try_from(offset).unwrap_or(usize::MAX);
+        let _ = self.bar.as_volatile_slice().write_obj(value, at);
+    }
+
     /// An access by the guest's mapping, at an offset of the BAR; `None` where it has none. The mapping does not change during the access.
     fn by_mapping<T>(&self, address: u64, access: impl FnOnce(usize) -> T) -> Option<T> {
-        let mapping = self.mapping.read().unwrap_or_else(PoisonError::into_inner);
-        usize::try_from(mapping.offset(address)?).ok().map(access)
+        self.window.while_shown(|view| {
+            usize::try_from(self.mapping.offset(view, address)?).ok().map(access)
+        })
     }
 }
 
@@ -208,14 +227,13 @@ impl HostUnderTest for OurMachine {
     }
 
     fn start(&self) -> bool {
-        let bar = self.bar.as_volatile_slice();
-        let _ = bar.write_obj(START, CONTROL_REGISTER);
+        self.store(CONTROL, START);
         self.device.run();
-        bar.read_obj(CONTROL_REGISTER).is_ok_and(|control: u32| control == STARTED)
+        self.load(CONTROL) == STARTED
     }
 
     fn reset_unseen(&self) {
-        let _ = self.bar.as_volatile_slice().write_obj(RESET, CONTROL_REGISTER);
+        self.store(CONTROL, RESET);
         self.device.run();
     }
 
@@ -244,12 +262,12 @@ impl HostUnderTest for OurMachine {
     }
 
     fn refuse_step(&self, step: u32) -> bool {
-        self.routes.refuse(step);
+        self.refused.store(step, Ordering::SeqCst);
         true
     }
 
     fn refusal_is_due(&self) -> bool {
-        self.routes.refusal_is_due()
+        self.refused.load(Ordering::SeqCst) != 0
     }
 
     fn interrupts(&self) -> Vec<GuestMessage> {
@@ -258,11 +276,7 @@ impl HostUnderTest for OurMachine {
     }
 
     fn table_entry(&self, vector: u16) -> [u32; 4] {
-        [0_u64, 4, 8, 12].map(|word| {
-            let at = TABLE + u64::from(vector) * ENTRY_BYTES + word;
-            let at = usize::try_from(at).unwrap_or(usize::MAX);
-            self.bar.as_volatile_slice().read_obj(at).unwrap_or(u32::MAX)
-        })
+        [0, 1, 2, 3].map(|word| self.load(entry_word(vector, word)))
     }
 
     fn foreign_messages(&self) -> u64 {
@@ -279,7 +293,13 @@ impl HostUnderTest for OurMachine {
             exits: self.exits.load(Ordering::SeqCst),
             routing_updates: self.routes.updates(),
             interrupt_setups: counters.map_or(0, |counters| counters.interrupt_setups),
-            routes: self.routes.taken(),
+            routes: self.routes.taken() as u64,
         }
     }
+}
+
+/// What the counter was; it ends at 0.
+fn count_down(counter: &AtomicU32) -> u32 {
+    let less = |count: u32| Some(count.saturating_sub(1));
+    counter.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).unwrap_or_default()
 }

@@ -2,12 +2,12 @@
 
 use std::sync::atomic::Ordering;
 
+use pvmsi_hypervisor::{Saved, StateVersion, Versioned};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::PENDING_OFFSET;
-use super::device::{EVENTS, REGISTERS_END, SENT, SoftwareDevice};
-use crate::save::{Saved, StateVersion, Versioned};
+use crate::device::{REGISTERS_END, SoftwareDevice};
+use crate::registers::{EVENTS, PENDING, SENT};
 
 /// Registers of the device, 32 bits each.
 const REGISTERS: usize = 8;
@@ -17,7 +17,7 @@ const _: () = assert!(REGISTERS_END == 4 * REGISTERS as u64);
 ///
 /// The vector table is no part of it: messages are the host's, and mask bits
 /// are the service's once it has taken the table back
-/// ([`ServiceState`](crate::ServiceState)). Configuration space is reached
+/// ([`ServiceState`](pvmsi_hypervisor::ServiceState)). Configuration space is reached
 /// through the service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -74,7 +74,7 @@ impl SoftwareDevice {
         }
         let words =
             |start, count| words(start, count).map(|offset| self.load(offset)).collect::<Vec<_>>();
-        let mut pending = words(PENDING_OFFSET, self.pending_words());
+        let mut pending = words(PENDING, self.pending_words());
         if let Some(last) = pending.last_mut() {
             *last &= !self.beyond();
         }
@@ -111,7 +111,7 @@ impl SoftwareDevice {
         core.next_event = None;
         let stored = words(0, 8)
             .zip(&saved.registers)
-            .chain(words(PENDING_OFFSET, self.pending_words()).zip(&saved.pending))
+            .chain(words(PENDING, self.pending_words()).zip(&saved.pending))
             .chain(words(EVENTS, here).zip(&saved.events))
             .chain(words(SENT, here).zip(&saved.sent));
         for (offset, value) in stored {

@@ -9,30 +9,15 @@ use pvmsi_protocol::{TableMessage, VectorIndex};
 use vm_memory::{Bytes, MmapRegion, VolatileMemory};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{BAR_BYTES, PENDING_OFFSET, TABLE_OFFSET};
-use crate::layout::ENTRY_BYTES;
+use crate::registers::{
+    BAR_BYTES, CONTROL, DONE, DOORBELL, EVENTS, FIRST, ID, ID_VALUE, PACE, PENDING, RESET,
+    ROTATION, SENDING, SENT, START, STARTED, STARTED_WITHOUT_INTERRUPTS, VECTORS, entry_word,
+    of_vector, pending_word,
+};
 use crate::sync::{Mutex, MutexGuard};
 
-const ID: u64 = 0x00;
-const VECTORS: u64 = 0x04;
-const DOORBELL: u64 = 0x08;
-const FIRST: u64 = 0x0c;
-const ROTATION: u64 = 0x10;
-const PACE: u64 = 0x14;
-const CONTROL: u64 = 0x18;
-const DONE: u64 = 0x1c;
-pub(super) const REGISTERS_END: u64 = 0x20;
-pub(super) const EVENTS: u64 = 0x1_0000;
-pub(super) const SENT: u64 = 0x1_2000;
-const SENDING: u64 = 0x1_4000;
-
-/// Stores to CONTROL, and what it reads afterwards.
-const RESET: u32 = 1;
-const START: u32 = 2;
-const STARTED: u32 = 3;
-const STARTED_WITHOUT_INTERRUPTS: u32 = 4;
-
-const ID_VALUE: u32 = 0x5650_0001;
+/// Where the registers end.
+pub(crate) const REGISTERS_END: u64 = 0x20;
 /// Address of the messages that the host gives to software functions: an address that no guest
 /// would choose, so that a guest message in the table is noticed.
 const HOST_DOORBELL: u64 = 0x5650_0000_0000;
@@ -47,27 +32,27 @@ static INSTANCES: AtomicU64 = AtomicU64::new(0);
 #[derive(Debug)]
 pub struct SoftwareDevice {
     memory: Arc<MmapRegion>,
-    pub(super) vectors: u16,
+    pub(crate) vectors: u16,
     address: u64,
-    pub(super) raised: AtomicU64,
-    pub(super) blocked: AtomicU64,
+    pub(crate) raised: AtomicU64,
+    pub(crate) blocked: AtomicU64,
     core: Mutex<Core>,
 }
 
 /// What the device keeps to itself. Its lock is the order in which messages leave.
 #[derive(Debug, Default)]
-pub(super) struct Core {
+pub(crate) struct Core {
     /// The function's own MSI-X Enable.
     enabled: bool,
     /// Where a message with data `i` arrives: the function's own interrupts, as the interrupt remapping unit knows them.
     events: Vec<EventFd>,
     /// Total of DOORBELL that has been served.
-    pub(super) done: u32,
-    pub(super) next_event: Option<Instant>,
+    pub(crate) done: u32,
+    pub(crate) next_event: Option<Instant>,
 }
 
 impl SoftwareDevice {
-    pub(super) fn new(vectors: u16) -> io::Result<Self> {
+    pub(crate) fn new(vectors: u16) -> io::Result<Self> {
         let size = usize::try_from(BAR_BYTES).map_err(io::Error::other)?;
         let memory = MmapRegion::new(size).map_err(io::Error::other)?;
         let instance = INSTANCES.fetch_add(1, Ordering::Relaxed);
@@ -120,11 +105,11 @@ impl SoftwareDevice {
         self.lock().enabled
     }
 
-    pub(super) fn memory(&self) -> Arc<MmapRegion> {
+    pub(crate) fn memory(&self) -> Arc<MmapRegion> {
         Arc::clone(&self.memory)
     }
 
-    pub(super) fn set_enabled(&self, enabled: bool) -> io::Result<()> {
+    pub(crate) fn set_enabled(&self, enabled: bool) -> io::Result<()> {
         let mut core = self.lock();
         if core.enabled == enabled {
             return Ok(());
@@ -133,7 +118,7 @@ impl SoftwareDevice {
         self.connect(&mut core, &[])
     }
 
-    pub(super) fn set_up_interrupts(&self, events: &[&EventFd]) -> io::Result<()> {
+    pub(crate) fn set_up_interrupts(&self, events: &[&EventFd]) -> io::Result<()> {
         let mut core = self.lock();
         self.connect(&mut core, events)?;
         core.enabled |= !events.is_empty();
@@ -159,13 +144,13 @@ impl SoftwareDevice {
         Ok(())
     }
 
-    pub(super) fn table_message(&self, vector: VectorIndex) -> io::Result<TableMessage> {
+    pub(crate) fn table_message(&self, vector: VectorIndex) -> io::Result<TableMessage> {
         let entry = self.entry(vector).ok_or_else(no_such_vector)?;
         let data = self.load(entry.saturating_add(8));
         Ok(TableMessage { address: self.load_long(entry), data })
     }
 
-    pub(super) fn set_table_message(
+    pub(crate) fn set_table_message(
         &self,
         vector: VectorIndex,
         TableMessage { address, data }: TableMessage,
@@ -176,12 +161,12 @@ impl SoftwareDevice {
         Ok(())
     }
 
-    pub(super) fn masked(&self, vector: VectorIndex) -> io::Result<bool> {
+    pub(crate) fn masked(&self, vector: VectorIndex) -> io::Result<bool> {
         self.load_entry(vector, 3).map(|control| control & 1 != 0).ok_or_else(no_such_vector)
     }
 
     /// As in hardware, what was pending has left when the bit is seen clear, and what was under way has arrived.
-    pub(super) fn set_masked(&self, vector: VectorIndex, masked: bool) -> io::Result<()> {
+    pub(crate) fn set_masked(&self, vector: VectorIndex, masked: bool) -> io::Result<()> {
         if !self.store_entry(vector, 3, u32::from(masked)) {
             return Err(no_such_vector());
         }
@@ -192,25 +177,25 @@ impl SoftwareDevice {
         Ok(())
     }
 
-    pub(super) fn pending(&self, vector: VectorIndex) -> io::Result<bool> {
+    pub(crate) fn pending(&self, vector: VectorIndex) -> io::Result<bool> {
         let (offset, bit) = self.pending_bit(vector).ok_or_else(no_such_vector)?;
         Ok(self.load(offset) & bit != 0)
     }
 
     /// Waits for the message that is under way.
-    pub(super) fn settle(&self) {
+    pub(crate) fn settle(&self) {
         drop(self.lock());
     }
 
     /// Reads registers. What the guest may have scribbled there in direct mode is what it gets.
-    pub(super) fn read(&self, offset: u64, data: &mut [u8]) {
+    pub(crate) fn read(&self, offset: u64, data: &mut [u8]) {
         if let Ok(at) = usize::try_from(offset) {
             // Out of range leaves the ones that the caller has put there.
             let _ = self.memory.as_volatile_slice().read_slice(data, at);
         }
     }
 
-    pub(super) fn write(&self, offset: u64, data: &[u8]) {
+    pub(crate) fn write(&self, offset: u64, data: &[u8]) {
         let read_only = |start: u64| offset >= start && offset < start.saturating_add(4);
         if read_only(ID) || read_only(VECTORS) || read_only(DONE) || offset >= EVENTS {
             return;
@@ -221,11 +206,11 @@ impl SoftwareDevice {
     }
 
     /// Function level reset: everything but the interrupt set-up and the counters for tests.
-    pub(super) fn reset(&self) {
+    pub(crate) fn reset(&self) {
         self.reset_locked(&mut self.lock());
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, Core> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Core> {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -278,7 +263,7 @@ impl SoftwareDevice {
     fn serve_pending(&self, core: &Core) -> bool {
         let mut emitted = false;
         for word in 0..self.vectors.div_ceil(32) {
-            let offset = PENDING_OFFSET.saturating_add(u64::from(word).saturating_mul(4));
+            let offset = of_vector(PENDING, word);
             let mut bits = self.load(offset);
             while bits != 0 {
                 let bit = u16::try_from(bits.trailing_zeros()).unwrap_or(0);
@@ -315,7 +300,7 @@ impl SoftwareDevice {
             return false;
         }
         let mut emitted = false;
-        let sending = SENDING.saturating_add(u64::from(vector.0).saturating_mul(4));
+        let sending = of_vector(SENDING, vector.0);
         self.store(sending, 1);
         let unmasked = self.masked(vector).is_ok_and(|masked| !masked);
         if unmasked && core.enabled {
@@ -345,24 +330,20 @@ impl SoftwareDevice {
     }
 
     fn count(&self, counters: u64, vector: VectorIndex) {
-        let offset = counters.saturating_add(u64::from(vector.0).saturating_mul(4));
-        self.word(offset, |counter| counter.fetch_add(1, Ordering::SeqCst));
+        self.word(of_vector(counters, vector.0), |counter| counter.fetch_add(1, Ordering::SeqCst));
     }
 
     fn pending_bit(&self, vector: VectorIndex) -> Option<(u64, u32)> {
-        let (word, bit) = (vector.0 / 32, vector.0 % 32);
-        let offset = PENDING_OFFSET.checked_add(u64::from(word).checked_mul(4)?)?;
-        (vector.0 < self.vectors).then_some((offset, 1 << bit))
+        (vector.0 < self.vectors).then(|| (pending_word(vector.0), 1 << (vector.0 % 32)))
     }
 
     /// Where an entry of the table starts.
     fn entry(&self, vector: VectorIndex) -> Option<u64> {
-        let entry = u64::from(vector.0).checked_mul(ENTRY_BYTES)?;
-        (vector.0 < self.vectors).then_some(TABLE_OFFSET.saturating_add(entry))
+        self.entry_word(vector, 0)
     }
 
     fn entry_word(&self, vector: VectorIndex, word: u64) -> Option<u64> {
-        self.entry(vector)?.checked_add(word.checked_mul(4)?)
+        (vector.0 < self.vectors).then(|| entry_word(vector.0, word))
     }
 
     fn load_entry(&self, vector: VectorIndex, word: u64) -> Option<u32> {
@@ -373,11 +354,11 @@ impl SoftwareDevice {
         self.entry_word(vector, word).map(|offset| self.store(offset, value)).is_some()
     }
 
-    pub(super) fn load(&self, offset: u64) -> u32 {
+    pub(crate) fn load(&self, offset: u64) -> u32 {
         self.word(offset, |word| word.load(Ordering::SeqCst)).unwrap_or(u32::MAX)
     }
 
-    pub(super) fn store(&self, offset: u64, value: u32) {
+    pub(crate) fn store(&self, offset: u64, value: u32) {
         self.word(offset, |word| word.store(value, Ordering::SeqCst));
     }
 

@@ -1,39 +1,18 @@
-//! A PCI function in software: the embedded default and the test double that behaves like hardware.
-//!
-//! Its vector table and pending bits lie in memory that it shares with the
-//! guest. It raises an interrupt only where the mask bit found there is clear,
-//! keeps the event in the pending bit array otherwise, and emits whatever
-//! message the table holds. Registers beside the table share its page on
-//! purpose. The reference machine's MACHINE.md is its data sheet.
-//!
-//! Two views of one function: [`SoftwareFunction`] is what a driver of the host
-//! sees (configuration space, BAR, interrupt set-up), [`SoftwareDevice`] is the
-//! device itself, to be run by a thread that the VMM owns.
-
-mod config;
-mod device;
-mod saved;
+//! The host's side: the *function* seam.
 
 use std::io;
 use std::sync::Arc;
 
+use pvmsi_hypervisor::{
+    Bar, BarIndex, BarMapping, Isolation, Layout, PciFunction, SetUpError, TableError, VectorTable,
+};
 use pvmsi_protocol::{Delivery, TableMessage, VECTORS_MAX, VectorIndex};
 use vmm_sys_util::eventfd::EventFd;
 
-pub use device::SoftwareDevice;
-pub use saved::{SoftwareDeviceState, SoftwareStateError};
+use crate::config_space::{ConfigEffect, ConfigSpace};
+use crate::device::SoftwareDevice;
+use crate::registers::{BAR_BYTES, PENDING, TABLE};
 
-use crate::function::{BarMapping, Isolation, PciFunction, SetUpError};
-use crate::layout::{Bar, BarIndex, Layout};
-use crate::vector_table::{TableError, VectorTable};
-use config::{ConfigEffect, ConfigSpace};
-
-/// Bytes of BAR 0.
-pub(crate) const BAR_BYTES: u64 = 0x2_0000;
-/// Where the vector table starts in BAR 0.
-pub(crate) const TABLE_OFFSET: u64 = 0x40;
-/// Where the pending bit array starts in BAR 0.
-pub(crate) const PENDING_OFFSET: u64 = 0x8800;
 const BAR: BarIndex = BarIndex(0);
 
 /// How a software function shall be.
@@ -76,14 +55,8 @@ impl SoftwareFunction {
         if let Some(bar) = bars.get_mut(BAR.as_usize()) {
             *bar = Some(Bar { size: BAR_BYTES, is_64bit: false, prefetchable: false });
         }
-        let layout = Layout::new(
-            bars,
-            options.vectors,
-            (BAR, TABLE_OFFSET),
-            (BAR, PENDING_OFFSET),
-            page_size,
-        )
-        .map_err(io::Error::other)?;
+        let layout = Layout::new(bars, options.vectors, (BAR, TABLE), (BAR, PENDING), page_size)
+            .map_err(io::Error::other)?;
         let device = Arc::new(SoftwareDevice::new(options.vectors)?);
         Ok(Self { layout, options, config: ConfigSpace::new(options.vectors), device })
     }
