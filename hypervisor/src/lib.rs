@@ -90,7 +90,11 @@ mod vfio;
 mod window;
 
 // Whose types appear in signatures, in the versions that these are of.
-pub use {kvm_bindings, kvm_ioctls, pvmsi_protocol, vfio_ioctls, vm_memory, vmm_sys_util};
+#[cfg(feature = "vfio")]
+pub use vfio_ioctls;
+#[cfg(any(feature = "kvm", feature = "vfio"))]
+pub use {kvm_bindings, kvm_ioctls};
+pub use {pvmsi_protocol, vm_memory, vmm_sys_util};
 
 pub use capability::NoMsix;
 pub use counters::Counters;

@@ -325,7 +325,7 @@ fn add(bench: &Bench, id: FunctionId, quota: Option<u16>) -> Arc<SoftwareDevice>
     let service = bench.machine.service();
     let window = Box::new(IdleWindow::new(false));
     let function = service.add_function(id, Box::new(function), window, policy).unwrap();
-    function.config_write(MSIX_CONTROL.into(), &ENABLE.to_le_bytes()).unwrap();
+    function.config_write(MSIX_CONTROL, &ENABLE.to_le_bytes()).unwrap();
     device
 }
 
