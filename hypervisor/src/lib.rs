@@ -31,7 +31,9 @@
 //! A VM that is stopped, saved and continued elsewhere takes the service's state
 //! along: [`ServiceState`].
 
+mod bar_pages;
 mod capability;
+mod capability_list;
 mod counters;
 mod event;
 mod function;
@@ -41,7 +43,6 @@ mod layout;
 #[cfg(feature = "model")]
 pub mod model;
 mod page_size;
-mod pages;
 mod platform;
 mod policy;
 mod rate_limit;
@@ -54,6 +55,7 @@ mod sync;
 mod vfio;
 mod window;
 
+pub use bar_pages::BarPages;
 pub use capability::NoMsix;
 pub use counters::Counters;
 pub use function::{BarMapping, Isolation, PciFunction, TooFewInterrupts};
@@ -63,7 +65,6 @@ pub use kvm::SmcccFilter;
 pub use kvm::{KvmRoutes, KvmWindow, MemorySlot, MemorySlots};
 pub use layout::{Bar, BarIndex, ENTRY_BYTES, Layout, LayoutError, Target};
 pub use page_size::host_page_size;
-pub use pages::BarPages;
 pub use platform::Platform;
 pub use policy::{FunctionPolicy, Policy};
 pub use routes::{Gsi, Route, RouteChange, Routes, RoutesError};
