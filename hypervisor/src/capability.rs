@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use thiserror::Error;
 
+use crate::capability_list::{Capability, MSIX, walk};
 use crate::function::PciFunction;
 
 /// Bytes of configuration space, the extended part included.
@@ -16,15 +17,11 @@ pub(crate) const COMMAND: Range<u64> = 0x04..0x06;
 pub(crate) const COMMAND_MEMORY: u16 = 1 << 1;
 /// The six base address registers.
 pub(crate) const BARS: Range<u64> = 0x10..0x28;
-const CAPABILITIES_POINTER: u64 = 0x34;
 
 const POWER_MANAGEMENT: u8 = 0x01;
 const MSI: u8 = 0x05;
 const PCI_EXPRESS: u8 = 0x10;
-pub(crate) const MSIX: u8 = 0x11;
 const ADVANCED_FEATURES: u8 = 0x13;
-/// A list longer than this does not fit 256 bytes: it is circular.
-const CAPABILITIES_MAX: usize = 48;
 
 /// MSI-X Enable, in the upper byte of Message Control.
 pub(crate) const MSIX_ENABLE: u8 = 1 << 7;
@@ -35,30 +32,6 @@ pub(crate) const MSIX_FUNCTION_MASK: u8 = 1 << 6;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("the function has no MSI-X capability; PV-MSI has nothing to do for it")]
 pub struct NoMsix;
-
-/// An entry of the capability list.
-pub(crate) struct Capability {
-    pub(crate) id: u8,
-    /// Where it starts.
-    pub(crate) at: u64,
-    /// The byte that points to it.
-    pub(crate) link: u64,
-}
-
-/// Walks the capability list, which may be circular, with a function that reads a byte.
-pub(crate) fn walk(mut read: impl FnMut(u64) -> u8) -> Vec<Capability> {
-    let mut list = Vec::new();
-    let mut link = CAPABILITIES_POINTER;
-    while list.len() < CAPABILITIES_MAX {
-        let at = u64::from(read(link) & !3);
-        if at == 0 {
-            break;
-        }
-        list.push(Capability { id: read(at), at, link });
-        link = at.saturating_add(1);
-    }
-    list
-}
 
 /// Where the watched registers are.
 #[derive(Clone, Debug)]

@@ -8,7 +8,7 @@ use std::ops::Range;
 use pvmsi_protocol::{VECTORS_MAX, VectorIndex};
 use thiserror::Error;
 
-use crate::capability;
+use crate::capability_list::{self, MSIX};
 
 /// Bytes of one entry of the vector table.
 pub const ENTRY_BYTES: u64 = 16;
@@ -165,12 +165,12 @@ impl Layout {
                 upper_half = is_64bit;
             }
         }
-        let capability = capability::walk(|at| {
+        let capability = capability_list::walk(|at| {
             let [byte, ..] = read(at).to_le_bytes();
             byte
         })
         .into_iter()
-        .find(|found| found.id == capability::MSIX)
+        .find(|found| found.id == MSIX)
         .ok_or(LayoutError::NoMsix)?
         .at;
         let [_, _, control_low, control_high] = read(capability).to_le_bytes();

@@ -62,7 +62,9 @@
 
 #![warn(missing_debug_implementations)]
 
+mod bar_pages;
 mod capability;
+mod capability_list;
 mod counters;
 mod entry;
 mod event;
@@ -74,7 +76,6 @@ mod layout;
 #[cfg(feature = "model")]
 pub mod model;
 mod page_size;
-mod pages;
 mod platform;
 mod policy;
 mod rate_limit;
@@ -96,6 +97,7 @@ pub use vfio_ioctls;
 pub use {kvm_bindings, kvm_ioctls};
 pub use {pvmsi_protocol, vm_memory, vmm_sys_util};
 
+pub use bar_pages::BarPages;
 pub use capability::NoMsix;
 pub use counters::Counters;
 pub use entry::{FunctionError, ModeChange};
@@ -107,7 +109,6 @@ pub use kvm::SmcccFilter;
 pub use kvm::{KvmRoutes, KvmRoutesError, KvmWindow, MemorySlot, MemorySlots};
 pub use layout::{Bar, BarIndex, ENTRY_BYTES, Layout, LayoutError, Target};
 pub use page_size::host_page_size;
-pub use pages::BarPages;
 pub use platform::Platform;
 pub use policy::{FunctionPolicy, Policy};
 pub use router::Router;

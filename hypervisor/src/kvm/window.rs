@@ -9,9 +9,9 @@ use kvm_ioctls::VmFd;
 use pvmsi_protocol::TableMode;
 use vm_memory::{GuestAddress, MmapRegion};
 
+use crate::bar_pages::BarPages;
 use crate::function::BarMapping;
 use crate::layout::{BarIndex, Layout};
-use crate::pages::BarPages;
 use crate::window::{View, Window};
 
 /// The memory slots of a VM that PV-MSI may use. One for all functions; share it in an [`Arc`].

@@ -88,8 +88,6 @@ enum Command {
     PortOut { port: u16, width: Width, value: u32 },
     Cpuid { leaf: u32, subleaf: u32 },
     ClearCounters,
-    Halt,
-    SendInterrupt { apic_id: u8, vector: u8 },
     InterruptsOn,
     InterruptsOff,
     StoreLoop { address: u64, width: Width, value: u64, times: u64 },
@@ -210,11 +208,6 @@ impl<M: GuestMemory + Clone> Puppet<M> {
         Ok(results.map(|value| u32::try_from(value).unwrap_or(u32::MAX)))
     }
 
-    /// Sends a fixed interrupt from `vcpu` to the vCPU with an APIC id.
-    pub fn send_interrupt(&self, vcpu: u64, apic_id: u8, vector: u8) -> Result<(), PuppetError> {
-        self.execute(vcpu, Command::SendInterrupt { apic_id, vector }).map(drop)
-    }
-
     /// Switches the vCPU's interrupts on or off; they start off.
     pub fn interrupts(&self, vcpu: u64, on: bool) -> Result<(), PuppetError> {
         let command = if on { Command::InterruptsOn } else { Command::InterruptsOff };
@@ -251,11 +244,6 @@ impl<M: GuestMemory + Clone> Puppet<M> {
     /// Starts all counters of a vCPU from 0.
     pub fn clear_counters(&self, vcpu: u64) -> Result<(), PuppetError> {
         self.execute(vcpu, Command::ClearCounters).map(drop)
-    }
-
-    /// Lets the vCPU halt until the next interrupt.
-    pub fn start_halt(&self, vcpu: u64) -> Result<Running<'_, M>, PuppetError> {
-        self.begin(vcpu, Command::Halt)
     }
 
     /// Lets the vCPU set and clear the mask bit at `address` (a vector control) until it is stopped.
@@ -406,19 +394,17 @@ impl Command {
             }
             Self::Cpuid { leaf, subleaf } => (5, [leaf.into(), subleaf.into(), 0, 0]),
             Self::ClearCounters => (6, [0; 4]),
-            Self::Halt => (7, [0; 4]),
-            Self::SendInterrupt { apic_id, vector } => (8, [apic_id.into(), vector.into(), 0, 0]),
-            Self::InterruptsOn => (9, [0; 4]),
-            Self::InterruptsOff => (10, [0; 4]),
+            Self::InterruptsOn => (7, [0; 4]),
+            Self::InterruptsOff => (8, [0; 4]),
             Self::StoreLoop { address, width, value, times } => {
-                (11, [address, bytes(width), value, times])
+                (9, [address, bytes(width), value, times])
             }
-            Self::MaskLoop { address } => (12, [address, 0, 0, 0]),
+            Self::MaskLoop { address } => (10, [address, 0, 0, 0]),
             Self::CallLoop { bytes, buffer, doorbell, times } => {
-                (14, [bytes, buffer, doorbell, times])
+                (12, [bytes, buffer, doorbell, times])
             }
             Self::WatchedMaskLoop { address, sending, interrupt } => {
-                (13, [address, sending, interrupt.into(), 0])
+                (11, [address, sending, interrupt.into(), 0])
             }
         }
     }

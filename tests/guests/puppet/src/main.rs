@@ -29,14 +29,12 @@
 //! | 4 port out | port, width, value | |
 //! | 5 CPUID | leaf, subleaf | EAX, EBX, ECX, EDX |
 //! | 6 clear the interrupt counters | | |
-//! | 7 sleep until an interrupt | | |
-//! | 8 interrupt of a vCPU | its index, number | |
-//! | 9 interrupts on | | |
-//! | 10 interrupts off | | |
-//! | 11 store again and again | address, width, value, times | |
-//! | 12 write 1 and 0 in turn (mask, unmask), reading back, until stopped | address of a vector control | rounds |
-//! | 13 the same, and watch vCPU 0 while the vector is masked, until stopped; vCPU 0 has interrupts on | address of a vector control, address of SENDING of the vector, its interrupt number | rounds, interrupts that came while masked |
-//! | 14 copy 64 bytes into a call buffer and ring, again and again | address of the bytes, of the buffer, of the doorbell's register, times | |
+//! | 7 interrupts on | | |
+//! | 8 interrupts off | | |
+//! | 9 store again and again | address, width, value, times | |
+//! | 10 write 1 and 0 in turn (mask, unmask), reading back, until stopped | address of a vector control | rounds |
+//! | 11 the same, and watch vCPU 0 while the vector is masked, until stopped; vCPU 0 has interrupts on | address of a vector control, address of SENDING of the vector, its interrupt number | rounds, interrupts that came while masked |
+//! | 12 copy 64 bytes into a call buffer and ring, again and again | address of the bytes, of the buffer, of the doorbell's register, times | |
 //!
 //! An unknown opcode, one that the processor has nothing for (3, 4 and 5 on
 //! arm64), or a width that is not 1, 2, 4 (or 8, of memory), gives all ones as
@@ -135,7 +133,6 @@ impl Slot {
         let address = usize::try_from(a).unwrap_or(0);
         let [port0, port1, ..] = a.to_le_bytes();
         let port = u16::from_le_bytes([port0, port1]);
-        let [low, ..] = b.to_le_bytes();
         let mut results = [0; 4];
         let [first, ..] = &mut results;
         match word(self.base | 8).read() {
@@ -149,29 +146,21 @@ impl Slot {
                     counter.store(0, Ordering::Relaxed);
                 }
             }
-            7 => {
-                let were_on = interrupts::are_enabled();
-                interrupts::enable_and_sleep();
-                if !were_on {
-                    interrupts::disable();
-                }
-            }
-            8 => interrupts::send(address, low),
-            9 => interrupts::enable(),
-            10 => interrupts::disable(),
-            11 => {
+            7 => interrupts::enable(),
+            8 => interrupts::disable(),
+            9 => {
                 for _ in 0..d {
                     *first = store(address, b, c);
                 }
             }
-            12 => *first = self.mask_loop(address),
-            13 => {
+            10 => *first = self.mask_loop(address),
+            11 => {
                 let sending = usize::try_from(b).unwrap_or(0);
                 let [number, ..] = c.to_le_bytes();
                 let [rounds, came, ..] = &mut results;
                 [*rounds, *came] = self.watched_mask_loop(address, sending, number);
             }
-            14 => {
+            12 => {
                 let [buffer, doorbell] =
                     [b, c].map(|address| usize::try_from(address).unwrap_or(0));
                 for _ in 0..d {

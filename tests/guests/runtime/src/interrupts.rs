@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 use crate::{VCPUS_MAX, vcpu};
 
-pub use crate::arch::interrupts::{are_enabled, disable, enable, enable_and_sleep, send};
+pub use crate::arch::interrupts::{disable, enable, enable_and_sleep, send};
 
 /// The tick of [`timer`](crate::timer).
 pub const TICK: u8 = 0x20;

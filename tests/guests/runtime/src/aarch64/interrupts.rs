@@ -6,19 +6,12 @@ use core::sync::atomic::{Ordering, compiler_fence};
 use aarch64_rt::{ExceptionHandlers, RegisterStateRef};
 use arm_gic::gicv3::{GicCpuInterface, SgiTarget, SgiTargetGroup};
 use arm_gic::{IntId, InterruptGroup, irq_disable, irq_enable, wfi};
-use arm_sysregs::el0::accessors::read_daif;
-use arm_sysregs::el0::registers::Daif;
 use arm_sysregs::el1::accessors::{read_esr_el1, read_far_el1};
 
 use super::{gic, lpi, timer};
 use crate::exit::STATUS_PANIC;
 use crate::interrupts::{FIRST_DEVICE, TICK, dispatch};
 use crate::{exit, report, serial};
-
-/// Whether interrupts are on.
-pub fn are_enabled() -> bool {
-    !read_daif().contains(Daif::I)
-}
 
 /// Switches interrupts off.
 pub fn disable() {

@@ -5,9 +5,7 @@ use core::cell::UnsafeCell;
 
 use x86_64::VirtAddr;
 pub(crate) use x86_64::instructions::hlt as sleep;
-pub use x86_64::instructions::interrupts::{
-    are_enabled, disable, enable, enable_and_hlt as enable_and_sleep,
-};
+pub use x86_64::instructions::interrupts::{disable, enable, enable_and_hlt as enable_and_sleep};
 use x86_64::registers::control::Cr2;
 use x86_64::structures::idt::InterruptDescriptorTable;
 
