@@ -2,7 +2,7 @@
 
 use vm_memory::GuestMemoryMmap;
 
-use crate::config::Doorbell;
+use crate::doorbell::Doorbell;
 
 /// A machine at power-on, as the loaders of the architectures see it.
 pub(crate) struct Boot<'a> {

@@ -8,10 +8,10 @@ use pvmsi_hypervisor::{Router, Service};
 use pvmsi_protocol::{BufferPage, ServiceBlock};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use crate::arch::{self, DOORBELL_REGISTER, PciConfig};
-use crate::config::Doorbell;
-use crate::exits::{ExitCounters, ExitKind};
-use crate::recorder::Recorder;
+use crate::arch::{DOORBELL_REGISTER, PciConfig};
+use crate::doorbell::Doorbell;
+use crate::measurements::Recorder;
+use crate::measurements::{ExitCounters, ExitKind};
 use crate::serial::SerialPort;
 
 /// What the machine shall do after an access.
@@ -42,12 +42,8 @@ pub(crate) struct Bus {
 }
 
 impl Bus {
-    /// A load where no memory is.
+    /// A load where neither memory nor a device of the machine is. What nobody answers leaves `data` as it is.
     pub(crate) fn memory_read(&self, address: u64, data: &mut [u8]) {
-        data.fill(0xff);
-        if arch::device_read(self, address, data) {
-            return;
-        }
         let kind = if self.is_doorbell(address) {
             ExitKind::Doorbell
         } else if self.router.mmio_read(address, data) {
@@ -58,11 +54,8 @@ impl Bus {
         self.exits.count(kind);
     }
 
-    /// A store where no memory is.
+    /// A store where neither memory nor a device of the machine is.
     pub(crate) fn memory_write(&self, address: u64, data: &[u8]) -> Action {
-        if let Some(action) = arch::device_write(self, address, data) {
-            return action;
-        }
         if self.is_doorbell(address) {
             self.exits.count(ExitKind::Doorbell);
             self.ring(word(data).filter(|_| address == DOORBELL_REGISTER.start));

@@ -9,6 +9,7 @@ use pvmsi_protocol::FunctionId;
 use pvmsi_software::SoftwareOptions;
 
 use crate::arch;
+use crate::doorbell::Doorbell;
 
 /// The most vCPUs of a machine: 254 on x86_64, 16 on arm64.
 pub const CPUS_MAX: u8 = arch::CPUS_MAX;
@@ -78,17 +79,7 @@ impl MachineConfig {
     }
 }
 
-/// How the guest rings the doorbell of PV-MSI. The default is the port on x86_64 and HVC on arm64.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Doorbell {
-    /// x86_64: by a write to I/O port 0x5650.
-    Port,
-    /// arm64: by an SMCCC call, with HVC or SMC.
-    Hvc,
-    /// By a write to a register in memory: at 0xFEBF_F000 on x86_64, at 0x0A00_0000 on arm64.
-    Mmio,
-}
-
+/// The usual one of the architecture.
 impl Default for Doorbell {
     fn default() -> Self {
         let [usual, _] = arch::DOORBELLS;

@@ -20,8 +20,21 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! No two files inside call each other:
+//!
+//! | modules | what they are about |
+//! |---|---|
+//! | `measurements` | what a run costs, and the report |
+//! | `config`, `doorbell`, `memory`, `bars`, `pci`, `ecam`, `serial`, `bus` | what a machine consists of |
+//! | `arch` | what differs between the architectures; `contract` has the machine in numbers |
+//! | `access`, `vcpu`, `control` | vCPUs: entering the guest, serving what comes out, stopping |
+//! | `machine` | all of it together |
+//! | `run`, `probe`, `command_line` | the tool |
 
+mod access;
 mod arch;
+mod arguments;
 mod bars;
 mod boot;
 mod bus;
@@ -30,20 +43,18 @@ mod config;
 mod console;
 mod control;
 mod device_threads;
+mod doorbell;
 mod ecam;
 mod error;
-mod exits;
 mod file_limit;
 mod function_argument;
 mod host;
 mod machine;
+mod measurements;
 mod memory;
 mod pci;
 mod probe;
-mod recorder;
 mod removal;
-mod report;
-mod report_text;
 mod run;
 mod serial;
 #[cfg(test)]
@@ -52,14 +63,14 @@ mod test_guest;
 mod test_machine;
 mod vcpu;
 
-pub use config::{Backend, CPUS_MAX, Doorbell, FunctionConfig, MachineConfig, Program};
+pub use config::{Backend, CPUS_MAX, FunctionConfig, MachineConfig, Program};
 pub use control::End;
+pub use doorbell::Doorbell;
 pub use error::MachineError;
-pub use exits::ExitCounts;
 pub use file_limit::raise as raise_file_limit;
 pub use function_argument::FunctionArgumentError;
 pub use machine::{Machine, MachineFunction, SavedMachine};
-pub use report::{
-    Configure, FunctionReport, FunctionService, Host, Interrupts, Io, MaskUnmask, Neighbour,
-    PhaseMode, PhaseReport, REPORT_SCHEMA, Report, Soak,
+pub use measurements::{
+    Configure, ExitCounts, FunctionReport, FunctionService, Host, Interrupts, Io, MaskUnmask,
+    Neighbour, PhaseMode, PhaseReport, REPORT_SCHEMA, Report, Soak,
 };

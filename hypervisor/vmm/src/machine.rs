@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use kvm_ioctls::{Kvm, VmFd};
-use pvmsi_hypervisor::{FunctionHandle, Policy, Service, ServiceConfig, VfioHost};
+use pvmsi_hypervisor::{Policy, Service, ServiceConfig, VfioHost};
 use pvmsi_software::SoftwareDevice;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
@@ -22,17 +22,18 @@ use crate::arch::{self, CPUS_MAX, InterruptController, PciConfig, SERIAL_GSI};
 use crate::bars::Placement;
 use crate::boot::Boot;
 use crate::bus::Bus;
-use crate::config::{Backend, MachineConfig, Program};
+use crate::config::{MachineConfig, Program};
 use crate::control::{Control, End, Next};
 use crate::device_threads::DeviceThreads;
 use crate::error::MachineError;
-use crate::exits::{ExitCounters, ExitCounts};
-use crate::recorder::Recorder;
+use crate::measurements::Recorder;
+use crate::measurements::{ExitCounters, ExitCounts};
+use crate::measurements::{FunctionService, Host, REPORT_SCHEMA, Report};
 use crate::removal::{Removed, RequestThread};
-use crate::report::{FunctionService, Host, REPORT_SCHEMA, Report};
 use crate::serial::SerialPort;
 use crate::vcpu::{self, Vcpu};
 use crate::{host, memory, pci};
+pub use functions::MachineFunction;
 use functions::{Functions, function_access};
 pub use saved::SavedMachine;
 
@@ -46,17 +47,6 @@ pub struct Machine {
     _requests: Option<RequestThread>,
     removed: Removed,
     parts: Arc<Parts>,
-}
-
-/// A function of a machine.
-#[derive(Clone)]
-pub struct MachineFunction {
-    /// Its handle, which knows its address in the guest.
-    pub handle: FunctionHandle,
-    /// What serves it.
-    pub backend: Backend,
-    /// The device side of a software function.
-    pub device: Option<Arc<SoftwareDevice>>,
 }
 
 /// What the threads of a machine share.

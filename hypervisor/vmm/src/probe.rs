@@ -1,5 +1,6 @@
 //! `pvmsi probe`: is this host ready, is this function eligible, and if not, what to change.
 
+pub(crate) mod check;
 mod function;
 mod host;
 
@@ -9,7 +10,8 @@ use std::io::IsTerminal;
 use pvmsi_protocol::FunctionId;
 use serde::Serialize;
 
-use crate::command_line::{ProbeArguments, Status};
+use crate::arguments::{ProbeArguments, Status};
+use check::Check;
 
 /// The schema of `pvmsi probe --json`.
 const PROBE_SCHEMA: &str = "pvmsi.probe/1";
@@ -31,53 +33,6 @@ struct FunctionProbe {
     /// Whether its table can be direct, as far as the function itself is concerned.
     ready: bool,
     checks: Vec<Check>,
-}
-
-/// One thing that was looked at.
-#[derive(Debug, Serialize)]
-pub(crate) struct Check {
-    /// What was looked at.
-    name: &'static str,
-    /// Whether it is as it must be.
-    ok: bool,
-    /// What was found.
-    found: String,
-    /// What is wrong, for scripts; absent where nothing is.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    problem: Option<&'static str>,
-    /// What to do about it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    remedy: Option<String>,
-}
-
-/// How an architecture's kernel shows, by the names of its interrupt chips, whether the host's own interrupts are confined.
-pub(crate) struct RemappingSigns {
-    /// Starts of the names where they are.
-    pub(crate) confined: &'static [&'static str],
-    /// What that means.
-    pub(crate) good: &'static str,
-    /// Starts of the names where they are not.
-    pub(crate) free: &'static [&'static str],
-    /// What that means.
-    pub(crate) bad: &'static str,
-    /// What to do about it.
-    pub(crate) remedy: &'static str,
-}
-
-impl Check {
-    pub(crate) fn good(name: &'static str, found: impl Into<String>) -> Self {
-        Self { name, ok: true, found: found.into(), problem: None, remedy: None }
-    }
-
-    pub(crate) fn bad(
-        name: &'static str,
-        problem: &'static str,
-        found: impl Into<String>,
-        remedy: impl Into<String>,
-    ) -> Self {
-        let (found, remedy) = (found.into(), Some(remedy.into()));
-        Self { name, ok: false, found, problem: Some(problem), remedy }
-    }
 }
 
 /// Runs `pvmsi probe`.

@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 use tracing_subscriber::EnvFilter;
 use vmm_sys_util::signal::register_signal_handler;
 
-use crate::command_line::{ReportFormat, RunArguments, Status};
+use crate::arguments::{ReportFormat, RunArguments, Status};
 use crate::config::{MachineConfig, Program};
 use crate::console::{self, RawTerminal};
 use crate::control::End;
 use crate::machine::Machine;
-use crate::report_text;
+use crate::measurements::report_text;
 
 /// The guest that runs when none is named, beside this program.
 const DEMO_GUEST: &str = "pvmsi-demo-guest";

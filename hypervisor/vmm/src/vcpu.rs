@@ -7,14 +7,15 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use kvm_ioctls::{Kvm, VcpuExit, VcpuFd};
+use kvm_ioctls::{Kvm, VcpuFd};
 use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
 
+use crate::access::Exit;
 use crate::arch::{self, PowerOnState, SavedVcpu, Start};
 use crate::bus::{Action, Bus};
 use crate::control::{Control, End};
 use crate::error::MachineError;
-use crate::exits::ExitKind;
+use crate::measurements::ExitKind;
 
 /// How often a vCPU that was refused memory tries again before the run fails.
 const FAULTS_MAX: u32 = 100;
@@ -177,36 +178,6 @@ impl Vcpu {
 
     fn fd(&self) -> MutexGuard<'_, VcpuFd> {
         self.fd.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// What came out of the guest.
-pub(crate) enum Exit {
-    Served(Action),
-    /// KVM could not reach guest memory at this address.
-    MemoryFault(u64),
-    /// The vCPU cannot go on, and why.
-    Stuck(String),
-}
-
-/// Serves the exits that are the same on all architectures.
-pub(crate) fn serve(exit: VcpuExit<'_>, bus: &Bus) -> Exit {
-    match exit {
-        VcpuExit::MmioWrite(address, data) => Exit::Served(bus.memory_write(address, data)),
-        VcpuExit::MmioRead(address, data) => {
-            bus.memory_read(address, data);
-            Exit::Served(Action::Continue)
-        }
-        VcpuExit::Intr => Exit::Served(Action::Continue),
-        VcpuExit::MemoryFault { gpa, .. } => Exit::MemoryFault(gpa),
-        VcpuExit::InternalError => Exit::Stuck(
-            "KVM cannot go on (internal error): most often an instruction that it cannot emulate"
-                .to_owned(),
-        ),
-        VcpuExit::FailEntry(reason, cpu) => {
-            Exit::Stuck(format!("KVM cannot enter the guest (reason {reason:#x}, host CPU {cpu})"))
-        }
-        other => Exit::Stuck(format!("an exit that the machine does not know: {other:?}")),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The arm64 machine: GICv3 with an interrupt translation service, PSCI, devices in memory, a device tree.
 
+mod contract;
 mod device_tree;
 mod devices;
 mod exits;
@@ -15,18 +16,23 @@ mod saved;
 mod tests;
 
 use std::io;
-use std::ops::Range;
 
-use kvm_ioctls::{Cap, Kvm, VmFd};
-use pvmsi_hypervisor::{Platform, Service, SmcccFilter};
+use kvm_ioctls::{Kvm, VmFd};
+use pvmsi_hypervisor::{Service, SmcccFilter};
 use pvmsi_protocol::ServiceBlock;
 
 use crate::boot::Boot;
-use crate::config::Doorbell;
+use crate::doorbell::Doorbell;
 use crate::error::MachineError;
 use crate::memory;
-use crate::probe::{Check, RemappingSigns};
+use crate::probe::check::{Check, RemappingSigns};
+use contract::RAM_START;
 
+pub(crate) use contract::{
+    BAR_WINDOW, CPUS_MAX, DOORBELL_HELP, DOORBELL_REGISTER, DOORBELLS, ELF_MACHINE,
+    FIRST_MESSAGE_GSI, GUEST_TARGET, IOMMU_REMEDY, KVM_REMEDY, LOAD_MIN, PLATFORM, RAM, RAM_MIN,
+    REQUIRED, SERIAL_GSI,
+};
 pub(crate) use devices::{device_read, device_write};
 pub(crate) use exits::run;
 pub(crate) use gic::InterruptController;
@@ -35,58 +41,6 @@ pub(crate) use pci::PciConfig;
 pub(crate) use registers::{PowerOnState, Start, VcpuModel, describe};
 pub(crate) use saved::{SavedInterrupts, SavedVcpu};
 
-/// The most vCPUs: affinity level 0 of GICv3 counts to 16.
-pub(crate) const CPUS_MAX: u8 = 16;
-
-const DISTRIBUTOR: Range<u64> = 0x0800_0000..0x0801_0000;
-const ITS: Range<u64> = 0x0808_0000..0x080a_0000;
-/// GITS_TRANSLATER, where messages go.
-const ITS_DOORBELL: u64 = 0x0809_0040;
-const REDISTRIBUTORS: u64 = 0x080a_0000;
-/// Bytes of one redistributor.
-const REDISTRIBUTOR_BYTES: u64 = 0x2_0000;
-/// The UART, registers one byte apart.
-const SERIAL: Range<u64> = 0x0900_0000..0x0900_0008;
-/// Its shared peripheral interrupt, and the GSI of that.
-pub(crate) const SERIAL_GSI: u32 = 0;
-/// The first GSI that is free for messages.
-pub(crate) const FIRST_MESSAGE_GSI: u32 = 1;
-/// The MMIO doorbell: a page of the largest size, the register at its start.
-pub(crate) const DOORBELL_REGISTER: Range<u64> = 0x0a00_0000..0x0a01_0000;
-const REPORT: u64 = 0x0a01_0000;
-const EXIT: u64 = 0x0a01_0004;
-/// Where BARs are placed.
-pub(crate) const BAR_WINDOW: Range<u64> = 0x1000_0000..0x3eff_0000;
-/// Configuration space of bus 0.
-const ECAM: Range<u64> = 0x3f00_0000..0x3f10_0000;
-/// Where RAM starts, and the device tree lies.
-const RAM_START: u64 = 0x4000_0000;
-/// Where RAM can be: as far as on x86_64.
-pub(crate) const RAM: [Range<u64>; 1] = [Range { start: RAM_START, end: 0x10_0000_0000 }];
-/// The least RAM: the first 2 MiB are the machine's.
-pub(crate) const RAM_MIN: u64 = 4 << 20;
-/// Segments of the guest lie here or above.
-pub(crate) const LOAD_MIN: u64 = 0x4020_0000;
-
-pub(crate) const ELF_MACHINE: u16 = elf::abi::EM_AARCH64;
-pub(crate) const GUEST_TARGET: &str = "aarch64-unknown-none-softfloat";
-pub(crate) const PLATFORM: Platform = Platform::Aarch64 { its_doorbell: ITS_DOORBELL };
-
-pub(crate) const DOORBELLS: [Doorbell; 2] = [Doorbell::Hvc, Doorbell::Mmio];
-pub(crate) const DOORBELL_HELP: &str =
-    "How the guest rings: an SMCCC call (HVC or SMC), or a register at 0x0A000000";
-
-pub(crate) const REQUIRED: [(Cap, &str); 5] = [
-    (Cap::DeviceCtrl, "devices in the kernel"),
-    (Cap::Irqfd, "irqfds"),
-    (Cap::IrqRouting, "interrupt routing"),
-    (Cap::ImmediateExit, "immediate_exit (Linux 4.13)"),
-    (Cap::ArmPsci02, "PSCI 0.2"),
-];
-pub(crate) const KVM_REMEDY: &str = "use a kernel with CONFIG_KVM that was started at EL2 (the firmware decides; \
-     the kernel log says 'kvm' and why not)";
-pub(crate) const IOMMU_REMEDY: &str = "switch the SMMU on in the firmware, and see that its tables describe it (ACPI IORT, or iommu-map in the \
-     device tree) and that iommu.passthrough or arm-smmu parameters do not disable it";
 pub(crate) const REMAPPING: RemappingSigns = RemappingSigns {
     confined: &["ITS-"],
     good: "messages go through a translation service (ITS)",

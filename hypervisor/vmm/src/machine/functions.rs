@@ -11,14 +11,24 @@ use pvmsi_software::{SoftwareDevice, SoftwareFunction};
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::MachineFunction;
 use super::vm::first_free_slot;
 use crate::bars::ConfigAccess;
 use crate::config::{Backend, FunctionConfig, MachineConfig};
 use crate::error::MachineError;
-use crate::recorder::RecordedFunction;
-use crate::report::FunctionReport;
+use crate::measurements::FunctionReport;
+use crate::measurements::RecordedFunction;
 use crate::{file_limit, host, pci};
+
+/// A function of a machine.
+#[derive(Clone)]
+pub struct MachineFunction {
+    /// Its handle, which knows its address in the guest.
+    pub handle: FunctionHandle,
+    /// What serves it.
+    pub backend: Backend,
+    /// The device side of a software function.
+    pub device: Option<Arc<SoftwareDevice>>,
+}
 
 /// What serves a function, and the device behind it when that is in software.
 type Opened = (Box<dyn PciFunction>, Option<Arc<SoftwareDevice>>, Option<EventFd>);

@@ -11,7 +11,7 @@ use pvmsi_hypervisor::{
 };
 use pvmsi_protocol::FunctionId;
 
-use super::Check;
+use super::check::Check;
 use super::host::HostProbe;
 use crate::host;
 

@@ -8,7 +8,7 @@ use std::path::Path;
 use kvm_ioctls::{Cap, Kvm};
 use pvmsi_hypervisor::{Isolation, VfioBackend, host_isolation};
 
-use super::Check;
+use super::check::Check;
 use crate::{arch, file_limit, host};
 
 /// What was found of the host, and how functions would be attached.

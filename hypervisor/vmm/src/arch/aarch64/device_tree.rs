@@ -7,12 +7,12 @@ use std::ops::Range;
 use vm_fdt::{Error, FdtWriter};
 use vm_memory::{Bytes, GuestAddress};
 
-use super::{
+use super::contract::{
     BAR_WINDOW, DISTRIBUTOR, DOORBELL_REGISTER, ECAM, ITS, RAM_START, REDISTRIBUTOR_BYTES,
     REDISTRIBUTORS, SERIAL, SERIAL_GSI,
 };
 use crate::boot::Boot;
-use crate::config::Doorbell;
+use crate::doorbell::Doorbell;
 use crate::error::MachineError;
 
 /// The page behind it is left to tests.

@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
-use super::{ECAM, EXIT, REPORT, SERIAL};
+use super::contract::{ECAM, EXIT, REPORT, SERIAL};
 use crate::bus::{Action, Bus, word};
-use crate::exits::ExitKind;
+use crate::measurements::ExitKind;
 
 /// A load. `false` when no device is there.
 pub(crate) fn device_read(bus: &Bus, address: u64, data: &mut [u8]) -> bool {

@@ -4,9 +4,9 @@ use kvm_bindings::{KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
 use kvm_ioctls::{Error, VcpuExit, VcpuFd};
 use pvmsi_protocol::SMCCC_CALL;
 
+use crate::access::{self, Exit};
 use crate::bus::{Action, Bus};
-use crate::exits::ExitKind;
-use crate::vcpu::{self, Exit};
+use crate::measurements::ExitKind;
 
 /// Enters the guest and serves the exit.
 ///
@@ -30,7 +30,7 @@ pub(crate) fn run(vcpu: &mut VcpuFd, bus: &Bus) -> Result<Exit, Error> {
         // PSCI.
         VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_SHUTDOWN, _) => counted(bus, Action::Exit(0)),
         VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_RESET, _) => counted(bus, Action::Reset),
-        other => vcpu::serve(other, bus),
+        other => access::serve(other, bus),
     })
 }
 

@@ -11,9 +11,9 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{DeviceFd, Error, VmFd};
 
+use super::contract::{DISTRIBUTOR, ITS, REDISTRIBUTORS, SERIAL_GSI};
 use super::gic_registers::PowerOnRegisters;
 use super::saved::{SavedInterrupts, unsupported};
-use super::{DISTRIBUTOR, ITS, REDISTRIBUTORS};
 use crate::error::MachineError;
 
 /// Interrupts beside LPIs: 32 private ones, and the least number of shared ones.

@@ -22,8 +22,9 @@ use linux_loader::loader::pe::{PE, arm64_image_header};
 use ruzstd::decoding::StreamingDecoder;
 use vm_memory::{ByteValued, Bytes, GuestAddress, GuestMemoryMmap};
 
+use super::contract::{LOAD_MIN, RAM_START};
 use super::registers::Granule;
-use super::{LOAD_MIN, RAM_START, Start, device_tree};
+use super::{Start, device_tree};
 use crate::boot::Boot;
 use crate::error::MachineError;
 

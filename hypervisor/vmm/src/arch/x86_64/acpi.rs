@@ -24,16 +24,15 @@ use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
 
-use super::boot::{RESET_VECTOR, put};
+use super::boot::{TABLES, put};
+use super::contract::{BAR_WINDOW, DOORBELL_REGISTER, ECAM, IO_APIC, LOCAL_APIC, SERIAL_GSI};
 use super::pci::{ADDRESS_PORT, CONFIG_PORTS};
-use super::ports::{RESET, RESET_VALUE, SERIAL, SERIAL_PORTS, SLEEP_CONTROL, SLEEP_STATUS};
-use super::{BAR_WINDOW, DOORBELL_REGISTER, ECAM, IO_APIC, LOCAL_APIC, SERIAL_GSI};
+use super::ports::{
+    RESET, RESET_VALUE, SERIAL, SERIAL_PORTS, SLEEP_CONTROL, SLEEP_STATUS, SLEEP_TYPE_OFF,
+};
 use crate::boot::Boot;
-use crate::config::Doorbell;
+use crate::doorbell::Doorbell;
 use crate::error::MachineError;
-
-/// Where the tables lie. The root pointer is at their start.
-pub(super) const TABLES: Range<u64> = 0xe_0000..RESET_VECTOR;
 
 const OEM_ID: [u8; 6] = *b"PVMSI ";
 const OEM_TABLE_ID: [u8; 8] = *b"PVMSIREF";
@@ -42,8 +41,6 @@ const OEM_REVISION: u32 = 1;
 /// Fields of the FADT's IA-PC boot architecture flags: what this machine does not have.
 const NO_VGA: u16 = 1 << 2;
 const NO_CMOS_CLOCK: u16 = 1 << 5;
-/// The sleep type of S5, in the sleep control register.
-pub(super) const SLEEP_TYPE_OFF: u8 = 5;
 
 /// Functions that a host bridge's _DSM has for PCI.
 const PCI_DSM: &str = "e5c937d0-3543-4d7a-9117-ea4d19c3434d";

@@ -14,14 +14,15 @@
 //! | 0xe0000 to 0xfffef | ACPI tables, for Linux |
 //! | 0xffff0 | code that resets the machine, for Linux |
 
+use std::ops::Range;
+
 use linux_loader::loader::elf::start_info::{
     XEN_HVM_MEMMAP_TYPE_RAM, XEN_HVM_MEMMAP_TYPE_RESERVED, XEN_HVM_START_MAGIC_VALUE,
     hvm_memmap_table_entry, hvm_modlist_entry, hvm_start_info,
 };
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
-use super::ECAM;
-use super::acpi::TABLES;
+use super::contract::ECAM;
 
 use crate::error::MachineError;
 
@@ -38,6 +39,9 @@ pub(super) const BOOT_PARAMETERS: u64 = 0x1_0000;
 pub(super) const COMMAND_LINE: u64 = 0x2_0000;
 /// Bytes of the command line, its final NUL included.
 const COMMAND_LINE_BYTES: usize = 2048;
+
+/// Where ACPI's tables lie. The root pointer is at their start.
+pub(super) const TABLES: Range<u64> = 0xe_0000..RESET_VECTOR;
 
 /// Where the memory ends that a PC's firmware leaves below 1 MiB.
 const LOW_END: u64 = 0xa_0000;

@@ -3,8 +3,8 @@
 use kvm_ioctls::{Error, VcpuExit, VcpuFd};
 
 use super::ports;
+use crate::access::{self, Exit};
 use crate::bus::{Action, Bus};
-use crate::vcpu::{self, Exit};
 
 /// Enters the guest and serves the exit.
 ///
@@ -29,6 +29,6 @@ pub(crate) fn run(vcpu: &mut VcpuFd, bus: &Bus) -> Result<Exit, Error> {
         VcpuExit::Hlt => {
             Exit::Stuck("HLT came out of KVM, which has no interrupt controller".to_owned())
         }
-        other => vcpu::serve(other, bus),
+        other => access::serve(other, bus),
     })
 }

@@ -5,7 +5,8 @@ use kvm_bindings::{
 };
 use kvm_ioctls::VmFd;
 
-use super::{KVM_TSS, SavedInterrupts};
+use super::contract::KVM_TSS;
+use super::saved::SavedInterrupts;
 use crate::error::MachineError;
 
 /// Pins of the I/O APIC, and the first GSI that is free for messages.

@@ -11,7 +11,8 @@ use linux_loader::loader::{BzImage, Elf, KernelLoader, PvhBootCapability};
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 use super::boot::{self, BOOT_PARAMETERS, COMMAND_LINE, GDT_LINUX};
-use super::{LOAD_MIN, Start, acpi};
+use super::contract::LOAD_MIN;
+use super::{Start, acpi};
 use crate::boot::Boot;
 use crate::error::MachineError;
 
@@ -188,7 +189,7 @@ fn low(value: u64) -> u32 {
 mod tests {
     use vm_memory::Bytes;
 
-    use super::super::ECAM;
+    use super::super::contract::ECAM;
     use super::*;
     use crate::config::Program;
     use crate::control::End;

@@ -4,11 +4,10 @@ use std::time::Instant;
 
 use pvmsi_guest_report::REPORT_PORT;
 
-use super::acpi::SLEEP_TYPE_OFF;
 use super::pci::{ADDRESS_PORT, DATA_PORTS};
 use crate::bus::{Action, Bus, word};
-use crate::config::Doorbell;
-use crate::exits::ExitKind;
+use crate::doorbell::Doorbell;
+use crate::measurements::ExitKind;
 
 /// The doorbell's port.
 pub(super) const DOORBELL: u16 = 0x5650;
@@ -25,6 +24,8 @@ pub(super) const SLEEP_CONTROL: u16 = 0x5670;
 pub(super) const SLEEP_STATUS: u16 = 0x5671;
 const SLEEP_ENABLE: u8 = 1 << 5;
 const SLEEP_TYPE_SHIFT: u8 = 2;
+/// The sleep type of S5.
+pub(super) const SLEEP_TYPE_OFF: u8 = 5;
 
 /// `in`.
 pub(super) fn read(bus: &Bus, port: u16, data: &mut [u8]) {

@@ -7,7 +7,7 @@ use pvmsi_hypervisor::{Counters, FunctionStatus};
 use pvmsi_protocol::TableMode;
 use serde::Serialize;
 
-use crate::exits::ExitCounts;
+use super::exits::ExitCounts;
 
 /// The schema of [`Report`].
 pub const REPORT_SCHEMA: &str = "pvmsi.report/1";

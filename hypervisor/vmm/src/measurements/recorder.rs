@@ -8,8 +8,8 @@ use pvmsi_hypervisor::{Counters, FunctionHandle};
 use pvmsi_protocol::{FunctionId, Reasons, TableMode};
 use pvmsi_software::SoftwareDevice;
 
-use crate::exits::{ExitCounters, ExitCounts};
-use crate::report::{
+use super::exits::{ExitCounters, ExitCounts};
+use super::report::{
     Configure, FunctionReport, Interrupts, Io, MaskUnmask, Neighbour, PhaseMode, PhaseReport, Soak,
 };
 
@@ -376,7 +376,7 @@ impl Cost {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exits::ExitKind;
+    use crate::measurements::ExitKind;
     use crate::pci;
     use pvmsi_hypervisor::{FunctionPolicy, Platform, Router, Service, ServiceConfig};
     use pvmsi_protocol::VectorIndex;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::report::{FunctionReport, PhaseReport, Report, Soak};
+use super::report::{FunctionReport, PhaseReport, Report, Soak};
 
 /// Width of the column of names, and of each phase.
 const NAME: usize = 30;
@@ -235,8 +235,8 @@ impl Paint {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exits::ExitCounts;
-    use crate::report::{
+    use crate::measurements::ExitCounts;
+    use crate::measurements::{
         Configure, Host, Interrupts, MaskUnmask, Neighbour, PhaseMode, REPORT_SCHEMA,
     };
 
