@@ -11,7 +11,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{DeviceFd, Error, VmFd};
 
-use super::contract::{DISTRIBUTOR, ITS, REDISTRIBUTORS, SERIAL_GSI};
+use super::contract::{DISTRIBUTOR, ITS, REDISTRIBUTORS};
 use super::gic_registers::PowerOnRegisters;
 use super::saved::{SavedInterrupts, unsupported};
 use crate::error::MachineError;
