@@ -89,11 +89,11 @@ pub trait PciFunction: Send {
     /// When the function or the kernel refuses; Enable is then as before.
     fn set_enabled(&mut self, enabled: bool) -> io::Result<()>;
 
-    /// Makes vector `i` signal `events[i]`, for all of them with *one* request, unmasked in the function's table, and sets the function's own MSI-X Enable where it is clear. An empty slice takes the interrupts down and leaves Enable as it is. Events of vectors that stay set up are not lost.
+    /// Makes the vectors from `first` on signal `events`, for all of them with *one* request, unmasked in the function's table, and sets the function's own MSI-X Enable where it is clear. Those behind them have no interrupts then; without events Enable stays as it is. The vectors before `first` are set up and are not touched, nor are their entries of the table, which a guest may have at this moment. Events of vectors that stay set up are not lost.
     ///
     /// # Errors
-    /// When the function or the kernel refuses; the set-up is then as before. [`TooFewInterrupts`], as the error's inner one, where fewer can be had.
-    fn set_up_interrupts(&mut self, events: &[&EventFd]) -> io::Result<()>;
+    /// When the function or the kernel refuses; the set-up is then as before. [`TooFewInterrupts`], as the error's inner one, where fewer can be had; it counts from vector 0.
+    fn set_up_interrupts(&mut self, first: VectorIndex, events: &[&EventFd]) -> io::Result<()>;
 
     /// The message that stands in the table for a vector that is set up. Where the function is not isolated, the host may change it at any time.
     ///

@@ -118,8 +118,8 @@ impl PciFunction for SoftwareFunction {
         self.device.set_enabled(enabled)
     }
 
-    fn set_up_interrupts(&mut self, events: &[&EventFd]) -> io::Result<()> {
-        self.device.set_up_interrupts(events)
+    fn set_up_interrupts(&mut self, first: VectorIndex, events: &[&EventFd]) -> io::Result<()> {
+        self.device.set_up_interrupts(first, events)
     }
 
     fn table_message(&mut self, vector: VectorIndex) -> io::Result<TableMessage> {

@@ -291,8 +291,10 @@ impl PciFunction for VfioFunction {
         Ok(())
     }
 
-    fn set_up_interrupts(&mut self, events: &[&EventFd]) -> io::Result<()> {
-        let wanted = irqs::descriptors(events);
+    fn set_up_interrupts(&mut self, first: VectorIndex, events: &[&EventFd]) -> io::Result<()> {
+        let mut wanted = self.set_up.clone();
+        wanted.truncate(first.as_usize());
+        wanted.extend(irqs::descriptors(events));
         if !self.grows && !self.set_up.is_empty() && wanted.len() > self.set_up.len() {
             let available = u16::try_from(self.set_up.len()).unwrap_or(u16::MAX);
             return Err(TooFewInterrupts { available }.into());

@@ -114,9 +114,9 @@ impl PciFunction for Function {
         Ok(())
     }
 
-    fn set_up_interrupts(&mut self, events: &[&EventFd]) -> io::Result<()> {
+    fn set_up_interrupts(&mut self, first: VectorIndex, events: &[&EventFd]) -> io::Result<()> {
         if let Some(mut live) = self.live() {
-            live.set_up(events);
+            live.set_up(first.as_usize(), events);
         }
         Ok(())
     }
