@@ -60,6 +60,6 @@ pub use file_limit::raise as raise_file_limit;
 pub use function_argument::FunctionArgumentError;
 pub use machine::{Machine, MachineFunction, SavedMachine};
 pub use report::{
-    Configure, FunctionReport, FunctionService, Host, Interrupts, Io, MaskUnmask, Neighbour,
-    PhaseMode, PhaseReport, REPORT_SCHEMA, Report, Soak,
+    Configure, FunctionReport, FunctionService, Host, Interrupts, Io, LongestCall, MaskUnmask,
+    Neighbour, PhaseMode, PhaseReport, REPORT_SCHEMA, Report, Soak,
 };

@@ -29,7 +29,7 @@ use crate::error::MachineError;
 use crate::exits::{ExitCounters, ExitCounts};
 use crate::recorder::Recorder;
 use crate::removal::{Removed, RequestThread};
-use crate::report::{FunctionService, Host, REPORT_SCHEMA, Report};
+use crate::report::{FunctionService, Host, LongestCall, REPORT_SCHEMA, Report};
 use crate::serial::SerialPort;
 use crate::vcpu::{self, Vcpu};
 use crate::{host, memory, pci};
@@ -282,11 +282,17 @@ impl Machine {
         let (mut functions, mut failures) = recorder.results();
         let soak = recorder.soak_report();
         drop(recorder);
-        if matches!(self.parts.guest.program, Program::Linux { .. }) {
-            for (function, report) in self.parts.functions.iter().zip(&mut functions) {
-                let status = self.parts.bus.service.status(function.id);
-                let status = status.or_else(|| self.removed.status(function.id));
-                report.service = status.as_ref().map(FunctionService::from);
+        let linux = matches!(self.parts.guest.program, Program::Linux { .. });
+        let mut longest_call =
+            LongestCall { ns: self.parts.bus.exits.longest_doorbell_ns(), vectors: 0 };
+        for (function, report) in self.parts.functions.iter().zip(&mut functions) {
+            let status = self.parts.bus.service.status(function.id);
+            let Some(status) = status.or_else(|| self.removed.status(function.id)) else {
+                continue;
+            };
+            longest_call.vectors = longest_call.vectors.max(status.largest_call);
+            if linux {
+                report.service = Some(FunctionService::from(&status));
             }
         }
         match self.ended() {
@@ -310,6 +316,7 @@ impl Machine {
             soak,
             failures,
             exits: self.exits(),
+            longest_call,
         }
     }
 }
