@@ -7,7 +7,7 @@
 use std::io;
 use std::sync::Arc;
 
-use pvmsi_protocol::Delivery;
+use pvmsi_protocol::{Delivery, VectorIndex};
 use thiserror::Error;
 use vm_memory::MmapRegion;
 use vmm_sys_util::eventfd::EventFd;
@@ -95,11 +95,15 @@ pub trait PciFunction: Send {
     /// See [`SetUpError`]; Enable is then as before.
     fn set_enabled(&mut self, enabled: bool) -> Result<(), SetUpError>;
 
-    /// Makes vector `i` signal `events[i]`, for all of them with *one* request, unmasked in the function's table, and sets the function's own MSI-X Enable where it is clear. An empty slice takes the interrupts down and leaves Enable as it is. Events of vectors that stay set up are not lost.
+    /// Makes the vectors from `first` on signal `events`, for all of them with *one* request, unmasked in the function's table, and sets the function's own MSI-X Enable where it is clear. Those behind them have no interrupts then; without events Enable stays as it is. The vectors before `first` are set up and are not touched, nor are their entries of the table, which a guest may have at this moment. Events of vectors that stay set up are not lost.
     ///
     /// # Errors
-    /// See [`SetUpError`].
-    fn set_up_interrupts(&mut self, events: &[&EventFd]) -> Result<(), SetUpError>;
+    /// See [`SetUpError`]; the set-up is then as before. What [`TooFew`](SetUpError::TooFew) says counts from vector 0.
+    fn set_up_interrupts(
+        &mut self,
+        first: VectorIndex,
+        events: &[&EventFd],
+    ) -> Result<(), SetUpError>;
 
     /// The function's vector table and pending bits: a [`MappedTable`](crate::MappedTable) where its BARs are mapped.
     fn table(&mut self) -> &mut dyn VectorTable;

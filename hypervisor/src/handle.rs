@@ -26,6 +26,8 @@ pub struct FunctionStatus {
     pub isolation: Isolation,
     /// What happened so far.
     pub counters: Counters,
+    /// The most vectors that one `configure` call has set up.
+    pub largest_call: u16,
     /// The number of the state.
     pub generation: Generation,
 }
@@ -142,6 +144,7 @@ impl FunctionHandle {
             reasons: switch.reasons(),
             isolation: switch.isolation().clone(),
             counters: switch.counters(),
+            largest_call: switch.largest_call(),
             generation: switch.generation(),
         })
     }

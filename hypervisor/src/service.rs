@@ -38,7 +38,7 @@ pub struct ServiceConfig {
     pub policy: Policy,
     /// Which guest messages are valid.
     pub platform: Platform,
-    /// The most vectors that one `configure` prepares before it answers *busy*: bounds how long a call holds a vCPU.
+    /// The most vectors for which one `configure` makes events, sets interrupts up and attaches events before it answers *busy*: bounds how long a call holds a vCPU. A whole `configure` of `n` new vectors is `n` divided by this, rounded up, and two calls more: one that routes all of them, since KVM replaces its routing table as a whole, and one that commits. Each of them is at most one `VFIO_DEVICE_SET_IRQS` of so many vectors. `DESIGN.md` says what is not bounded: vectors that were there before, and functions whose set-up cannot grow.
     pub vectors_per_call: u16,
 }
 

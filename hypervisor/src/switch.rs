@@ -94,7 +94,7 @@ struct World {
     held: Option<VectorIndex>,
     /// Vectors whose own mask bit may be set although the table is trapped.
     blocked: VectorSet,
-    /// Vectors that the function holds back, by its own mask bit, until the attempt ends.
+    /// Vectors that the function holds back, by its own mask bit, until the attempt ends, or the unfinished `configure` that they were attached for.
     quiet: VectorSet,
     /// Vectors whose event held a signal that comes back when the attempt ends, and the vector is detached or may fire.
     aside: VectorSet,

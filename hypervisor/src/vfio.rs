@@ -21,6 +21,7 @@ use std::sync::Arc;
 
 use kvm_bindings::{kvm_create_device, kvm_device_type_KVM_DEV_TYPE_VFIO};
 use kvm_ioctls::VmFd;
+use pvmsi_protocol::VectorIndex;
 use thiserror::Error;
 use vfio_bindings::bindings::vfio::{
     VFIO_IRQ_INFO_NORESIZE, VFIO_PCI_MSIX_IRQ_INDEX, VFIO_PCI_REQ_IRQ_INDEX,
@@ -327,8 +328,14 @@ impl PciFunction for VfioFunction {
         Ok(())
     }
 
-    fn set_up_interrupts(&mut self, events: &[&EventFd]) -> Result<(), SetUpError> {
-        let wanted = irqs::descriptors(events);
+    fn set_up_interrupts(
+        &mut self,
+        first: VectorIndex,
+        events: &[&EventFd],
+    ) -> Result<(), SetUpError> {
+        let mut wanted = self.set_up.clone();
+        wanted.truncate(first.as_usize());
+        wanted.extend(irqs::descriptors(events));
         if !self.grows && !self.set_up.is_empty() && wanted.len() > self.set_up.len() {
             let available = u16::try_from(self.set_up.len()).unwrap_or(u16::MAX);
             return Err(SetUpError::TooFew { available });

@@ -115,24 +115,29 @@ impl SoftwareDevice {
             return Ok(());
         }
         core.enabled = enabled;
-        self.connect(&mut core, &[])
+        self.connect(&mut core, VectorIndex(0), &[])
     }
 
-    pub(crate) fn set_up_interrupts(&self, events: &[&EventFd]) -> io::Result<()> {
+    pub(crate) fn set_up_interrupts(
+        &self,
+        first: VectorIndex,
+        events: &[&EventFd],
+    ) -> io::Result<()> {
         let mut core = self.lock();
-        self.connect(&mut core, events)?;
+        self.connect(&mut core, first, events)?;
         core.enabled |= !events.is_empty();
         Ok(())
     }
 
-    /// Gives the first vectors these events, unmasked, and masks the others.
-    fn connect(&self, core: &mut Core, events: &[&EventFd]) -> io::Result<()> {
+    /// Gives the vectors from `first` on these events, unmasked, and masks those behind.
+    fn connect(&self, core: &mut Core, first: VectorIndex, events: &[&EventFd]) -> io::Result<()> {
         let clones: io::Result<Vec<_>> = events.iter().map(|event| event.try_clone()).collect();
-        core.events = clones?;
-        for number in 0..self.vectors {
+        let clones = clones?;
+        core.events.truncate(first.as_usize());
+        core.events.extend(clones);
+        for number in first.0..self.vectors {
             let vector = VectorIndex(number);
-            let set_up = usize::from(number) < events.len();
-            if set_up {
+            if usize::from(number) < core.events.len() {
                 let entry = self.entry(vector).ok_or_else(no_such_vector)?;
                 // Unmasked, after the message is complete.
                 self.store_long(entry, self.address);

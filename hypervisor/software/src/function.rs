@@ -92,8 +92,12 @@ impl PciFunction for SoftwareFunction {
         Ok(self.device.set_enabled(enabled)?)
     }
 
-    fn set_up_interrupts(&mut self, events: &[&EventFd]) -> Result<(), SetUpError> {
-        Ok(self.device.set_up_interrupts(events)?)
+    fn set_up_interrupts(
+        &mut self,
+        first: VectorIndex,
+        events: &[&EventFd],
+    ) -> Result<(), SetUpError> {
+        Ok(self.device.set_up_interrupts(first, events)?)
     }
 
     fn table(&mut self) -> &mut dyn VectorTable {

@@ -16,7 +16,7 @@ use smallvec::SmallVec;
 
 use super::Switch;
 use super::converge::{still_shown, table_access};
-use super::guest::Owner;
+use super::guest::{Owner, Unfinished};
 use super::host::Debts;
 use super::set::{VectorSet, Walk};
 use super::wires::Change;
@@ -37,8 +37,13 @@ type Messages = SmallVec<[(VectorIndex, Option<GuestMessage>); 1]>;
 enum Undo {
     /// The messages that vectors had, the last change last.
     Messages(Messages),
-    /// Who owned the vectors, how many there were, and where those of an emulated table led: a masked one has the route that it had last.
-    Owner { owner: Owner, vectors: usize, messages: Vec<Option<GuestMessage>> },
+    /// Who owned the vectors, what was unfinished, how many vectors there were, and where those of an emulated table led: a masked one has the route that it had last.
+    Owner {
+        owner: Owner,
+        unfinished: Option<Unfinished>,
+        vectors: usize,
+        messages: Vec<Option<GuestMessage>>,
+    },
 }
 
 impl Deref for Attempt<'_> {
@@ -97,18 +102,12 @@ impl<'a> Attempt<'a> {
                 self.function.table().set_masked(vector, true)?;
             }
         }
-        // What was under way arrives before anything is drained, routed or attached. Where there were
-        // neither vectors nor interrupts nothing can be: a grace period of the kernel is saved.
-        let fresh = self.world.attempt == Some(0)
-            && self.world.set_up == 0
-            && !self.debts.contains(Debts::TAKE_DOWN);
-        if !fresh {
-            self.function.settle();
-        }
+        // What was under way arrives before anything is drained, routed or attached.
+        self.function.settle();
         Ok(())
     }
 
-    /// Gives the vectors another owner.
+    /// Gives the vectors another owner, and an unfinished `configure` its end: what it has prepared is the owner's.
     pub(super) fn assign(&mut self, owner: Owner) {
         let vectors = self.world.attempt.unwrap_or(0);
         let messages = match &self.guest.owner {
@@ -118,7 +117,8 @@ impl<'a> Attempt<'a> {
             Owner::Assigned(_) => Vec::new(),
         };
         let owner = std::mem::replace(&mut self.guest.owner, owner);
-        self.undo = Undo::Owner { owner, vectors, messages };
+        let unfinished = self.guest.unfinished.take();
+        self.undo = Undo::Owner { owner, unfinished, vectors, messages };
         self.world.wires.all_changed();
     }
 
@@ -211,12 +211,10 @@ impl<'a> Attempt<'a> {
     fn let_go(&mut self, which: fn(&Owner, VectorIndex) -> bool) {
         let mut walk = Walk::default();
         while let Some(vector) = walk.next(&self.world.quiet) {
-            if which(&self.guest.owner, vector) {
-                self.world.quiet.remove(vector);
-                if self.world.mode == TableMode::Trapped {
-                    self.world.blocked.insert(vector);
-                    self.unblock(vector);
-                }
+            // What was attached in advance waits for the `configure` that it was attached for.
+            let in_advance = self.guest.is_prepared(vector) && self.is_attached(vector);
+            if !in_advance && which(&self.guest.owner, vector) {
+                self.let_loose(vector);
             }
         }
     }
@@ -224,8 +222,10 @@ impl<'a> Attempt<'a> {
     fn roll_back(&mut self) {
         match std::mem::replace(&mut self.undo, Undo::Messages(Messages::new())) {
             Undo::Messages(messages) => self.restore_messages(messages),
-            Undo::Owner { owner, vectors, messages } => {
-                self.restore_owner(owner, vectors, &messages);
+            Undo::Owner { owner, unfinished, vectors, messages } => {
+                self.guest.owner = owner;
+                self.guest.unfinished = unfinished;
+                self.restore_owned(vectors, &messages);
             }
         }
         if let Err(error) = self.converge() {
@@ -254,9 +254,10 @@ impl<'a> Attempt<'a> {
     }
 
     /// As before the attempt, when there were so many vectors; the events of the others are for the next attempt.
-    fn restore_owner(&mut self, owner: Owner, vectors: usize, messages: &[Option<GuestMessage>]) {
-        self.guest.owner = owner;
+    fn restore_owned(&mut self, vectors: usize, messages: &[Option<GuestMessage>]) {
         self.world.wires.all_changed();
+        // What was attached in advance may lead elsewhere by now: its repetition attaches it again.
+        self.detach_prepared();
         let detached = self.detach_unwanted();
         self.world.wires.all_changed();
         let routes = self.former_routes(messages);

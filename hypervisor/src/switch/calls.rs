@@ -58,7 +58,10 @@ impl Operation<'_> {
         match self.guest.owner {
             Owner::Assigned(_) => self.become_default(),
             // The emulated table is the guest's own.
-            Owner::Legacy(_) => self.forget_unfinished(),
+            Owner::Legacy(_) => {
+                self.drop_prepared();
+                self.forget_unfinished();
+            }
         }
     }
 

@@ -4,25 +4,28 @@
 //! route, table, mask, mode and generation as they were.
 
 use std::io;
+use std::ops::Range;
 
 use pvmsi_protocol::{
-    Busy, CallError, ConfigureRequest, GuestMessage, Kind, Parameter, Sequence, TableMode,
-    VectorSetup,
+    Busy, CallError, ConfigureRequest, GuestMessage, Kind, Parameter, Reasons, Sequence, TableMode,
+    VectorIndex, VectorSetup,
 };
 use thiserror::Error;
 
 use super::Switch;
 use super::attempt::Attempt;
+use super::decide;
 use super::guest::{AssignedVector, Owner, Unfinished};
 use super::host::{Debts, Host};
 use super::interrupts::SHORT_OF_INTERRUPTS;
 use super::operation::Operation;
 use super::reader::count;
 use super::set::VectorSet;
+use super::wires::Change;
 use crate::event;
 use crate::function::SetUpError;
 use crate::policy::Policy;
-use crate::routes::RoutesError;
+use crate::routes::{Route, RoutesError};
 
 /// What a guest is told to wait before it repeats a busy `configure`, in microseconds.
 const BUSY_DELAY_US: u32 = 100;
@@ -50,10 +53,10 @@ impl StepError {
 }
 
 impl Operation<'_> {
-    /// Sets vectors up; makes the events of at most `bound` of them in one go. What was pending of them, for the guest to deliver.
+    /// Sets vectors up, at most `bound` in one go. What was pending of them, for the guest to deliver.
     ///
     /// # Errors
-    /// Nothing has changed then, but for what is ready when the answer is *busy*.
+    /// Nothing has changed then, but for what is prepared when the answer is *busy*.
     pub(crate) fn configure(
         mut self,
         request: &ConfigureRequest<'_>,
@@ -64,17 +67,33 @@ impl Operation<'_> {
         if target == 0 {
             return Err(CallError::Denied);
         }
-        let wanted = usize::from(self.function.set_up_count(target).max(target));
-        let unfinished = self.prepare(request, &setups, wanted, bound)?;
-        if let Err(error) = self.grant(&setups, usize::from(target), wanted) {
-            if unfinished.is_none() {
-                self.world.spare.clear();
+        let starts = self.check_sequence(request, &setups)?;
+        let before = if starts { self.guest.unfinished.clone() } else { None };
+        if starts && self.fixed.platform.binds_at_attach() {
+            // To what a message meant then.
+            self.detach_prepared();
+        }
+        let set_up = self.world.set_up;
+        let granted = self
+            .prepare(request, &setups, target, usize::from(bound.max(1)))
+            .and_then(|Goal { target, wanted }| self.grant(&setups, target, wanted));
+        let more = self.world.set_up.saturating_sub(set_up);
+        let more = u16::try_from(more).unwrap_or(u16::MAX);
+        self.tally.largest_call = self.tally.largest_call.max(more);
+        if let Err(error) = granted {
+            let busy = matches!(error, CallError::Busy(_));
+            if starts && !busy {
+                if before.is_none() {
+                    self.drop_prepared();
+                    self.world.spare.clear();
+                }
+                self.guest.unfinished = before;
             }
-            self.guest.unfinished = unfinished;
             self.free_spare_gsis();
             return Err(error);
         }
         self.world.spare.clear();
+        self.world.wires.free_ahead();
         count(&mut self.tally.counters.configures);
         self.tally.next_generation();
         self.world.held = None;
@@ -86,6 +105,10 @@ impl Operation<'_> {
             self.enter_direct(Some(&mut pending));
         }
         if self.world.mode == TableMode::Trapped {
+            // What was attached in advance for a direct table.
+            let blocked = self.world.blocked;
+            self.world.wires.changed.extend(&blocked);
+            self.converge_or_owe();
             // What was under way is one event with what waits.
             self.function.settle();
             self.take_pending(&mut pending);
@@ -119,53 +142,267 @@ impl Operation<'_> {
         Ok(setups)
     }
 
-    /// Creates the events that `wanted` vectors lack, at most `bound` in one call; busy when more are to be made. They are fewer where the host has no more. What was unfinished comes back.
+    /// Whether a `configure` starts anew; it can also continue the unfinished one.
+    fn check_sequence(
+        &self,
+        request: &ConfigureRequest<'_>,
+        setups: &[VectorSetup],
+    ) -> Result<bool, CallError> {
+        if request.sequence == Sequence::START {
+            return Ok(true);
+        }
+        let continues = self.guest.unfinished.as_ref().is_some_and(|running| {
+            running.sequence == request.sequence
+                && running.kind == request.kind
+                && running.requested == request.requested
+                && running.setups == setups
+        });
+        if continues { Ok(false) } else { Err(CallError::parameter(Parameter::Sequence)) }
+    }
+
+    /// Does what can be done in advance for at most `bound` vectors, and is *busy* where more than that is left. Else what is to be granted now: fewer where the host has no more.
     fn prepare(
         &mut self,
         request: &ConfigureRequest<'_>,
         setups: &[VectorSetup],
-        wanted: usize,
-        bound: u16,
-    ) -> Result<Option<Unfinished>, CallError> {
-        if request.sequence != Sequence::START {
-            let continues = self.guest.unfinished.as_ref().is_some_and(|running| {
-                running.sequence == request.sequence
-                    && running.kind == request.kind
-                    && running.requested == request.requested
-                    && running.setups == setups
-            });
-            if !continues {
-                return Err(CallError::parameter(Parameter::Sequence));
+        target: u16,
+        bound: usize,
+    ) -> Result<Goal, CallError> {
+        let wanted = usize::from(self.function.set_up_count(target).max(target));
+        let target = usize::from(target);
+        let there = self.world.wires.len();
+        let lacking = wanted.saturating_sub(there);
+        // Vectors that are set up set the function's own MSI-X Enable: not before the guest has.
+        let grows = wanted == target
+            && self.guest.control.enable
+            && self.world.set_up == there
+            && !self.debts.contains(Debts::TAKE_DOWN);
+        if !grows {
+            // All interrupts come with one request, in the last step: until then there are events.
+            self.world.spare.truncate(lacking);
+            let lacking = lacking.saturating_sub(self.world.spare.len());
+            let made = self.make_events(lacking.min(bound));
+            if made && lacking > bound {
+                let first = self.first_prepared();
+                self.begin_unfinished(request, setups, first);
+                return Err(self.busy(wanted, lacking.saturating_sub(bound)));
+            }
+            return Ok(Goal { target, wanted });
+        }
+        self.world.spare.truncate(lacking);
+        let first = self.first_prepared();
+        let mut unready: Vec<_> = VectorSet::first(there.min(target))
+            .iter()
+            .skip(first)
+            .filter(|&vector| !self.is_ready(vector, asked(setups, vector)))
+            .collect();
+        let todo = unready.len().saturating_add(lacking);
+        if todo == 0 || todo <= bound && request.sequence == Sequence::START {
+            self.make_events(lacking.saturating_sub(self.world.spare.len()));
+            return Ok(Goal { target, wanted });
+        }
+        self.begin_unfinished(request, setups, first);
+        let routes = self.routes_of(there..target, setups);
+        if !self.world.wires.is_routed_ahead(&routes) {
+            let Switch { world, tally, .. } = &mut *self as &mut Switch;
+            let updates = tally.counters.routing_updates;
+            let routable = match world.wires.route_ahead(&routes, &mut tally.counters) {
+                Ok(routable) => routable,
+                Err(error) => {
+                    self.complain("configure failed on the way", &error);
+                    return Err(CallError::Hardware);
+                }
+            };
+            if routable < lacking {
+                // A short grant, in the same way.
+                let target = u16::try_from(there.saturating_add(routable)).unwrap_or(u16::MAX);
+                return self.prepare(request, setups, target, bound);
+            }
+            if self.tally.counters.routing_updates > updates {
+                // It takes long enough to be a call of its own.
+                return Err(self.busy(wanted, todo));
             }
         }
-        // A new configure takes the place of one that was given up.
-        let unfinished = self.guest.unfinished.take();
-        let lacking = wanted.saturating_sub(self.world.wires.len());
-        self.world.spare.truncate(lacking);
-        let lacking = lacking.saturating_sub(self.world.spare.len());
-        let now = lacking.min(usize::from(bound.max(1)));
-        let mut exhausted = false;
-        for _ in 0..now {
+        unready.truncate(bound);
+        let new = lacking.min(bound.saturating_sub(unready.len()));
+        let done = unready.len().saturating_add(new);
+        match self.take_further(unready, new, setups) {
+            Ok(true) => Err(self.busy(wanted, todo.saturating_sub(done))),
+            Ok(false) => {
+                let target = target.min(self.world.wires.len());
+                Ok(Goal { target, wanted: target })
+            }
+            Err(error) => {
+                self.complain("configure failed on the way", &error);
+                Err(CallError::Hardware)
+            }
+        }
+    }
+
+    /// Where vectors of a range shall lead.
+    fn routes_of(&self, range: Range<usize>, setups: &[VectorSetup]) -> Vec<Option<Route>> {
+        range
+            .map(|index| setups.get(index).and_then(|setup| self.fixed.route(setup.message?)))
+            .collect()
+    }
+
+    /// More spare events; whether there are as many as that.
+    fn make_events(&mut self, count: usize) -> bool {
+        for _ in 0..count {
             match event::new() {
                 Ok(event) => self.world.spare.push(event),
                 Err(error) => {
-                    exhausted = true;
                     self.complain("no more eventfds; raise the limit of open files", &error);
-                    break;
+                    return false;
                 }
             }
         }
-        if now < lacking && !exhausted {
-            let sequence = Sequence(request.sequence.0.wrapping_add(1).max(1));
+        true
+    }
+
+    /// From now on vectors from `first` on are prepared for this `configure`.
+    fn begin_unfinished(
+        &mut self,
+        request: &ConfigureRequest<'_>,
+        setups: &[VectorSetup],
+        first: usize,
+    ) {
+        if request.sequence == Sequence::START {
             self.guest.unfinished = Some(Unfinished {
-                sequence,
+                first,
+                sequence: Sequence::START,
                 kind: request.kind,
                 requested: request.requested,
                 setups: setups.to_vec(),
             });
-            return Err(CallError::Busy(Busy { sequence, delay_us: BUSY_DELAY_US }));
         }
-        Ok(unfinished)
+    }
+
+    /// The answer while `left` vectors of `wanted` are not ready. Its sequence tells how many are: it is not 0.
+    fn busy(&mut self, wanted: usize, left: usize) -> CallError {
+        let ready = wanted.saturating_sub(left).saturating_add(1);
+        let sequence = Sequence(u32::try_from(ready).unwrap_or(u32::MAX));
+        if let Some(unfinished) = &mut self.guest.unfinished {
+            unfinished.sequence = sequence;
+        }
+        CallError::Busy(Busy { sequence, delay_us: BUSY_DELAY_US })
+    }
+
+    /// Whether nothing of a prepared vector is left to be done in advance.
+    fn is_ready(&self, vector: VectorIndex, setup: VectorSetup) -> bool {
+        let wire = self.world.wires.wire(vector);
+        let Some(message) = setup.message else { return !wire.is_attached() };
+        let attaches = self.attaches_in_advance(vector, setup);
+        wire.message() == Some(message)
+            && (wire.is_attached() == attaches || attaches && self.world.wires.waits(vector))
+    }
+
+    /// Whether a prepared vector can be attached before its `configure` succeeds: it will be able to fire then, or in a direct table be masked by the function itself. Until then the function holds it back: not where the guest has the mask bit.
+    fn attaches_in_advance(&self, vector: VectorIndex, setup: VectorSetup) -> bool {
+        setup.message.is_some()
+            && (!setup.masked || self.becomes_direct())
+            && decide::is_open(&self.guest, self.host)
+            && self.can_mask(vector)
+    }
+
+    /// A step of an unfinished `configure`: gets these vectors and so many new ones ready. `false` where the host has fewer than that; those that there are are set up then.
+    fn take_further(
+        &mut self,
+        mut vectors: Vec<VectorIndex>,
+        new: usize,
+        setups: &[VectorSetup],
+    ) -> Result<bool, StepError> {
+        let there = self.world.wires.len();
+        let all = self.add_prepared(new).map_err(StepError::SetUp)?;
+        vectors.extend(VectorSet::first(self.world.wires.len()).iter().skip(there));
+        let connected = self.connect(&vectors, setups);
+        for vector in vectors {
+            if !self.world.wires.wire(vector).is_attached() {
+                self.let_loose(vector);
+            }
+        }
+        connected.map(|()| all)
+    }
+
+    /// Adds so many vectors with events, GSIs and interrupts, with one request; fewer, and `false`, where the host has no more.
+    fn add_prepared(&mut self, new: usize) -> Result<bool, SetUpError> {
+        let there = self.world.wires.len();
+        self.world.spare.truncate(new);
+        self.make_events(new.saturating_sub(self.world.spare.len()));
+        let events = std::mem::take(&mut self.world.spare);
+        self.world.wires.add(events.into_iter());
+        let end = self.world.wires.len();
+        let routable = self.world.wires.allocate(there..end);
+        if routable < new {
+            self.retire(there.saturating_add(routable));
+        }
+        loop {
+            let end = self.world.wires.len();
+            if end == there {
+                return Ok(new == 0);
+            }
+            let Err(error) = self.set_up_from(there, end) else {
+                return Ok(end.saturating_sub(there) == new);
+            };
+            // Ends: each time it is fewer.
+            let Some(few) = error.available().filter(|&few| few < end) else {
+                self.retire(there);
+                return Err(error);
+            };
+            self.complain(SHORT_OF_INTERRUPTS, &error);
+            self.retire(few.max(there));
+        }
+    }
+
+    /// Routes prepared vectors to the messages that are asked for, and attaches those that will be able to fire, each held back by the function's own mask bit. One for which an event waits is left: it would fire at once.
+    fn connect(
+        &mut self,
+        vectors: &[VectorIndex],
+        setups: &[VectorSetup],
+    ) -> Result<(), StepError> {
+        let mut changes = Vec::new();
+        let mut attach = Vec::new();
+        for &vector in vectors {
+            let setup = asked(setups, vector);
+            let wire = self.world.wires.wire(vector);
+            let attaches = self.attaches_in_advance(vector, setup);
+            let routed = wire.message() == setup.message;
+            if !(attaches && routed) {
+                self.detach(vector)?;
+            }
+            if !routed {
+                let route = setup.message.and_then(|message| self.fixed.route(message));
+                changes.push(Change { vector, route, attach: attaches });
+            }
+            if attaches && !self.world.wires.wire(vector).is_attached() {
+                attach.push(vector);
+                self.world.quiet.insert(vector);
+            }
+        }
+        for &vector in vectors {
+            if self.world.quiet.contains(vector) {
+                let held = self.function.table().set_masked(vector, true);
+                held.map_err(|error| StepError::Table(error.into()))?;
+            }
+            // In a direct table what nobody has is masked. Nothing but a look at it depends on that.
+            if self.world.mode == TableMode::Direct && self.can_reach(vector) {
+                let mut mask = || self.function.table().set_masked(vector, true);
+                if let Err(error) = mask().or_else(|_| mask()) {
+                    self.complain("a mask bit could not be set", &error);
+                }
+            }
+        }
+        if !attach.is_empty() {
+            // What has left the function before waits then, and is seen.
+            self.function.settle();
+        }
+        self.install(&changes)?;
+        for vector in attach {
+            if !self.world.wires.waits(vector) {
+                self.attach(vector)?;
+            }
+        }
+        Ok(())
     }
 
     /// Gives the guest the first `target` vectors, or as many as can be had, and sets up as many as `wanted`. The spare events are used; they are there again after a failure.
@@ -179,7 +416,7 @@ impl Operation<'_> {
         loop {
             let events = std::mem::take(&mut self.world.spare);
             self.world.wires.add(events.into_iter());
-            let granted = self.world.wires.allocate(target);
+            let granted = self.world.wires.allocate(0..target);
             if granted == 0 {
                 self.world.spare = self.retire(before);
                 return Err(CallError::NoResources);
@@ -221,12 +458,24 @@ impl Operation<'_> {
             .map(|VectorSetup { message, masked }| AssignedVector { message, masked })
             .collect();
         self.follow_messages();
+        let first = self.first_prepared();
+        // Nothing is attached anew of other prepared vectors, so nothing of them can go astray.
+        let mut held = VectorSet::first(self.world.set_up.min(first));
+        for vector in VectorSet::first(self.world.set_up).iter().skip(first) {
+            let setup = asked(setups, vector);
+            let quiet = self.world.quiet.contains(vector);
+            if setup.message.is_some() && !setup.masked && !quiet {
+                held.insert(vector);
+            }
+        }
+        // Where nothing is held nothing can be under way: a grace period of the kernel is saved.
+        let holds = first > 0 || !held.is_empty() || self.debts.contains(Debts::TAKE_DOWN);
         let mut attempt = Attempt::begin(self, before);
-        let set_up = VectorSet::first(attempt.world.set_up);
-        let held = attempt.hold(set_up.iter()).map_err(StepError::Table);
+        let held = if holds { attempt.hold(held.iter()) } else { Ok(()) };
+        let held = held.map_err(StepError::Table);
         attempt.assign(Owner::Assigned(new));
         held?;
-        attempt.establish(granted, wanted)?;
+        attempt.establish(first, granted, wanted)?;
         attempt.commit_trapped();
         Ok(())
     }
@@ -245,20 +494,33 @@ impl Operation<'_> {
 }
 
 impl Attempt<'_> {
-    /// The fallible part of a `configure`: one routing update, one interrupt set-up.
-    fn establish(&mut self, granted: usize, wanted: usize) -> Result<(), StepError> {
+    /// The fallible part of a `configure`: one routing update, one interrupt set-up. Vectors from `first` on were prepared for it.
+    fn establish(&mut self, first: usize, granted: usize, wanted: usize) -> Result<(), StepError> {
         if self.fixed.platform.binds_at_attach() {
-            VectorSet::first(granted).iter().try_for_each(|vector| self.detach(vector))?;
+            VectorSet::first(granted.min(first))
+                .iter()
+                .try_for_each(|vector| self.detach(vector))?;
         }
         // A reset that nobody saw may have cost vectors that stay set up their messages.
         if !self.rewrite_table() {
             return Err(StepError::Table(io::Error::other("it could not be written")));
         }
+        if self.becomes_direct() {
+            // The mask bit that holds them back is the guest's in a moment.
+            for vector in VectorSet::first(granted).iter().skip(first) {
+                let wire = self.world.wires.wire(vector);
+                let routed = self.wanted_for(vector, wire).is_routed(wire);
+                if wire.is_attached() && routed && self.guest.owner.masked(vector) {
+                    self.world.wires.changed.remove(vector);
+                }
+            }
+        }
         self.converge()?;
         // Last, for it cannot be undone without a trace: new vectors come unmasked.
         let count = self.world.wires.len().min(wanted.max(granted));
         if self.world.set_up != count {
-            self.set_up_interrupts(count).map_err(StepError::SetUp)?;
+            let kept = self.world.set_up.min(count);
+            self.set_up_from(kept, count).map_err(StepError::SetUp)?;
         }
         self.retire(count);
         self.free_spare_gsis();
@@ -266,7 +528,30 @@ impl Attempt<'_> {
     }
 }
 
+/// What a `configure` has come to.
+struct Goal {
+    /// The vectors to be granted.
+    target: usize,
+    /// How many are set up for that.
+    wanted: usize,
+}
+
+/// What a `configure` asks for a vector.
+fn asked(setups: &[VectorSetup], vector: VectorIndex) -> VectorSetup {
+    setups.get(vector.as_usize()).copied().unwrap_or(VectorSetup::RESERVED)
+}
+
 impl Switch {
+    /// Whether the table will be direct as far as that is known now.
+    fn becomes_direct(&self) -> bool {
+        let Self { fixed, guest, host, debts, .. } = self;
+        let host = host.difference(Host::MIGRATED);
+        let debts = debts.difference(Debts::NOT_MAPPABLE);
+        decide::reasons(fixed, guest, host, debts, false)
+            .difference(Reasons::NOT_ASSIGNED)
+            .is_empty()
+    }
+
     /// Whether the platform can deliver a message of a vector.
     pub(super) fn check_message(
         &self,

@@ -8,13 +8,17 @@ use super::host::Debts;
 use crate::vector_table::{TableError, VectorTable};
 
 impl Switch {
-    /// Learns what the host has put into the table, as soon as it can be read.
+    /// Learns what the host has put into the table, as soon as it can be read. Of a direct table no entry that the guest has.
     pub(super) fn read_table_messages(&mut self) {
-        if !self.guest.placement.answers() || self.world.mode == TableMode::Direct {
+        if !self.guest.placement.answers() {
             return;
         }
+        let first = match self.world.mode {
+            TableMode::Trapped => 0,
+            TableMode::Direct => usize::from(self.assigned()),
+        };
         let mut failure = None;
-        for (index, vector) in self.world.wires.first_mut(self.world.set_up) {
+        for (index, vector) in self.world.wires.first_mut(self.world.set_up).skip(first) {
             if vector.table_message.is_none() {
                 match self.function.table().message(index) {
                     Ok(message) => vector.table_message = Some(message),

@@ -130,7 +130,13 @@ impl Switch {
 
     pub(super) fn detach(&mut self, vector: VectorIndex) -> Result<(), RoutesError> {
         match self.world.wires.detach(vector, &mut self.tally.counters) {
-            Ok(true) => self.unblock(vector),
+            Ok(true) => {
+                // One that was attached in advance. In an attempt its mask bit goes at the end.
+                if self.world.attempt.is_none() {
+                    self.let_loose(vector);
+                }
+                self.unblock(vector);
+            }
             Ok(false) => {}
             Err(error) => {
                 self.block(vector);
@@ -161,7 +167,7 @@ impl Switch {
     /// wake-up and by its look at what the eventfd holds. While the table is the host's, the
     /// function holds its events back for that moment.
     #[inline(always)]
-    fn attach(&mut self, vector: VectorIndex) -> Result<(), RoutesError> {
+    pub(super) fn attach(&mut self, vector: VectorIndex) -> Result<(), RoutesError> {
         if self.world.wires.wire(vector).is_attached() {
             self.unblock(vector);
             return Ok(());
@@ -237,10 +243,22 @@ impl Switch {
 
     /// Whether the function's own mask bit of a vector is the host's to write. Not where the host has never read the table: there are functions whose table it cannot reach.
     pub(super) fn can_mask(&self, vector: VectorIndex) -> bool {
-        self.world.mode == TableMode::Trapped
-            && vector.as_usize() < self.world.set_up
+        self.world.mode == TableMode::Trapped && self.can_reach(vector)
+    }
+
+    /// Whether the host can reach the vector's entry of the function's own table.
+    pub(super) fn can_reach(&self, vector: VectorIndex) -> bool {
+        vector.as_usize() < self.world.set_up
             && self.guest.placement.answers()
             && self.world.wires.get(vector).is_some_and(|vector| vector.table_message.is_some())
+    }
+
+    /// Ends that the function holds a vector back on the host's behalf. In a direct table the bit is the guest's.
+    pub(super) fn let_loose(&mut self, vector: VectorIndex) {
+        if self.world.quiet.remove(vector) && self.world.mode == TableMode::Trapped {
+            self.world.blocked.insert(vector);
+            self.unblock(vector);
+        }
     }
 
     /// Lets the function hold the events of a vector that stays attached against the host's will.

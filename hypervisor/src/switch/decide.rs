@@ -93,6 +93,8 @@ pub(crate) fn wanted(
     let index = vector.as_usize();
     let control = guest.control;
     let (message, unmasked) = match &guest.owner {
+        // The function's own mask bit holds what was attached in advance.
+        _ if guest.is_prepared(vector) => (wire.message(), wire.is_attached()),
         Owner::Legacy(entries) => match entries.get(index) {
             Some(entry) if control.enable && !entry.masked => {
                 let deliverable = fixed.route(entry.message).is_some();
@@ -106,9 +108,15 @@ pub(crate) fn wanted(
             None => (None, false),
         },
     };
-    let open = control.enable && !control.function_mask && !host.contains(Host::PAUSED);
-    let could_fire = open && message.is_some();
+    let could_fire = is_open(guest, host) && message.is_some();
     Wanted { message, could_fire, attached: could_fire && unmasked }
+}
+
+/// Whether events can reach the guest at all.
+#[inline]
+pub(crate) fn is_open(guest: &Guest, host: Host) -> bool {
+    let control = guest.control;
+    control.enable && !control.function_mask && !host.contains(Host::PAUSED)
 }
 
 /// The function's own MSI-X Enable follows the guest's, whatever is masked: some functions look at it when they are started, before the first vector is unmasked, and guests may unmask last. Vectors that are set up have set it, and need it.

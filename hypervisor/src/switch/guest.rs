@@ -67,6 +67,8 @@ pub(crate) struct AssignedVector {
 /// A `configure` that was answered busy: what it asks for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Unfinished {
+    /// How many vectors there were before it. Those from there on are *prepared*: for it alone.
+    pub(crate) first: usize,
     pub(crate) sequence: Sequence,
     pub(crate) kind: Kind,
     pub(crate) requested: u16,
@@ -88,6 +90,11 @@ impl Guest {
             owner: Owner::default_of(vectors),
             unfinished: None,
         }
+    }
+
+    /// Whether the vector is there only for an unfinished `configure`.
+    pub(crate) fn is_prepared(&self, vector: VectorIndex) -> bool {
+        self.unfinished.as_ref().is_some_and(|unfinished| vector.as_usize() >= unfinished.first)
     }
 }
 

@@ -1,5 +1,6 @@
 //! The function's interrupts: set up with one request, taken down with one; its own MSI-X Enable.
 
+use pvmsi_protocol::VectorIndex;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::decide;
@@ -8,23 +9,32 @@ use super::host::Debts;
 use super::reader::count;
 use super::set::VectorSet;
 use super::{Switch, World};
+use crate::event;
 use crate::function::SetUpError;
 
 /// What the log says where there are fewer vectors than were asked for.
 pub(super) const SHORT_OF_INTERRUPTS: &str = "vectors of the function stay without interrupts";
 
 impl Switch {
-    /// One interrupt set-up for the first `count` vectors.
+    /// One interrupt set-up for the first vectors.
     pub(super) fn set_up_interrupts(&mut self, vectors: usize) -> Result<(), SetUpError> {
-        let events: Vec<_> =
-            self.world.wires.first(vectors).map(|(_, vector)| &vector.event).collect();
+        self.set_up_from(0, vectors)
+    }
+
+    /// The same, where those before `first` are set up and shall not be touched.
+    pub(super) fn set_up_from(&mut self, first: usize, vectors: usize) -> Result<(), SetUpError> {
+        let chosen = self.world.wires.first(vectors).skip(first);
+        let events: Vec<_> = chosen.map(|(_, vector)| &vector.event).collect();
+        let start = VectorIndex(u16::try_from(first).unwrap_or(u16::MAX));
         count(&mut self.tally.counters.interrupt_setups);
-        self.function.set_up_interrupts(&events)?;
+        self.function.set_up_interrupts(start, &events)?;
         // Vectors that stay set up keep their messages, even where the table has lost them.
         let kept = self.world.set_up.min(vectors);
         self.world.set_up = vectors;
         self.world.enabled |= vectors > 0;
-        self.debts.remove(Debts::TAKE_DOWN);
+        if first == 0 {
+            self.debts.remove(Debts::TAKE_DOWN);
+        }
         let all = self.world.wires.len();
         for (_, vector) in self.world.wires.first_mut(all).skip(kept) {
             vector.table_message = None;
@@ -50,29 +60,123 @@ impl Switch {
         }
     }
 
-    /// Sets all vectors up when the first one of the emulated table is unmasked: the set-up of vectors one by one takes a request each, and a guest that configures needs none of it.
+    /// Sets all vectors up when the first one of the emulated table is unmasked: the set-up of vectors one by one takes a request each, and a guest that configures needs none of it. It takes over what an unfinished `configure` has prepared.
     pub(super) fn set_up_legacy(&mut self) {
         self.debts.remove(Debts::LEGACY_SET_UP);
-        if !self.world.wires.is_empty() || !decide::uses_legacy(&self.guest) {
-            return;
+        if self.first_prepared() == 0 && decide::uses_legacy(&self.guest) {
+            self.set_up_emulated();
         }
+    }
+
+    /// Sets all vectors of the function up, as far as there are interrupts, for the emulated table.
+    fn set_up_emulated(&mut self) {
+        self.detach_prepared();
+        self.world.wires.free_ahead();
         // An unfinished `configure` has no use for its events when this succeeds.
         let mut events = std::mem::take(&mut self.world.spare);
         let prepared = events.len();
-        let vectors = self.fixed.layout.vectors();
-        if let Err(error) = self.world.wires.grow(vectors, &mut events) {
-            self.complain("no interrupts for the function", &error);
-        } else if let Err(error) = self.set_up_what_there_is(1, &mut events) {
-            self.complain("interrupts could not be set up", &error);
-            events.extend(self.retire(0));
-            self.tear_down();
-        } else {
+        let there = self.world.wires.len();
+        let lacking = usize::from(self.fixed.layout.vectors()).saturating_sub(there);
+        let lacking = u16::try_from(lacking).unwrap_or(u16::MAX);
+        let grown = match lacking {
+            0 => Ok(()),
+            lacking => self.world.wires.grow(lacking, &mut events),
+        };
+        self.world.wires.all_changed();
+        if let Err(error) = &grown {
+            self.complain("no interrupts for the function", error);
+        }
+        let all = self.world.wires.len();
+        if all > 0 && self.world.set_up == all {
+            // As many as the host has.
+            self.keep_prepared();
             return;
+        }
+        if all > 0 {
+            let Err(error) = self.set_up_what_there_is(there.max(1), &mut events) else {
+                self.keep_prepared();
+                return;
+            };
+            self.complain("interrupts could not be set up", &error);
+            events.extend(self.retire(there));
+            if there == 0 {
+                self.tear_down();
+            }
         }
         self.debts.insert(Debts::LEGACY_SET_UP);
         if self.guest.unfinished.is_some() {
             events.truncate(prepared);
             self.world.spare = events;
+        }
+    }
+
+    /// The vectors from here on are there only for an unfinished `configure`.
+    pub(super) fn first_prepared(&self) -> usize {
+        let all = self.world.wires.len();
+        self.guest.unfinished.as_ref().map_or(all, |unfinished| unfinished.first.min(all))
+    }
+
+    /// None is prepared any more: they are there for the emulated table, too.
+    fn keep_prepared(&mut self) {
+        let all = self.world.wires.len();
+        if let Some(unfinished) = &mut self.guest.unfinished {
+            unfinished.first = all;
+        }
+    }
+
+    /// Detaches what an unfinished `configure` has attached in advance: before the function's mask bits may be lost.
+    pub(super) fn detach_prepared(&mut self) {
+        if self.guest.unfinished.is_some() {
+            self.unroute(self.first_prepared());
+        }
+    }
+
+    /// Takes down what an unfinished `configure` has prepared: the interrupts are as they were before it. What the emulated table was to hold until it is used waits in its eventfds by now, so where there is something the table gets its interrupts.
+    pub(super) fn drop_prepared(&mut self) {
+        self.world.wires.free_ahead();
+        let first = self.first_prepared();
+        if first == self.world.wires.len() {
+            return;
+        }
+        self.unroute(first);
+        let enabled = decide::enabled(&self.guest, first);
+        let down = if enabled { self.set_up_from(first, first) } else { self.set_enabled(false) };
+        if let Err(error) = down {
+            self.complain("interrupts could not be taken down", &error);
+            if first == 0 {
+                self.debts.insert(Debts::TAKE_DOWN);
+            }
+            VectorSet::first(self.world.set_up)
+                .iter()
+                .skip(first)
+                .for_each(|vector| self.block(vector));
+        }
+        if first == 0 {
+            // Whatever became of the request: the next set-up starts from nothing.
+            self.world.set_up = 0;
+            self.debts.remove(Debts::TABLE);
+        }
+        // After that nothing more is signalled.
+        let waiting: Vec<_> = self
+            .world
+            .wires
+            .first(self.world.wires.len())
+            .skip(first)
+            .filter(|(_, vector)| event::drain(&vector.event))
+            .map(|(index, _)| index)
+            .collect();
+        self.retire(first);
+        if !self.guest.owner.is_assigned() && !waiting.is_empty() {
+            self.set_up_emulated();
+            for vector in waiting {
+                if let Some(vector) = self.world.wires.get(vector) {
+                    event::signal(&vector.event);
+                }
+            }
+            // They are masked, and so as they shall be.
+            if let Err(error) = self.detach_unwanted() {
+                self.complain_of_routes(&error);
+            }
         }
     }
 
@@ -143,10 +247,9 @@ impl Switch {
 
     /// Parts with all vectors but the first `keep`; their events.
     pub(super) fn retire(&mut self, keep: usize) -> Vec<EventFd> {
-        if keep >= self.world.wires.len() {
-            return Vec::new();
+        if keep < self.world.wires.len() {
+            self.unroute(keep);
         }
-        self.unroute(keep);
         let events = self.world.wires.retire(keep);
         let World { blocked, quiet, aside, .. } = &mut self.world;
         for set in [blocked, quiet, aside] {
@@ -157,14 +260,15 @@ impl Switch {
 
     /// Gives back the GSIs of vectors that are set up only because set-up cannot grow.
     pub(super) fn free_spare_gsis(&mut self) {
-        if let Owner::Assigned(assigned) = &self.guest.owner
-            && assigned.len() < self.world.wires.len()
-        {
-            self.world.wires.free_from(assigned.len());
+        if let Owner::Assigned(assigned) = &self.guest.owner {
+            let spare = assigned.len()..self.first_prepared();
+            if !spare.is_empty() {
+                self.world.wires.free_gsis(spare);
+            }
         }
     }
 
-    /// An unfinished `configure` cannot go on.
+    /// An unfinished `configure` cannot go on, and all interrupts are taken down next.
     pub(super) fn forget_unfinished(&mut self) {
         self.guest.unfinished = None;
         self.world.spare.clear();

@@ -54,6 +54,8 @@ impl Switch {
 
     /// Hands the table to the guest. Stays trapped where an event waits for a masked vector, unless `report` takes it, or where mapping fails.
     pub(super) fn enter_direct(&mut self, mut report: Option<&mut VectorSet>) {
+        // The mask bits that hold it back are the guest's from here on.
+        self.detach_prepared();
         let Owner::Assigned(assigned) = &self.guest.owner else { return };
         let granted = assigned.len();
         // From here on the function's own mask bits hold events back. Vectors that are set up but
@@ -66,7 +68,7 @@ impl Switch {
         }
         let mut own = masked;
         own.truncate(granted);
-        if !self.can_hand_over() {
+        if !self.can_hand_over(&masked) {
             self.debts.insert(Debts::HAND_OVER);
             return;
         }
@@ -99,6 +101,7 @@ impl Switch {
             }
         }
         if given {
+            self.world.blocked = VectorSet::default();
             self.tally.mode_changed(self.fixed.id, TableMode::Direct);
             return;
         }
@@ -108,6 +111,7 @@ impl Switch {
         if masked_in_table && !taken_out && self.pages.shows_table() {
             // The guest's stores count for as long as they reach the table.
             self.world.mode = TableMode::Direct;
+            self.world.blocked = VectorSet::default();
             self.debts.insert(Debts::PAGES);
             self.tally.mode_changed(self.fixed.id, TableMode::Direct);
             return;
@@ -121,10 +125,10 @@ impl Switch {
         }
     }
 
-    /// Whether the table is as the guest shall find it.
-    fn can_hand_over(&mut self) -> bool {
+    /// Whether the table is as the guest shall find it, once these vectors are masked in it.
+    fn can_hand_over(&mut self, masked: &VectorSet) -> bool {
         self.hold_back();
-        self.world.blocked.is_empty()
+        self.world.blocked.iter().all(|vector| masked.contains(vector))
             && self.knows_messages()
             && self.world.set_up == self.world.wires.len()
             && !self.debts.intersects(Debts::TABLE.union(Debts::TAKE_DOWN))

@@ -90,9 +90,12 @@ impl Switch {
         // Where MSI-X is off, clearing Enable takes down what is left.
         if (self.world.set_up != vectors || self.debts.contains(Debts::TAKE_DOWN))
             && decide::enabled(&self.guest, vectors)
-            && let Err(error) = self.set_up_interrupts(vectors)
         {
-            self.complain("interrupts could not be set up", &error);
+            // It unmasks them.
+            self.detach_prepared();
+            if let Err(error) = self.set_up_interrupts(vectors) {
+                self.complain("interrupts could not be set up", &error);
+            }
         }
         self.follow_enable();
         if self.debts.contains(Debts::TABLE) {

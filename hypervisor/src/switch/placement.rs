@@ -75,6 +75,8 @@ impl Switch {
 
     /// Takes all pages out; `false` where some are still shown.
     pub(super) fn hide_all(&mut self) -> bool {
+        // What follows may cost the function its mask bits.
+        self.detach_prepared();
         self.leave_direct() && self.take_out(&View::NOTHING)
     }
 

@@ -67,6 +67,10 @@ impl Switch {
         self.tally.counters
     }
 
+    pub(crate) fn largest_call(&self) -> u16 {
+        self.tally.largest_call
+    }
+
     pub(crate) fn generation(&self) -> Generation {
         self.tally.generation
     }

@@ -34,6 +34,8 @@ impl Operation<'_> {
         self.host.insert(Host::PAUSED);
         self.world.wires.all_changed();
         self.evaluate();
+        // An unfinished `configure` makes it again, there or here.
+        self.drop_prepared();
         // KVM ends what it has under way before it lets go.
         if let Err(error) = self.detach_unwanted() {
             self.complain_of_routes(&error);
@@ -82,7 +84,9 @@ impl Operation<'_> {
         for vector in saved.held.iter().filter_map(|&index| self.world.wires.get(index)) {
             event::signal(&vector.event);
         }
+        let first = self.world.wires.len();
         self.guest.unfinished = saved.preparation.as_ref().map(|preparation| Unfinished {
+            first,
             sequence: preparation.sequence,
             kind: Kind::MsiX,
             requested: preparation.requested,

@@ -23,6 +23,7 @@ pub struct Snapshot {
     host: Host,
     debts: Debts,
     vectors: Vec<VectorSnapshot>,
+    ahead: Vec<Wire>,
     retired: Vec<VectorSnapshot>,
     changed: VectorSet,
     mode: TableMode,
@@ -30,6 +31,7 @@ pub struct Snapshot {
     enabled: bool,
     held: bool,
     blocked: VectorSet,
+    quiet: VectorSet,
     spare: usize,
 }
 
@@ -47,6 +49,13 @@ impl Snapshot {
             Owner::Legacy(_) => None,
             Owner::Assigned(vectors) => vectors.get(vector).map(|vector| vector.masked),
         }
+    }
+
+    /// GSIs that are taken only for an unfinished `configure`.
+    pub fn prepared(&self) -> usize {
+        let first = self.guest.unfinished.as_ref().map(|unfinished| unfinished.first);
+        let vectors = first.map_or(0, |first| self.vectors.len().saturating_sub(first));
+        vectors.saturating_add(self.ahead.len())
     }
 
     /// Whether the event of a vector holds a signal.
@@ -73,8 +82,8 @@ impl Switch {
             enabled,
             held,
             blocked,
+            quiet,
             // These end with the call, where nothing is refused.
-            quiet: _,
             aside: _,
             attempt: _,
             spare,
@@ -87,6 +96,7 @@ impl Switch {
                 .first(wires.len())
                 .map(|(_, vector)| VectorSnapshot::of(vector))
                 .collect(),
+            ahead: wires.ahead().collect(),
             retired: wires.retired().iter().map(VectorSnapshot::of).collect(),
             changed: wires.changed,
             mode: *mode,
@@ -95,6 +105,7 @@ impl Switch {
             // Where to look first makes no difference.
             held: held.is_some(),
             blocked: *blocked,
+            quiet: *quiet,
             // Nothing is attached to them and nothing signals them.
             spare: spare.len(),
         }
@@ -106,6 +117,7 @@ impl Switch {
             host,
             debts,
             vectors,
+            ahead,
             retired,
             changed,
             mode,
@@ -113,6 +125,7 @@ impl Switch {
             enabled,
             held,
             blocked,
+            quiet,
             spare,
         } = snapshot;
         self.guest.clone_from(guest);
@@ -131,12 +144,14 @@ impl Switch {
         )?;
         events.truncate(SPARES);
         SPARE.set(events);
+        self.world.wires.set_ahead(ahead.iter().copied());
         self.world.wires.changed = *changed;
         self.world.mode = *mode;
         self.world.set_up = *set_up;
         self.world.enabled = *enabled;
         self.world.held = held.then_some(VectorIndex(0));
         self.world.blocked = *blocked;
+        self.world.quiet = *quiet;
         self.world.spare = (0..*spare).map(|_| event::new()).collect::<io::Result<_>>()?;
         self.tally = Tally::default();
         Ok(())

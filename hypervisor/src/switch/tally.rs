@@ -13,6 +13,8 @@ use crate::rate_limit::RateLimit;
 pub(crate) struct Tally {
     pub(crate) generation: Generation,
     pub(crate) counters: Counters,
+    /// The most vectors that one `configure` call has set up.
+    pub(crate) largest_call: u16,
     log: RateLimit,
 }
 

@@ -3,6 +3,8 @@
 //! KVM delivers an event that it is attached to by the route of the event's GSI.
 //! The order is always: detach, route, attach.
 
+use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
 use pvmsi_protocol::{GuestMessage, TableMessage, VectorIndex};
@@ -97,6 +99,8 @@ pub(crate) struct Change {
 pub(crate) struct Wires {
     routes: Arc<dyn Routes>,
     vectors: Vec<Vector>,
+    /// Ways of the vectors that come next, of which there are no events yet.
+    ahead: VecDeque<Wire>,
     /// Vectors that are no more, but could not be detached: nobody else may have their GSIs.
     retired: Vec<Vector>,
     /// Vectors that may not be as guest and host want them. All others are.
@@ -105,7 +109,13 @@ pub(crate) struct Wires {
 
 impl Wires {
     pub(crate) fn new(routes: Arc<dyn Routes>) -> Self {
-        Self { routes, vectors: Vec::new(), retired: Vec::new(), changed: VectorSet::default() }
+        Self {
+            routes,
+            vectors: Vec::new(),
+            ahead: VecDeque::new(),
+            retired: Vec::new(),
+            changed: VectorSet::default(),
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -155,29 +165,85 @@ impl Wires {
         self.changed.add_first(self.vectors.len());
     }
 
-    /// Adds vectors with these events, without GSIs.
+    /// Adds vectors with these events, without GSIs but for those that were taken ahead.
     pub(crate) fn add(&mut self, events: impl Iterator<Item = EventFd>) {
-        self.vectors.extend(events.map(|event| Vector::new(event, Wire::None)));
+        for event in events {
+            let wire = self.ahead.pop_front().unwrap_or(Wire::None);
+            self.vectors.push(Vector::new(event, wire));
+        }
     }
 
-    /// Gives GSIs to those of the first `target` vectors that lack one, as far as there are any. How many have one then, from vector 0 on.
-    pub(crate) fn allocate(&mut self, target: usize) -> usize {
-        let without = |vector: &&mut Vector| vector.wire == Wire::None;
-        let lacking = self.vectors.iter_mut().take(target).filter(without).count();
+    /// Takes GSIs for vectors that come next, and routes those that are to lead somewhere with *one* update of the routing table; none where all do already. How many have one then.
+    ///
+    /// # Errors
+    /// When the kernel refuses the update; none is taken ahead then.
+    pub(crate) fn route_ahead(
+        &mut self,
+        routes: &[Option<Route>],
+        counters: &mut Counters,
+    ) -> Result<usize, RoutesError> {
+        let lacking = routes.len().saturating_sub(self.ahead.len());
         let gsis = match u16::try_from(lacking) {
             Ok(lacking) if lacking > 0 => self.routes.allocate(lacking).unwrap_or_default(),
             _ => Vec::new(),
         };
-        for (vector, gsi) in self.vectors.iter_mut().take(target).filter(without).zip(gsis) {
-            vector.wire = Wire::Allocated(gsi);
+        self.ahead.extend(gsis.into_iter().map(Wire::Allocated));
+        let mut table = Vec::new();
+        for (wire, route) in self.ahead.iter_mut().zip(routes) {
+            *wire = match *route {
+                Some(route) if wire.message() != Some(route.message) => {
+                    table.extend(wire.gsi().map(|gsi| RouteChange { gsi, route }));
+                    wire.with_route(route.message)
+                }
+                Some(_) => *wire,
+                None => wire.without_route(),
+            };
         }
-        self.vectors.iter().take(target).take_while(|vector| vector.wire != Wire::None).count()
+        if !table.is_empty() {
+            counters.routing_updates = counters.routing_updates.saturating_add(1);
+            self.routes.install(&table).inspect_err(|_| self.free_ahead())?;
+        }
+        Ok(self.ahead.len().min(routes.len()))
     }
 
-    /// Gives back the GSIs of vectors from `first` on that nothing is attached to.
-    pub(crate) fn free_from(&mut self, first: usize) {
+    /// Whether the vectors that come next have these routes.
+    pub(crate) fn is_routed_ahead(&self, routes: &[Option<Route>]) -> bool {
+        self.ahead.len() >= routes.len()
+            && self
+                .ahead
+                .iter()
+                .zip(routes)
+                .all(|(wire, route)| wire.message() == route.map(|route| route.message))
+    }
+
+    /// Gives back what was taken ahead.
+    pub(crate) fn free_ahead(&mut self) {
+        let gsis: Vec<_> = self.ahead.drain(..).filter_map(Wire::gsi).collect();
+        if !gsis.is_empty() {
+            self.routes.free(&gsis);
+        }
+    }
+
+    /// Gives GSIs to those vectors of a range that lack one, as far as there are any. How many have one then, from its first vector on.
+    pub(crate) fn allocate(&mut self, range: Range<usize>) -> usize {
+        let end = range.end.min(self.vectors.len());
+        let vectors = self.vectors.get_mut(range.start.min(end)..end).unwrap_or_default();
+        let without = |vector: &&mut Vector| vector.wire == Wire::None;
+        let lacking = vectors.iter_mut().filter(without).count();
+        let gsis = match u16::try_from(lacking) {
+            Ok(lacking) if lacking > 0 => self.routes.allocate(lacking).unwrap_or_default(),
+            _ => Vec::new(),
+        };
+        for (vector, gsi) in vectors.iter_mut().filter(without).zip(gsis) {
+            vector.wire = Wire::Allocated(gsi);
+        }
+        vectors.iter().take_while(|vector| vector.wire != Wire::None).count()
+    }
+
+    /// Gives back the GSIs of those vectors of a range that nothing is attached to.
+    pub(crate) fn free_gsis(&mut self, range: Range<usize>) {
         let mut gsis = Vec::new();
-        for vector in self.vectors.iter_mut().skip(first) {
+        for vector in self.vectors.get_mut(range).unwrap_or_default() {
             if !vector.wire.is_attached()
                 && let Some(gsi) = std::mem::replace(&mut vector.wire, Wire::None).gsi()
             {
@@ -277,8 +343,9 @@ impl Wires {
         Ok(true)
     }
 
-    /// Parts with all vectors but the first `keep`, and gives their GSIs back; their events. One that is still attached is kept aside.
+    /// Parts with all vectors but the first `keep`, and gives their GSIs back, and those taken ahead; their events. One that is still attached is kept aside.
     pub(crate) fn retire(&mut self, keep: usize) -> Vec<EventFd> {
+        self.free_ahead();
         if keep >= self.vectors.len() {
             return Vec::new();
         }
@@ -323,6 +390,15 @@ impl Wires {
 impl Wires {
     pub(crate) fn retired(&self) -> &[Vector] {
         &self.retired
+    }
+
+    pub(crate) fn ahead(&self) -> impl Iterator<Item = Wire> {
+        self.ahead.iter().copied()
+    }
+
+    pub(crate) fn set_ahead(&mut self, wires: impl Iterator<Item = Wire>) {
+        self.ahead.clear();
+        self.ahead.extend(wires);
     }
 
     /// Puts others in their place, made with the events of those that go; what is left of these.

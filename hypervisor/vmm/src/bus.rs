@@ -79,7 +79,10 @@ impl Bus {
     /// Only 32-bit writes ring.
     pub(crate) fn ring(&self, page: Option<u32>) {
         let Some(page) = page else { return };
-        if let Err(error) = self.service.doorbell(self.memory.as_ref(), page) {
+        let start = Instant::now();
+        let served = self.service.doorbell(self.memory.as_ref(), page);
+        self.exits.served(start.elapsed());
+        if let Err(error) = served {
             // The guest finds its sentinel; a log at this level is nobody's default.
             tracing::trace!(%error, page, "doorbell without an answer");
         }

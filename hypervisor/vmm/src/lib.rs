@@ -71,6 +71,6 @@ pub use file_limit::raise as raise_file_limit;
 pub use function_argument::FunctionArgumentError;
 pub use machine::{Machine, MachineFunction, SavedMachine};
 pub use measurements::{
-    Configure, ExitCounts, FunctionReport, FunctionService, Host, Interrupts, Io, MaskUnmask,
-    Neighbour, PhaseMode, PhaseReport, REPORT_SCHEMA, Report, Soak,
+    Configure, ExitCounts, FunctionReport, FunctionService, Host, Interrupts, Io, LongestCall,
+    MaskUnmask, Neighbour, PhaseMode, PhaseReport, REPORT_SCHEMA, Report, Soak,
 };

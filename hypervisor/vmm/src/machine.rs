@@ -26,9 +26,9 @@ use crate::config::{MachineConfig, Program};
 use crate::control::{Control, End, Next};
 use crate::device_threads::DeviceThreads;
 use crate::error::MachineError;
-use crate::measurements::Recorder;
-use crate::measurements::{ExitCounters, ExitCounts};
-use crate::measurements::{FunctionService, Host, REPORT_SCHEMA, Report};
+use crate::measurements::{
+    ExitCounters, ExitCounts, FunctionService, Host, LongestCall, REPORT_SCHEMA, Recorder, Report,
+};
 use crate::removal::{Removed, RequestThread};
 use crate::serial::SerialPort;
 use crate::vcpu::{self, Vcpu};
@@ -273,11 +273,17 @@ impl Machine {
         let (mut functions, mut failures) = recorder.results();
         let soak = recorder.soak_report();
         drop(recorder);
-        if matches!(self.parts.guest.program, Program::Linux { .. }) {
-            for (function, report) in self.parts.functions.iter().zip(&mut functions) {
-                let status = function.handle.status().ok();
-                let status = status.or_else(|| self.removed.status(function.handle.id()));
-                report.service = status.as_ref().map(FunctionService::from);
+        let linux = matches!(self.parts.guest.program, Program::Linux { .. });
+        let mut longest_call =
+            LongestCall { ns: self.parts.bus.exits.longest_doorbell_ns(), vectors: 0 };
+        for (function, report) in self.parts.functions.iter().zip(&mut functions) {
+            let status = function.handle.status().ok();
+            let Some(status) = status.or_else(|| self.removed.status(function.handle.id())) else {
+                continue;
+            };
+            longest_call.vectors = longest_call.vectors.max(status.largest_call);
+            if linux {
+                report.service = Some(FunctionService::from(&status));
             }
         }
         match self.ended() {
@@ -301,6 +307,7 @@ impl Machine {
             soak,
             failures,
             exits: self.exits(),
+            longest_call,
         }
     }
 }

@@ -10,6 +10,6 @@ pub use exits::ExitCounts;
 pub(crate) use exits::{ExitCounters, ExitKind};
 pub(crate) use recorder::{RecordedFunction, Recorder};
 pub use report::{
-    Configure, FunctionReport, FunctionService, Host, Interrupts, Io, MaskUnmask, Neighbour,
-    PhaseMode, PhaseReport, REPORT_SCHEMA, Report, Soak,
+    Configure, FunctionReport, FunctionService, Host, Interrupts, Io, LongestCall, MaskUnmask,
+    Neighbour, PhaseMode, PhaseReport, REPORT_SCHEMA, Report, Soak,
 };

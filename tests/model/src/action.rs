@@ -259,9 +259,11 @@ impl Operation {
         }
     }
 
-    /// The most routing updates, and interrupt set-ups with requests for Enable alone, that it may take.
-    pub fn cost(self, rules: &Rules) -> (u32, u32) {
+    /// The most routing updates, and interrupt set-ups with requests for Enable alone, that it may take, where a `configure` has prepared so many vectors.
+    pub fn cost(self, rules: &Rules, prepared: usize) -> (u32, u32) {
         match self {
+            // Twice where events wait that the emulated table has to hold from now on.
+            Self::Release if prepared > 0 => (1, 2),
             // The trapped table of the default state: the first vector that is unmasked sets all up.
             Self::SetMask(..) | Self::WriteMessage(..) if rules.assigned == 0 => (2, 1),
             Self::Configure(_) | Self::Release | Self::Control(..) => (1, 1),

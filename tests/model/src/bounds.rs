@@ -58,6 +58,7 @@ impl Bounds {
     pub const QUICK: &'static [Self] = &[
         Self { name: "x86_64", ..Self::SMALL },
         Self { name: "one route", routes: 1, ..Self::SMALL },
+        Self { name: "busy", busy: true, interference: false, ..Self::SMALL },
     ];
 
     /// What is explored where there is time.

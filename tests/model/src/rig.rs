@@ -7,9 +7,9 @@ use pvmsi_hypervisor::{
     FunctionHandle, FunctionPolicy, Policy, Router, Service, ServiceConfig, model,
 };
 use pvmsi_protocol::{
-    CallId, ConfigureAnswer, ConfigureRequest, FunctionId, Header, Kind, QueryVectorsAnswer,
-    QueryVectorsRequest, Reasons, Sequence, Status, TableMode, UpdateRequest, VectorIndex,
-    VectorSetup, VectorUpdate,
+    CallError, CallId, ConfigureAnswer, ConfigureRequest, FunctionId, Header, Kind,
+    QueryVectorsAnswer, QueryVectorsRequest, Reasons, Sequence, Status, TableMode, UpdateRequest,
+    VectorIndex, VectorSetup, VectorUpdate,
 };
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
@@ -200,6 +200,7 @@ impl Rig {
             busy: state.busy,
             reported: [false; VECTORS],
             unchanged: false,
+            repeats: false,
         };
         let before = self.function(FUNCTION)?.status()?;
         {
@@ -236,7 +237,14 @@ impl Rig {
         }
         violations |= waiting(operation, &state.rules, &mut rules, &service, live, &self.bounds);
         violations |= self.standing(&rules, &live.world, &service, &after);
-        let (updates, set_ups) = operation.cost(&state.rules);
+        if service.prepared() > 0 && step.busy.is_none() {
+            violations |= Violations::ROUTES;
+        }
+        // Each repetition takes the vectors further.
+        if step.repeats && service == state.service {
+            violations |= Violations::CALLS;
+        }
+        let (updates, set_ups) = operation.cost(&state.rules, state.service.prepared());
         if live.updates > updates || live.set_ups > set_ups {
             violations |= Violations::COST;
         }
@@ -372,10 +380,13 @@ impl Rig {
             ConfigureRequest::encode(Kind::MsiX, requested, sequence, setups, body).ok()
         })?;
         if status == Status::BUSY {
-            // Each repetition makes progress, so there are fewer of them than vectors.
-            let next = sequence.0 + 1;
-            self.must(self.bounds.busy && next < u32::from(requested));
-            step.busy = Some((number, next));
+            let busy = match CallError::decode(status, &answer) {
+                Some(CallError::Busy(busy)) => busy,
+                other => return Err(anyhow!("the answer of configure: {other:?}")),
+            };
+            self.must(self.bounds.busy && busy.sequence.0 <= u32::from(requested) + 1);
+            step.repeats = sequence != Sequence::START;
+            step.busy = Some((number, busy.sequence.0));
             step.after.clone_from(&state.rules);
             return Ok(());
         }
@@ -485,6 +496,8 @@ impl Rig {
         }
         let kernel = &world.kernel;
         let taken = kernel.taken.iter().skip(1).filter(|&&taken| taken).count();
+        // What an unfinished configure has prepared is its own.
+        let taken = taken.saturating_sub(service.prepared());
         let right = match rules.assigned {
             0 if rules.enable => taken == 0 || taken == VECTORS.min(self.bounds.routes),
             assigned => taken == usize::from(assigned),
@@ -576,6 +589,8 @@ struct Step {
     busy: Option<(u8, u32)>,
     reported: [bool; VECTORS],
     unchanged: bool,
+    /// A `configure` was repeated and is busy again.
+    repeats: bool,
 }
 
 impl Step {

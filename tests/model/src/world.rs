@@ -393,30 +393,31 @@ impl Live {
             // The function notices even a moment without.
             self.violations |= Violations::ENABLE;
         }
-        self.set_up(&[]);
+        self.set_up(0, &[]);
         if self.bug != Some(Bug::EnableForgotten) {
             self.world.hardware.enabled = enabled;
         }
     }
 
-    fn set_up(&mut self, events: &[&EventFd]) {
+    fn set_up(&mut self, first: usize, events: &[&EventFd]) {
         self.access(Kind::SetUp, None);
         self.set_ups += 1;
         self.world.hardware.enabled |= !events.is_empty();
-        for vector in 0..VECTORS {
+        for vector in first..VECTORS {
             self.arrive(vector);
         }
-        self.events = events.iter().map(|event| event.as_raw_fd()).collect();
-        self.world.hardware.set_up = u8::try_from(events.len()).unwrap_or(u8::MAX);
-        for (vector, entry) in self.world.hardware.entries.iter_mut().enumerate() {
-            entry.masked = vector >= events.len();
+        self.events.truncate(first);
+        self.events.extend(events.iter().map(|event| event.as_raw_fd()));
+        self.world.hardware.set_up = u8::try_from(self.events.len()).unwrap_or(u8::MAX);
+        for (vector, entry) in self.world.hardware.entries.iter_mut().enumerate().skip(first) {
+            entry.masked = vector >= self.events.len();
             if let Ok(own) = u8::try_from(vector)
                 && !entry.masked
             {
                 *entry = Entry { content: Content::Host(own), masked: false };
             }
         }
-        for vector in 0..VECTORS {
+        for vector in first..VECTORS {
             self.emit(vector);
         }
     }

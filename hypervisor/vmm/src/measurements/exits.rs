@@ -1,6 +1,7 @@
 //! Exits of the vCPUs to this process, counted.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -56,9 +57,21 @@ pub(crate) struct ExitCounters {
     serial: AtomicU64,
     report: AtomicU64,
     other: AtomicU64,
+    longest_doorbell_ns: AtomicU64,
 }
 
 impl ExitCounters {
+    /// A call was served in so much time.
+    pub(crate) fn served(&self, time: Duration) {
+        let ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.longest_doorbell_ns.fetch_max(ns, Ordering::Relaxed);
+    }
+
+    /// How long the longest call has held its vCPU, in nanoseconds.
+    pub(crate) fn longest_doorbell_ns(&self) -> u64 {
+        self.longest_doorbell_ns.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn count(&self, kind: ExitKind) {
         let counter = match kind {
             ExitKind::Doorbell => &self.doorbell,

@@ -30,6 +30,17 @@ pub struct Report {
     pub failures: Vec<String>,
     /// All exits of the run.
     pub exits: ExitCounts,
+    /// The longest call of PV-MSI.
+    pub longest_call: LongestCall,
+}
+
+/// What `--vectors-per-call` bounds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct LongestCall {
+    /// How long the longest doorbell exit has held its vCPU, in nanoseconds.
+    pub ns: u64,
+    /// The most vectors that one `configure` call has set up.
+    pub vectors: u16,
 }
 
 /// Where a machine ran.

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::report::{FunctionReport, PhaseReport, Report, Soak};
+use super::report::{FunctionReport, LongestCall, PhaseReport, Report, Soak};
 
 /// Width of the column of names, and of each phase.
 const NAME: usize = 30;
@@ -27,6 +27,11 @@ pub(crate) fn table(report: &Report, colour: bool) -> String {
     }
     if let Some(soak) = &report.soak {
         soak_table(&mut out, soak);
+    }
+    let LongestCall { ns, vectors } = report.longest_call;
+    if ns > 0 {
+        let us = ns / 1000;
+        let _ = writeln!(out, "\nlongest call {us} us; at most {vectors} vectors set up in one");
     }
     let _ = writeln!(out);
     if report.passed() {
@@ -291,6 +296,7 @@ mod tests {
             soak: None,
             failures: Vec::new(),
             exits: ExitCounts::default(),
+            longest_call: LongestCall { ns: 1_234_567, vectors: 64 },
         }
     }
 
@@ -303,6 +309,7 @@ mod tests {
         };
         assert_eq!(line("exits per pair"), "exits per pair 2.00 0.00");
         assert_eq!(line("time per pair"), "time per pair 40.0 us 4000 ns 10.0 x faster");
+        assert!(text.contains("longest call 1234 us; at most 64 vectors set up in one\n"));
         assert!(text.contains("all checks passed"));
         assert!(!text.contains("disk"), "sections that nobody measured are left out");
         assert!(!text.contains('\x1b'), "no colour");
@@ -321,6 +328,8 @@ mod tests {
         let value = serde_json::to_value(report()).unwrap();
         assert_eq!(value["schema"], "pvmsi.report/1");
         assert_eq!(value["policy"], "direct");
+        assert_eq!(value["longest_call"]["ns"], 1_234_567);
+        assert_eq!(value["longest_call"]["vectors"], 64);
         assert_eq!(value["host"]["page_size"], 4096);
         let function = &value["functions"][0];
         assert_eq!(function["backend"], "software");

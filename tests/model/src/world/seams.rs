@@ -114,9 +114,13 @@ impl PciFunction for Function {
         Ok(())
     }
 
-    fn set_up_interrupts(&mut self, events: &[&EventFd]) -> Result<(), SetUpError> {
+    fn set_up_interrupts(
+        &mut self,
+        first: VectorIndex,
+        events: &[&EventFd],
+    ) -> Result<(), SetUpError> {
         if let Some(mut live) = self.live() {
-            live.set_up(events);
+            live.set_up(first.as_usize(), events);
         }
         Ok(())
     }
