@@ -4,11 +4,12 @@
 use std::ffi::CString;
 use std::io::{Error, ErrorKind};
 use std::mem::size_of;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
@@ -92,8 +93,9 @@ impl Socket {
     }
 }
 
-/// Broadcasts so many frames, with pauses: each shall be an interrupt of its own, as far as possible.
-pub(crate) fn send(interface: &str, count: u64) -> Result<()> {
+/// Broadcasts the frames with these numbers, with pauses: each shall be an interrupt of its own, as far
+/// as possible.
+pub(crate) fn send(interface: &str, numbers: Range<u64>) -> Result<()> {
     let socket = Socket::open(interface)?;
     let mut frame = [0_u8; FRAME];
     let (addresses, rest) = frame.split_at_mut(12);
@@ -104,7 +106,7 @@ pub(crate) fn send(interface: &str, count: u64) -> Result<()> {
     if let Some(kind) = rest.first_chunk_mut() {
         *kind = PROTOCOL.to_be_bytes();
     }
-    for number in 0..count {
+    for number in numbers {
         if let Some(place) = frame.get_mut(NUMBER..).and_then(<[u8]>::first_chunk_mut) {
             *place = number.to_be_bytes();
         }
@@ -130,10 +132,24 @@ pub(crate) struct Heard {
     pub doubled: u64,
 }
 
+/// Frames that are sent at a time: a receive ring has room for them, however late somebody looks at it.
+const BATCH: u64 = 100;
+
+/// The numbers of `count` frames, a batch after the other.
+pub(crate) fn batches(count: u64) -> impl Iterator<Item = Range<u64>> {
+    let first = (0..count.div_ceil(BATCH)).map(|batch| batch.saturating_mul(BATCH));
+    first.map(move |first| first..count.min(first.saturating_add(BATCH)))
+}
+
+/// Who waits for frames gives up when none has come for this time. igb raises all its vectors every two
+/// seconds, which makes up for a lost interrupt.
+const SILENCE: Duration = Duration::from_secs(1);
+
 /// A thread that listens.
 pub(crate) struct Listener {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<Result<Heard>>,
+    heard: Arc<Mutex<Heard>>,
+    thread: JoinHandle<Result<()>>,
 }
 
 impl Listener {
@@ -141,34 +157,53 @@ impl Listener {
     pub(crate) fn start(interface: &str) -> Result<Self> {
         let socket = Socket::open(interface)?;
         let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let thread = std::thread::spawn(move || listen(&socket, &stopped));
-        Ok(Self { stop, thread })
+        let heard = Arc::new(Mutex::new(Heard::default()));
+        let (stopped, told) = (Arc::clone(&stop), Arc::clone(&heard));
+        let thread = std::thread::spawn(move || listen(&socket, &stopped, &told));
+        Ok(Self { stop, heard, thread })
+    }
+
+    /// Waits for so many frames since the beginning, as long as some come.
+    pub(crate) fn wait(&self, frames: u64) {
+        let (mut last, mut since) = (self.heard(), Instant::now());
+        while last.frames < frames && since.elapsed() < SILENCE {
+            std::thread::sleep(Duration::from_millis(2));
+            let now = self.heard();
+            if now != last {
+                (last, since) = (now, Instant::now());
+            }
+        }
+    }
+
+    fn heard(&self) -> Heard {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends when nothing has come for a tenth of a second.
     pub(crate) fn stop(self) -> Result<Heard> {
         self.stop.store(true, Ordering::Relaxed);
-        match self.thread.join() {
-            Ok(heard) => heard,
+        let Self { heard, thread, .. } = self;
+        match thread.join() {
+            Ok(ended) => ended?,
             Err(_) => bail!("the listening thread has failed"),
         }
+        Ok(*heard.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-fn listen(socket: &Socket, stop: &AtomicBool) -> Result<Heard> {
-    let mut heard = Heard::default();
+fn listen(socket: &Socket, stop: &AtomicBool, told: &Mutex<Heard>) -> Result<()> {
     let mut numbers = std::collections::HashSet::new();
     let mut frame = [0_u8; 2048];
     loop {
         match socket.receive(&mut frame) {
-            Ok(0) if stop.load(Ordering::Relaxed) => return Ok(heard),
+            Ok(0) if stop.load(Ordering::Relaxed) => return Ok(()),
             Ok(0) => {}
             Ok(length) => {
                 let content = frame.get(..length).unwrap_or_default();
                 let Some(number) = content.get(NUMBER..).and_then(<[u8]>::first_chunk) else {
                     continue;
                 };
+                let mut heard = told.lock().unwrap_or_else(PoisonError::into_inner);
                 if numbers.insert(u64::from_be_bytes(*number)) {
                     heard.frames = heard.frames.saturating_add(1);
                 } else {
@@ -181,5 +216,19 @@ fn listen(socket: &Socket, stop: &AtomicBool) -> Result<Heard> {
                     || error.raw_os_error() == Some(libc::ENETDOWN) => {}
             Err(error) => return Err(error).context("cannot listen"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_have_each_frame_once() {
+        let ends = |count| batches(count).map(|batch| (batch.start, batch.end)).collect::<Vec<_>>();
+        assert_eq!(ends(0), []);
+        assert_eq!(ends(1), [(0, 1)]);
+        assert_eq!(ends(100), [(0, 100)]);
+        assert_eq!(ends(250), [(0, 100), (100, 200), (200, 250)]);
     }
 }

@@ -100,8 +100,12 @@ fn perform(words: &[&str], log: &mut KernelLog, listener: &mut Option<Listener>)
             let heard = listener.take().context("nobody listens")?.stop()?;
             object(json!({ "count": heard.frames, "doubled": heard.doubled }))
         }
-        ["send", count] => {
-            packets::send(&network::interface()?, number(count)?)?;
+        ["hear", count] => {
+            listener.as_ref().context("nobody listens")?.wait(number(count)?);
+            object(json!({}))
+        }
+        ["send", first, end] => {
+            packets::send(&network::interface()?, number(first)?..number(end)?)?;
             object(json!({}))
         }
         ["log"] => log.answer(),

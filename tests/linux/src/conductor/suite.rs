@@ -400,10 +400,17 @@ impl Scene<'_, '_> {
         self.observed(Event::Read, count, |scene| {
             let begin = Instant::now();
             scene.stage.guest.ask("listen", LIMIT)?;
-            packets::send(counterpart.name(), count)?;
+            for numbers in packets::batches(count) {
+                packets::send(counterpart.name(), numbers.clone())?;
+                scene.stage.guest.ask(&format!("hear {}", numbers.end), LIMIT)?;
+            }
             let guest = scene.stage.guest.ask("heard", LIMIT)?;
             let listener = Listener::start(counterpart.name())?;
-            scene.stage.guest.ask(&format!("send {count}"), LIMIT)?;
+            for numbers in packets::batches(count) {
+                let request = format!("send {} {}", numbers.start, numbers.end);
+                scene.stage.guest.ask(&request, LIMIT)?;
+                listener.wait(numbers.end);
+            }
             let host = listener.stop()?;
             let lost = |heard: u64| count.saturating_sub(heard);
             Ok(Answer {
