@@ -399,7 +399,8 @@ impl Operation<'_> {
         self.install(&changes)?;
         for vector in attach {
             if !self.world.wires.waits(vector) {
-                self.attach(vector)?;
+                let Switch { world, tally, .. } = &mut *self as &mut Switch;
+                world.wires.attach(vector, &mut tally.counters)?;
             }
         }
         Ok(())
@@ -458,7 +459,8 @@ impl Operation<'_> {
             .map(|VectorSetup { message, masked }| AssignedVector { message, masked })
             .collect();
         self.follow_messages();
-        let first = self.first_prepared();
+        let prepared = self.first_prepared().min(before)..before;
+        let first = prepared.start;
         // Nothing is attached anew of other prepared vectors, so nothing of them can go astray.
         let mut held = VectorSet::first(self.world.set_up.min(first));
         for vector in VectorSet::first(self.world.set_up).iter().skip(first) {
@@ -475,7 +477,7 @@ impl Operation<'_> {
         let held = held.map_err(StepError::Table);
         attempt.assign(Owner::Assigned(new));
         held?;
-        attempt.establish(first, granted, wanted)?;
+        attempt.establish(prepared, granted, wanted)?;
         attempt.commit_trapped();
         Ok(())
     }
@@ -494,12 +496,16 @@ impl Operation<'_> {
 }
 
 impl Attempt<'_> {
-    /// The fallible part of a `configure`: one routing update, one interrupt set-up. Vectors from `first` on were prepared for it.
-    fn establish(&mut self, first: usize, granted: usize, wanted: usize) -> Result<(), StepError> {
+    /// The fallible part of a `configure`: one routing update, one interrupt set-up. Some vectors were prepared for it.
+    fn establish(
+        &mut self,
+        prepared: Range<usize>,
+        granted: usize,
+        wanted: usize,
+    ) -> Result<(), StepError> {
         if self.fixed.platform.binds_at_attach() {
-            VectorSet::first(granted.min(first))
-                .iter()
-                .try_for_each(|vector| self.detach(vector))?;
+            let before = VectorSet::first(granted.min(prepared.start));
+            before.iter().try_for_each(|vector| self.detach(vector))?;
         }
         // A reset that nobody saw may have cost vectors that stay set up their messages.
         if !self.rewrite_table() {
@@ -507,7 +513,7 @@ impl Attempt<'_> {
         }
         if self.becomes_direct() {
             // The mask bit that holds them back is the guest's in a moment.
-            for vector in VectorSet::first(granted).iter().skip(first) {
+            for vector in VectorSet::first(granted.min(prepared.end)).iter().skip(prepared.start) {
                 let wire = self.world.wires.wire(vector);
                 let routed = self.wanted_for(vector, wire).is_routed(wire);
                 if wire.is_attached() && routed && self.guest.owner.masked(vector) {

@@ -167,7 +167,7 @@ impl Switch {
     /// wake-up and by its look at what the eventfd holds. While the table is the host's, the
     /// function holds its events back for that moment.
     #[inline(always)]
-    pub(super) fn attach(&mut self, vector: VectorIndex) -> Result<(), RoutesError> {
+    fn attach(&mut self, vector: VectorIndex) -> Result<(), RoutesError> {
         if self.world.wires.wire(vector).is_attached() {
             self.unblock(vector);
             return Ok(());
@@ -247,6 +247,7 @@ impl Switch {
     }
 
     /// Whether the host can reach the vector's entry of the function's own table.
+    #[inline]
     pub(super) fn can_reach(&self, vector: VectorIndex) -> bool {
         vector.as_usize() < self.world.set_up
             && self.guest.placement.answers()

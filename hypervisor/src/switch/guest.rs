@@ -93,6 +93,7 @@ impl Guest {
     }
 
     /// Whether the vector is there only for an unfinished `configure`.
+    #[inline]
     pub(crate) fn is_prepared(&self, vector: VectorIndex) -> bool {
         self.unfinished.as_ref().is_some_and(|unfinished| vector.as_usize() >= unfinished.first)
     }

@@ -43,6 +43,7 @@ impl Switch {
     }
 
     /// The same, for one whose wire is known.
+    #[inline(always)]
     pub(super) fn wanted_for(&self, vector: VectorIndex, wire: Wire) -> Wanted {
         decide::wanted(&self.fixed, &self.guest, self.host, self.world.mode, vector, wire)
     }

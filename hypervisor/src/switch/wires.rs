@@ -167,6 +167,10 @@ impl Wires {
 
     /// Adds vectors with these events, without GSIs but for those that were taken ahead.
     pub(crate) fn add(&mut self, events: impl Iterator<Item = EventFd>) {
+        if self.ahead.is_empty() {
+            self.vectors.extend(events.map(|event| Vector::new(event, Wire::None)));
+            return;
+        }
         for event in events {
             let wire = self.ahead.pop_front().unwrap_or(Wire::None);
             self.vectors.push(Vector::new(event, wire));

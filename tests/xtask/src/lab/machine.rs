@@ -66,6 +66,14 @@ pub(crate) struct Hardware {
     pub pages: PageSize,
     /// Linux guests run there: what the network function sends reaches the host.
     pub linux: bool,
+    /// Vectors of the drive.
+    pub drive_vectors: u16,
+}
+
+impl Hardware {
+    /// Isolated functions, pages of 4K, no Linux guests, a vector for each of the drive's 64 I/O queues and one more.
+    pub(crate) const USUAL: Self =
+        Self { isolation: true, pages: PageSize::K4, linux: false, drive_vectors: 65 };
 }
 
 /// The results of one run of the emulated host.
@@ -131,7 +139,11 @@ pub(crate) fn boot(
         .args(["-device", "pcie-root-port,id=port2,chassis=2,addr=2"])
         .arg("-drive")
         .arg(format!("file={},if=none,id=disk,format=raw,readonly=on", host.disk().display()))
-        .args(["-device", "nvme,bus=port1,drive=disk,serial=pvmsi,max_ioqpairs=64,msix_qsize=65"])
+        .arg("-device")
+        .arg(format!(
+            "nvme,bus=port1,drive=disk,serial=pvmsi,max_ioqpairs=64,msix_qsize={}",
+            hardware.drive_vectors
+        ))
         .args([
             "-device",
             if hardware.linux { "igb,bus=port2,netdev=function" } else { "igb,bus=port2" },

@@ -1,5 +1,6 @@
 //! `cargo xtask lab`: the main job in an emulated host with Linux, KVM, VFIO and an IOMMU.
 
+mod bounded;
 mod description;
 mod host;
 mod hostile;
@@ -18,6 +19,7 @@ use clap::{Args, ValueEnum};
 
 use self::description::PageSize;
 use self::host::Host;
+use self::initramfs::Addition;
 pub(crate) use self::linux::{Extent, LinuxLab, LinuxScenario};
 use self::machine::{Hardware, Step};
 pub(crate) use self::scenario::Scenario;
@@ -96,6 +98,7 @@ impl ValueEnum for Choice {
             Self::One(Scenario::Unisolated),
             Self::One(Scenario::Direct16k),
             Self::One(Scenario::Hostile),
+            Self::One(Scenario::Bounded),
             Self::Linux(LinuxScenario::Events),
             Self::Linux(LinuxScenario::Peers),
         ]
@@ -118,6 +121,8 @@ pub(crate) struct Lab {
     host: Host,
     /// Which tests of the conformance suite its guests cannot run.
     conformance: Expected,
+    /// Programs that scenarios need beside `pvmsi`.
+    additions: Vec<Addition>,
 }
 
 /// What a scenario has shown.
@@ -148,9 +153,15 @@ impl Lab {
         if architecture.description().software_function {
             workspace.build_machine_tests(architecture)?;
         }
+        let mut additions = Vec::new();
+        if scenarios.contains(&Scenario::Bounded) {
+            let program = bounded::build(workspace, architecture)?;
+            additions.push(Addition::program(&program, format!("bin/{}", bounded::PROGRAM)));
+        }
         Ok(Self {
             host: Host::prepare(workspace, architecture, &pages)?,
             conformance: Expected::read(workspace, architecture)?,
+            additions,
         })
     }
 
@@ -165,6 +176,7 @@ impl Lab {
         Ok(Self {
             host: Host::prepare(workspace, architecture, &[PageSize::K4])?,
             conformance: Expected::read(workspace, architecture)?,
+            additions: Vec::new(),
         })
     }
 
@@ -183,7 +195,7 @@ impl Lab {
         let archive = folder.join("initramfs.gz");
         let limit = Duration::from_secs(plan.limit().saturating_add(30));
         let steps = [Step { name: "soak", limit, command: plan.shell_command() }];
-        let hardware = Hardware { isolation: true, pages: PageSize::K4, linux: false };
+        let hardware = Hardware::USUAL;
         initramfs::pack(
             &self.host,
             hardware.pages,
@@ -218,7 +230,8 @@ impl Lab {
         let archive = folder.join("initramfs.gz");
         let steps = scenario.steps(architecture);
         let root = folder.join("root");
-        initramfs::pack(&self.host, hardware.pages, pvmsi, &steps, &[], &root, &archive)?;
+        let additions = if scenario == Scenario::Bounded { &self.additions[..] } else { &[] };
+        initramfs::pack(&self.host, hardware.pages, pvmsi, &steps, additions, &root, &archive)?;
         let title = format!(
             "lab {}, scenario \"{}\": {}",
             architecture.name(),

@@ -6,7 +6,7 @@ use clap::ValueEnum;
 
 use super::description::PageSize;
 use super::machine::{Hardware, NETWORK, NVME, Results, Step};
-use super::{Run, hostile};
+use super::{Run, bounded, hostile};
 use crate::architecture::Architecture;
 use crate::check::{self, Check, equal};
 use crate::conformance::{self, Expected, Service};
@@ -30,6 +30,8 @@ pub(crate) enum Scenario {
     Direct16k,
     /// Guests that forge messages, and a host that wants a function back.
     Hostile,
+    /// A drive of 256 vectors, at most 16 for each call (x86_64).
+    Bounded,
 }
 
 /// What the demo guest must read and verify.
@@ -51,8 +53,11 @@ impl Scenario {
     /// Those that an architecture's host can show.
     pub(crate) fn all(architecture: Architecture) -> Vec<Self> {
         let kernels = architecture.description().kernels;
-        let possible =
-            |scenario: &Self| kernels.iter().any(|(pages, _)| *pages == scenario.hardware().pages);
+        let possible = |scenario: &Self| {
+            // The program there is its own VMM, for this architecture alone.
+            (*scenario != Self::Bounded || architecture == Architecture::X86_64)
+                && kernels.iter().any(|(pages, _)| *pages == scenario.hardware().pages)
+        };
         Self::value_variants().iter().copied().filter(possible).collect()
     }
 
@@ -64,6 +69,7 @@ impl Scenario {
             Self::Unisolated => "unisolated",
             Self::Direct16k => "direct-16k",
             Self::Hostile => "hostile",
+            Self::Bounded => "bounded",
         }
     }
 
@@ -75,19 +81,26 @@ impl Scenario {
             Self::Unisolated => "functions without isolation, the table stays trapped",
             Self::Direct16k => "host pages of 16K, NVMe's doorbells share one with the table",
             Self::Hostile => "a guest forges messages, and the host wants a function back",
+            Self::Bounded => "256 vectors, 16 for each call, counted by the host's tracepoints",
         }
     }
 
     /// The host that it needs.
     pub(crate) fn hardware(self) -> Hardware {
         let pages = if self == Self::Direct16k { PageSize::K16 } else { PageSize::K4 };
-        Hardware { isolation: self != Self::Unisolated, pages, linux: false }
+        let isolation = self != Self::Unisolated;
+        match self {
+            Self::Bounded => Hardware { drive_vectors: bounded::VECTORS, ..Hardware::USUAL },
+            _ => Hardware { isolation, pages, ..Hardware::USUAL },
+        }
     }
 
     /// What the host runs.
     pub(crate) fn steps(self, architecture: Architecture) -> Vec<Step> {
-        if self == Self::Hostile {
-            return hostile::steps();
+        match self {
+            Self::Hostile => return hostile::steps(),
+            Self::Bounded => return bounded::steps(),
+            Self::Direct | Self::Off | Self::Unisolated | Self::Direct16k => {}
         }
         let policy = self.policy();
         let (software, events) = if self.has_software(architecture) {
@@ -149,8 +162,10 @@ impl Scenario {
         results: &Results,
         conformance: &Expected,
     ) -> Run {
-        if self == Self::Hostile {
-            return hostile::judge(architecture, results);
+        match self {
+            Self::Hostile => return hostile::judge(architecture, results),
+            Self::Bounded => return bounded::judge(results),
+            Self::Direct | Self::Off | Self::Unisolated | Self::Direct16k => {}
         }
         let mut checks = vec![Check::new("probe", self.check_probe(results))];
         if let Some(service) = self.service() {
@@ -195,7 +210,7 @@ impl Scenario {
         match self {
             Self::Direct => Some(Service::On),
             Self::Off => Some(Service::Off),
-            Self::Unisolated | Self::Direct16k | Self::Hostile => None,
+            Self::Unisolated | Self::Direct16k | Self::Hostile | Self::Bounded => None,
         }
     }
 
@@ -213,7 +228,7 @@ impl Scenario {
     /// The mode of the table that a guest must reach.
     fn mode(self) -> &'static str {
         match self {
-            Self::Direct | Self::Direct16k | Self::Hostile => "direct",
+            Self::Direct | Self::Direct16k | Self::Hostile | Self::Bounded => "direct",
             Self::Off => "legacy",
             Self::Unisolated => "trapped",
         }
@@ -254,7 +269,7 @@ impl Scenario {
                 }
                 Ok(())
             }
-            Self::Direct | Self::Off | Self::Direct16k | Self::Hostile => {
+            Self::Direct | Self::Off | Self::Direct16k | Self::Hostile | Self::Bounded => {
                 equal("exit status", probe.status, 0)
             }
         }
@@ -396,7 +411,8 @@ mod tests {
     fn each_scenario_accepts_its_report_and_no_other() {
         for architecture in Architecture::ALL {
             let reporting = Scenario::all(architecture).into_iter();
-            for scenario in reporting.filter(|&scenario| scenario != Scenario::Hostile) {
+            let own = [Scenario::Hostile, Scenario::Bounded];
+            for scenario in reporting.filter(|scenario| !own.contains(scenario)) {
                 for mode in ["legacy", "trapped", "direct"] {
                     let report = report(architecture, scenario, mode);
                     let failures = failures(architecture, scenario, &report);
@@ -414,6 +430,7 @@ mod tests {
     fn hosts_with_larger_pages_are_arm64() {
         assert!(!Scenario::all(X86_64).contains(&Scenario::Direct16k));
         assert_eq!(Scenario::all(Aarch64).len(), 5);
+        assert!(Scenario::all(X86_64).contains(&Scenario::Bounded));
     }
 
     #[test]

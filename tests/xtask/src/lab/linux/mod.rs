@@ -281,7 +281,7 @@ fn plan(
     let large = architecture.description().kernels.iter().any(|(p, _)| *p == PageSize::K16);
     let host = |name, isolation, pages, boots| HostBoot {
         name,
-        hardware: Hardware { isolation, pages, linux: true },
+        hardware: Hardware { isolation, pages, linux: true, ..Hardware::USUAL },
         boots,
     };
     let mut hosts = Vec::new();
