@@ -42,8 +42,8 @@ pub struct FunctionStatus {
 /// - [`bars`](Self::bars) says that nothing is decoded.
 ///
 /// All methods but [`id`](Self::id) and [`bars`](Self::bars) take the function's lock: they wait for
-/// the call or access of another thread on the same function, and never for another function's. Which
-/// wait for the kernel stands at each. A seam that calls one of them for the function that it is
+/// the call or access of another thread on the same function. Which wait for the kernel stands at each,
+/// and for whom beyond that at the head of the [crate](crate#locks-re-entry-blocking). A seam that calls one of them for the function that it is
 /// called for gets [`FunctionError::Reentered`]; nothing is done then, and reads give ones.
 #[derive(Clone)]
 pub struct FunctionHandle {

@@ -45,15 +45,18 @@
 //! function that it is called for gets [`FunctionError::Reentered`]; if it asks for
 //! another's, it must do so in one direction only.
 //!
-//! Every call waits for what another thread does with the same function, and beyond
-//! that for the host's kernel alone:
+//! Every call waits for what another thread does with the same function; one that
+//! changes routes or slots also for another function's that does, since [`KvmRoutes`]
+//! and [`MemorySlots`] have a lock for the whole VM. Beyond that it waits for the
+//! host's kernel alone:
 //!
 //! | waits for | how long | in |
 //! |---|---|---|
-//! | the routing table (`KVM_SET_GSI_ROUTING`) | a grace period of the kernel, up to 100 ms | `configure`, `update`; a write that sets MSI-X Enable or clears Function Mask; an unmask of a trapped vector whose message is new; [`Service::restore`] |
-//! | the interrupt set-up (`VFIO_DEVICE_SET_IRQS`) | grows with the vectors | `configure`, `release`; a write that changes MSI-X Enable; the first unmask of a trapped table; resets and [`Service::restore`]; removal |
+//! | the routing table (`KVM_SET_GSI_ROUTING`) | a grace period of the kernel, up to 100 ms | `configure`, `update`; a write that sets MSI-X Enable or clears Function Mask; an unmask of a trapped vector whose message is new, and a new message for one that is unmasked; [`Service::restore`], [`Service::resume`] |
+//! | what an irqfd has under way (`KVM_IRQFD`) | short | whatever masks a vector of a trapped table, or takes vectors down |
+//! | the interrupt set-up (`VFIO_DEVICE_SET_IRQS`) | grows with the vectors | `configure`, `release`; a write that changes MSI-X Enable; the first unmask of a trapped table; resets, waking up, [`Service::restore`] and [`Service::resume`]; removal |
 //! | handlers that are under way (`membarrier`) | a grace period; 20 ms more where they are threads | `configure` and some `update`s; whatever hands a table over; [`Service::save`] |
-//! | memory slots (`KVM_SET_USER_MEMORY_REGION`) | a grace period for each that goes | whatever changes the table's mode, a BAR, decoding or the power state |
+//! | memory slots (`KVM_SET_USER_MEMORY_REGION`) | a grace period for each that goes | whatever changes the table's mode, a BAR, decoding or the power state; [`Service::add_function`] |
 //! | a reset of the function | its own time, 100 ms and more | a function level reset, [`FunctionHandle::reset`], [`Service::reset`] |
 //!
 //! What the kernel has refused the next operation on the function tries again, whichever
