@@ -6,6 +6,7 @@
 mod fixture;
 
 use fixture::faults::{self, Plan};
+use fixture::function::settled;
 use fixture::*;
 use pvmsi_hypervisor::{Counters, Policy};
 use pvmsi_protocol::{CallId, TableMode};
@@ -178,5 +179,26 @@ fn vectors_that_are_allocated_with_enable_can_be_set_up_one_after_the_other() {
         assert!(guest.device.enabled());
         (0..granted).for_each(|vector| guest.raise(vector));
         assert_eq!(guest.interrupts(), (0..granted).collect::<Vec<_>>());
+    }
+}
+
+/// A settle is a grace period of the kernel: most of what a `configure` of few vectors takes.
+#[test]
+fn a_configure_settles_no_more_often_than_it_must() {
+    let settles = |act: &dyn Fn()| {
+        let before = settled();
+        act();
+        settled() - before
+    };
+    for policy in [Policy::Direct, Policy::Trapped] {
+        let guest = Guest::new(Options { policy, ..Options::default() });
+        guest.control(ENABLE);
+        let counts = [
+            settles(&|| drop(guest.configure(8))),
+            settles(&|| drop(guest.configure(8))),
+            settles(&|| guest.update(&[(0, message(7)), (1, message(8))]).unwrap()),
+            settles(&|| guest.update(&[(0, message(6))]).unwrap()),
+        ];
+        assert_eq!(counts, [1, 2, 0, 0], "{policy:?}: first, again, two updates, one update");
     }
 }
