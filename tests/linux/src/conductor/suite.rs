@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -25,6 +26,10 @@ const REVOKED: Duration = Duration::from_secs(1);
 
 /// Loads of a driver in a guest that does nothing else: times vary, and the median counts.
 const LOADS: u32 = 3;
+
+/// What a guest's console still does after an answer has come is done by then: the counters are read
+/// one after the other, and an exit of the console shall be in all of them or in none.
+const QUIET: Duration = Duration::from_millis(50);
 
 /// How often moves are compared: the cheapest time counts.
 const MOVES: u32 = 3;
@@ -274,8 +279,10 @@ impl Scene<'_, '_> {
         happen: impl FnOnce(&mut Self) -> Result<Answer>,
     ) -> Result<()> {
         let calls_before = self.calls()?;
+        sleep(QUIET);
         let before = self.counters.read()?;
         let answer = happen(self)?;
+        sleep(QUIET);
         let counts = self.counters.read()?.since(&before);
         let log = self.stage.guest.ask("log", LIMIT)?;
         let calls = self.calls()?;
@@ -444,7 +451,7 @@ impl Scene<'_, '_> {
                 fs::write("/sys/bus/pci/drivers/vfio-pci/unbind", address)
             });
             // The function must still be in use when the host takes its table back.
-            std::thread::sleep(REVOKED);
+            sleep(REVOKED);
             // QEMU asks the guest by the machine's hot-plug.
             let request = match scene.stage.boot.vmm {
                 Vmm::Qemu => "vanishes",
