@@ -1,4 +1,5 @@
-//! KVM's routing table as `KvmRoutes` has it: the VMM's own pins, its limits, and a table that is full.
+//! KVM's routing table as `KvmRoutes` has it: the pins of x86_64's interrupt controllers, which are the VMM's own, its limits, and a table that is full.
+#![cfg(target_arch = "x86_64")]
 
 use std::sync::Arc;
 
