@@ -109,9 +109,8 @@ impl Machine {
             direct
         });
         if !stored {
-            self.service.mmio_write(BAR + at, &value.to_le_bytes());
+            self.router.mmio_write(BAR + at, &value.to_le_bytes());
         }
-        self.router.mmio_write(BAR + at, &value.to_le_bytes());
     }
 
     fn raise(&self, vector: u16) {
