@@ -77,13 +77,25 @@ impl Workspace {
     /// When a build fails.
     pub(crate) fn build_pvmsi(&self, architecture: Architecture) -> Result<PathBuf> {
         guests::build(self, architecture)?;
+        self.build_program(architecture, "pvmsi")
+    }
+
+    /// Builds a package of Linux programs, optimised; the path of the program with its name.
+    ///
+    /// # Errors
+    /// When the build fails.
+    pub(crate) fn build_program(
+        &self,
+        architecture: Architecture,
+        package: &str,
+    ) -> Result<PathBuf> {
         let target = Target::linux(self, architecture)?;
-        process::step(&format!("building pvmsi for {}", architecture.name()), || {
+        process::step(&format!("building {package} for {}", architecture.name()), || {
             let mut command = target.cargo_in(&self.root);
-            command.args(["build", "--quiet", "--release", "--package", "pvmsi"]);
+            command.args(["build", "--quiet", "--release", "--package", package]);
             process::run("cargo build", &mut command, Duration::from_secs(1200))
         })?;
-        self.program(architecture, Profile::Release, "pvmsi")
+        self.program(architecture, Profile::Release, package)
     }
 
     /// Builds the unit tests of the `pvmsi` package for an architecture and puts them next to it,

@@ -1,17 +1,10 @@
 //! The scenario of a bounded `configure`: how much each call asks of the host's kernel, and what is left when it is given up.
 
-use std::path::PathBuf;
 use std::time::Duration;
-
-use anyhow::Result;
 
 use super::Run;
 use super::machine::{NVME, Results, Step};
-use crate::architecture::Architecture;
 use crate::check::{Check, equal};
-use crate::process;
-use crate::target::Target;
-use crate::workspace::{Profile, Workspace};
 
 /// What runs in the host.
 pub(super) const PROGRAM: &str = "pvmsi-bounded-lab";
@@ -30,20 +23,6 @@ const COMPLETE: [&str; 2] = ["whole", "revoke"];
 
 /// What ends those that do not; the others are released at last.
 const ENDS: [&str; 6] = ["whole", "revoke", "release", "reset", "machine-reset", "removal"];
-
-/// Builds the program.
-///
-/// # Errors
-/// When the build fails.
-pub(super) fn build(workspace: &Workspace, architecture: Architecture) -> Result<PathBuf> {
-    let target = Target::linux(workspace, architecture)?;
-    process::step(&format!("building {PROGRAM} for {}", architecture.name()), || {
-        let mut command = target.cargo_in(&workspace.root);
-        command.args(["build", "--quiet", "--release", "--package", PROGRAM]);
-        process::run("cargo build", &mut command, Duration::from_secs(1200))
-    })?;
-    workspace.program(architecture, Profile::Release, PROGRAM)
-}
 
 /// What the host runs.
 pub(super) fn steps() -> Vec<Step> {

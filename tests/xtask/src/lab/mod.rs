@@ -155,7 +155,7 @@ impl Lab {
         }
         let mut additions = Vec::new();
         if scenarios.contains(&Scenario::Bounded) {
-            let program = bounded::build(workspace, architecture)?;
+            let program = workspace.build_program(architecture, bounded::PROGRAM)?;
             additions.push(Addition::program(&program, format!("bin/{}", bounded::PROGRAM)));
         }
         Ok(Self {

@@ -26,8 +26,7 @@ use crate::architecture::Architecture;
 use crate::check::{self, Check};
 use crate::process;
 use crate::report::SCHEMA;
-use crate::target::Target;
-use crate::workspace::{Profile, Workspace};
+use crate::workspace::Workspace;
 
 /// The program that drives the guests, inside and outside.
 const PROGRAM: &str = "pvmsi-linux-lab";
@@ -156,7 +155,7 @@ impl LinuxLab {
         extent: Extent,
     ) -> Result<Self> {
         let pvmsi = workspace.build_pvmsi(architecture)?;
-        let program = build_program(workspace, architecture)?;
+        let program = workspace.build_program(architecture, PROGRAM)?;
         let kernels = architecture.description().kernels.iter().map(|(pages, _)| *pages);
         let pages: Vec<PageSize> = match scenario {
             LinuxScenario::Peers => kernels.collect(),
@@ -373,17 +372,6 @@ fn events(kernel: &Kernel, policy: Policy, module: bool, suite: Suite) -> Boot {
 /// Folder of a guest's kernel in the host.
 fn inside(kernel: &Kernel) -> String {
     format!("/guests/{}", kernel.release)
-}
-
-/// Builds the program that drives the guests.
-fn build_program(workspace: &Workspace, architecture: Architecture) -> Result<PathBuf> {
-    let target = Target::linux(workspace, architecture)?;
-    process::step(&format!("building {PROGRAM} for {}", architecture.name()), || {
-        let mut command = target.cargo_in(&workspace.root);
-        command.args(["build", "--quiet", "--release", "--package", PROGRAM]);
-        process::run("cargo build", &mut command, Duration::from_secs(1200))
-    })?;
-    workspace.program(architecture, Profile::Release, PROGRAM)
 }
 
 /// What guests are made of.
