@@ -201,13 +201,10 @@ impl Switch {
     pub(super) fn read_mask_bits(&mut self) -> VectorSet {
         let mut masked = VectorSet::default();
         let Owner::Assigned(assigned) = &mut self.guest.owner else { return masked };
+        let table = self.function.table();
         for (index, assigned) in (0..).map(VectorIndex).zip(assigned) {
             // There is no other place that knows it, and no second chance.
-            let read = self
-                .function
-                .table()
-                .masked(index)
-                .or_else(|_| self.function.table().masked(index));
+            let read = table.masked(index).or_else(|_| table.masked(index));
             assigned.masked = read.unwrap_or(true);
             if assigned.masked {
                 masked.insert(index);
