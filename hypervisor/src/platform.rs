@@ -56,13 +56,20 @@ impl Platform {
 
     /// The route for a message of a function; `None` when the platform cannot deliver the message.
     pub fn route(self, function: FunctionId, message: GuestMessage) -> Option<Route> {
-        match self {
-            Self::X86_64 => {
-                is_local_apic_message(message).then_some(Route { message, device_id: None })
-            }
-            Self::Aarch64 { its_doorbell } => (message.address == its_doorbell)
-                .then_some(Route { message, device_id: Some(u32::from(function.requester_id())) }),
-        }
+        let deliverable = match self {
+            Self::X86_64 => is_local_apic_message(message),
+            Self::Aarch64 { its_doorbell } => message.address == its_doorbell,
+        };
+        deliverable.then(|| self.route_of(function, message))
+    }
+
+    /// The same for a message that has been checked.
+    pub(crate) fn route_of(self, function: FunctionId, message: GuestMessage) -> Route {
+        let device_id = match self {
+            Self::X86_64 => None,
+            Self::Aarch64 { .. } => Some(u32::from(function.requester_id())),
+        };
+        Route { message, device_id }
     }
 }
 

@@ -5,18 +5,18 @@
 //! serialised by its lock. There are no threads here and no global state.
 //! Accesses and what concerns one function come by its [`FunctionHandle`].
 
+mod buffers;
 mod save;
 
 use std::fmt;
 use std::sync::Arc;
 
 use pvmsi_protocol::{
-    BUFFER_ALIGNMENT, BUFFER_MAX, BufferPage, CallError, ConfigureAnswer, Encode, Features,
-    FunctionId, Header, Limits, MAGIC, NegotiateAnswer, Parameter, QueryVectorsAnswer,
+    BUFFER_ALIGNMENT, BUFFER_MAX, BufferPage, CallError, ConfigureAnswer, Encode, EncodeError,
+    Features, FunctionId, Header, Limits, MAGIC, NegotiateAnswer, Parameter, QueryVectorsAnswer,
     ReleaseAnswer, Request, RestoreAnswer, SMCCC_CALL, SMCCC_DISCOVER, ServiceBlock, SmcccStatus,
     Status, UpdateAnswer, VECTORS_MAX, VectorState, Version,
 };
-use smallvec::SmallVec;
 use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
@@ -30,6 +30,7 @@ use crate::router::Router;
 use crate::routes::Routes;
 use crate::switch::{Decoded, Operation, Switch};
 use crate::window::Window;
+use buffers::{Bodies, Buffers};
 
 /// What a service is created with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,12 +102,14 @@ pub struct Service {
     routes: Arc<dyn Routes>,
     functions: Arc<Functions>,
     observer: Option<Observer>,
+    buffers: Buffers,
 }
 
 impl Service {
     /// A service without functions.
     pub fn new(config: ServiceConfig, routes: Arc<dyn Routes>) -> Self {
-        Self { config, routes, functions: Arc::default(), observer: None }
+        let (functions, buffers) = (Arc::default(), Buffers::new());
+        Self { config, routes, functions, observer: None, buffers }
     }
 
     /// Has `observer` told of each change of a function's table mode and of the reasons for it, for functions that are added from now on.
@@ -213,29 +216,30 @@ impl Service {
         // A buffer that is not all in RAM still gets its error, in its first page.
         let inside = length <= BUFFER_MAX && memory.check_range(address, length);
         let room = if inside { room } else { room.min(FIRST_PAGE_ROOM) };
-        let result = header.check_request().and_then(|()| {
-            if inside {
-                self.call(memory, address, &header, room)
-            } else {
-                Err(CallError::parameter(Parameter::BufferLength))
-            }
+        let body = address.0.checked_add(Header::SIZE as u64).map(GuestAddress);
+        let (status, used) = self.buffers.lend(|Bodies { request, answer }| {
+            let answer = answer.get_mut(..room).unwrap_or_default();
+            let result = header.check_request().and_then(|()| {
+                let length = usize::try_from(header.body_length).unwrap_or(usize::MAX);
+                let request = request.get_mut(..length).filter(|_| inside);
+                let read = request.zip(body).and_then(|(request, body)| {
+                    memory.read_slice(request, body).is_ok().then_some(request)
+                });
+                let request = read.ok_or(CallError::parameter(Parameter::BufferLength))?;
+                self.call(&header, request, answer)
+            });
+            let (status, used) = match result {
+                Ok(used) => (Status::SUCCESS, used),
+                Err(error) => {
+                    self.count_failure(header.function);
+                    (error.status(), error.encode(answer).unwrap_or(0))
+                }
+            };
+            let bytes = answer.get(..used).unwrap_or_default();
+            let written = body.is_some_and(|body| memory.write_slice(bytes, body).is_ok());
+            (status, if written { u32::try_from(used).unwrap_or(0) } else { 0 })
         });
-        let (status, body) = match result {
-            Ok(body) => (Status::SUCCESS, body),
-            Err(error) => {
-                self.count_failure(header.function);
-                let mut body = Body::from_elem(0, room.min(64));
-                let used = error.encode(&mut body).unwrap_or(0);
-                body.truncate(used);
-                (error.status(), body)
-            }
-        };
-        let used = u32::try_from(body.len()).unwrap_or(0);
-        let written = address
-            .0
-            .checked_add(Header::SIZE as u64)
-            .is_some_and(|start| memory.write_slice(&body, GuestAddress(start)).is_ok());
-        let answer = header.answered(status, if written { used } else { 0 }).to_bytes();
+        let answer = header.answered(status, used).to_bytes();
         memory
             .write_slice(&answer, address)
             .map_err(|_| DoorbellError::BufferOutsideMemory(address.0))
@@ -326,21 +330,9 @@ impl Service {
         let _ = self.with(id, Switch::count_failure);
     }
 
-    /// Reads the body, acts, and returns the answer's body, at most `room` bytes.
-    fn call<M: GuestMemoryBackend>(
-        &self,
-        memory: &M,
-        address: GuestAddress,
-        header: &Header,
-        room: usize,
-    ) -> Result<Body, CallError> {
-        let mut body = Body::from_elem(0, usize::try_from(header.body_length).unwrap_or(0));
-        let start = address.0.checked_add(Header::SIZE as u64).map(GuestAddress);
-        let read = start.is_some_and(|start| memory.read_slice(&mut body, start).is_ok());
-        if !read {
-            return Err(CallError::parameter(Parameter::BufferLength));
-        }
-        let request = Request::parse_head(header.call, &body)?;
+    /// Acts, and writes the answer's body; how long it is.
+    fn call(&self, header: &Header, request: &[u8], answer: &mut [u8]) -> Result<usize, CallError> {
+        let request = Request::parse_head(header.call, request)?;
         let span =
             tracing::debug_span!("call", name = request.call().name(), function = %header.function);
         let _entered = span.enter();
@@ -348,15 +340,14 @@ impl Service {
             let version =
                 request.version.common(Version::CURRENT).ok_or(CallError::NotSupported)?;
             let features = self.features().intersection(request.features);
-            let answer = NegotiateAnswer { version, features, limits: LIMITS };
-            return encode(room, ANSWER_HEAD_MAX, |buffer| answer.encode(buffer));
+            return fits(NegotiateAnswer { version, features, limits: LIMITS }.encode(answer));
         }
         let entry = self.functions.get(header.function).map_err(unanswered)?;
         entry
             .with(|switch| {
                 switch.count_call();
                 let bound = self.config.vectors_per_call;
-                dispatch(switch, &entry.decoded, request, room, bound)
+                dispatch(switch, &entry.decoded, request, answer, bound)
             })
             .unwrap_or_else(|error| Err(unanswered(error)))
     }
@@ -370,9 +361,6 @@ fn unanswered(error: FunctionError) -> CallError {
         FunctionError::Reentered(_) => CallError::Hardware,
     }
 }
-
-/// A request or an answer; short ones need no memory of their own.
-type Body = SmallVec<[u8; 64]>;
 
 /// Bytes after the header in the first page of a buffer.
 const FIRST_PAGE_ROOM: usize = BUFFER_ALIGNMENT.saturating_sub(Header::SIZE);
@@ -389,10 +377,10 @@ fn dispatch(
     switch: &mut Switch,
     decoded: &Decoded,
     request: Request<'_>,
-    room: usize,
+    buffer: &mut [u8],
     bound: u16,
-) -> Result<Body, CallError> {
-    let list_room = room.saturating_sub(ANSWER_HEAD_MAX);
+) -> Result<usize, CallError> {
+    let list_room = buffer.len().saturating_sub(ANSWER_HEAD_MAX);
     match request {
         Request::Configure(request) => {
             let needed = usize::from(request.requested).saturating_mul(VECTOR_ANSWER_MAX);
@@ -402,35 +390,24 @@ fn dispatch(
             let pending = Operation::begin(switch, decoded).configure(&request, bound)?;
             let (mode, reasons) = (switch.mode(), switch.reasons());
             let (generation, vectors) = (switch.generation(), switch.granted(pending));
-            let most = ANSWER_HEAD_MAX.saturating_add(needed);
-            encode(room, most, |buffer| {
-                ConfigureAnswer::encode(mode, reasons, generation, vectors, buffer)
-            })
+            fits(ConfigureAnswer::encode(mode, reasons, generation, vectors, buffer))
         }
         Request::QueryVectors(request) => {
             let fit = list_room.checked_div(VectorState::ENCODED_MAX).unwrap_or(0);
             let vectors = switch.reader().query_vectors(request, fit)?;
             let generation = switch.generation();
-            let needed = vectors.len().saturating_mul(VectorState::ENCODED_MAX);
-            encode(room, ANSWER_HEAD_MAX.saturating_add(needed), |buffer| {
-                QueryVectorsAnswer::encode(generation, vectors.into_iter(), buffer)
-            })
+            fits(QueryVectorsAnswer::encode(generation, vectors.into_iter(), buffer))
         }
         // The rest have short answers.
-        _ if room < ANSWER_HEAD_MAX => Err(CallError::parameter(Parameter::AnswerRoom)),
-        Request::QueryFunction => {
-            let answer = switch.query_function();
-            encode(room, ANSWER_HEAD_MAX, |buffer| answer.encode(buffer))
-        }
+        _ if buffer.len() < ANSWER_HEAD_MAX => Err(CallError::parameter(Parameter::AnswerRoom)),
+        Request::QueryFunction => fits(switch.query_function().encode(buffer)),
         Request::Update(request) => {
             Operation::begin(switch, decoded).update(&request)?;
-            let answer = UpdateAnswer { generation: switch.generation() };
-            encode(room, ANSWER_HEAD_MAX, |buffer| answer.encode(buffer))
+            fits(UpdateAnswer { generation: switch.generation() }.encode(buffer))
         }
         Request::Release => {
             Operation::begin(switch, decoded).release();
-            let answer = ReleaseAnswer { generation: switch.generation() };
-            encode(room, ANSWER_HEAD_MAX, |buffer| answer.encode(buffer))
+            fits(ReleaseAnswer { generation: switch.generation() }.encode(buffer))
         }
         Request::Restore => {
             Operation::begin(switch, decoded).restore()?;
@@ -439,23 +416,16 @@ fn dispatch(
                 reasons: switch.reasons(),
                 generation: switch.generation(),
             };
-            encode(room, ANSWER_HEAD_MAX, |buffer| answer.encode(buffer))
+            fits(answer.encode(buffer))
         }
         // Answered before a function is looked up.
         Request::Negotiate(_) => Err(CallError::NotSupported),
     }
 }
 
-/// Encodes an answer of at most `most` bytes, and no more than there is room for: a buffer may be 64 KiB, and most answers are a few bytes.
-fn encode(
-    room: usize,
-    most: usize,
-    write: impl FnOnce(&mut [u8]) -> Result<usize, pvmsi_protocol::EncodeError>,
-) -> Result<Body, CallError> {
-    let mut body = Body::from_elem(0, room.min(most));
-    let used = write(&mut body).map_err(|_| CallError::parameter(Parameter::AnswerRoom))?;
-    body.truncate(used);
-    Ok(body)
+/// The length of an answer that there is room for.
+fn fits(encoded: Result<usize, EncodeError>) -> Result<usize, CallError> {
+    encoded.map_err(|_| CallError::parameter(Parameter::AnswerRoom))
 }
 
 impl Drop for Service {

@@ -1,6 +1,7 @@
 //! A function's vector table and pending bit array, as the host reaches them.
 
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 use pvmsi_protocol::{TableMessage, VectorIndex};
@@ -44,6 +45,21 @@ pub trait VectorTable {
     /// # Errors
     /// See above.
     fn message(&mut self, vector: VectorIndex) -> Result<TableMessage, TableError>;
+
+    /// The messages of vectors in a row, in order. Many are read after each set-up: worth a loop of its own where finding an entry takes longer than reading it.
+    ///
+    /// # Errors
+    /// See above, for the first vector that cannot be read; none is read after it.
+    fn messages(
+        &mut self,
+        vectors: Range<u16>,
+        take: &mut dyn FnMut(VectorIndex, TableMessage),
+    ) -> Result<(), TableError> {
+        for vector in vectors.map(VectorIndex) {
+            take(vector, self.message(vector)?);
+        }
+        Ok(())
+    }
 
     /// Writes a message into the table.
     ///

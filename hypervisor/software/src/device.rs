@@ -1,18 +1,20 @@
 //! The device itself: registers, vector table and pending bits in shared memory.
 
 use std::io;
+use std::ops::Range;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use pvmsi_protocol::{TableMessage, VectorIndex};
-use vm_memory::{Bytes, MmapRegion, VolatileMemory};
+use vm_memory::{Bytes, MmapRegion, VolatileArrayRef, VolatileMemory};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::registers::{
     BAR_BYTES, CONTROL, DONE, DOORBELL, EVENTS, FIRST, ID, ID_VALUE, PACE, PENDING, RESET,
-    ROTATION, SENDING, SENT, START, STARTED, STARTED_WITHOUT_INTERRUPTS, VECTORS, entry_word,
-    of_vector, pending_word,
+    ROTATION, SENDING, SENT, START, STARTED, STARTED_WITHOUT_INTERRUPTS, TABLE, VECTORS,
+    entry_word, of_vector, pending_word,
 };
 use crate::sync::{Mutex, MutexGuard};
 
@@ -45,7 +47,7 @@ pub(crate) struct Core {
     /// The function's own MSI-X Enable.
     enabled: bool,
     /// Where a message with data `i` arrives: the function's own interrupts, as the interrupt remapping unit knows them.
-    events: Vec<EventFd>,
+    events: Vec<OwnedFd>,
     /// Total of DOORBELL that has been served.
     pub(crate) done: u32,
     pub(crate) next_event: Option<Instant>,
@@ -131,28 +133,57 @@ impl SoftwareDevice {
 
     /// Gives the vectors from `first` on these events, unmasked, and masks those behind.
     fn connect(&self, core: &mut Core, first: VectorIndex, events: &[&EventFd]) -> io::Result<()> {
-        let clones: io::Result<Vec<_>> = events.iter().map(|event| event.try_clone()).collect();
-        let clones = clones?;
+        let mut own = Vec::with_capacity(events.len());
+        for event in events {
+            own.push(duplicate(event)?);
+        }
         core.events.truncate(first.as_usize());
-        core.events.extend(clones);
-        for number in first.0..self.vectors {
-            let vector = VectorIndex(number);
-            if usize::from(number) < core.events.len() {
-                let entry = self.entry(vector).ok_or_else(no_such_vector)?;
-                // Unmasked, after the message is complete.
-                self.store_long(entry, self.address);
-                self.store_long(entry.saturating_add(8), u64::from(number));
-            } else {
-                self.store_entry(vector, 3, 1);
-            }
+        core.events.append(&mut own);
+        let set_up = u16::try_from(core.events.len()).unwrap_or(u16::MAX).min(self.vectors);
+        let table = self.table()?;
+        for number in first.0..set_up {
+            let entry = usize::from(number) << 1;
+            table.store(entry, self.address);
+            // With vector control: unmasked.
+            table.store(entry | 1, number.into());
+        }
+        for number in first.0.max(set_up)..self.vectors {
+            self.store_entry(VectorIndex(number), 3, 1);
         }
         Ok(())
     }
 
     pub(crate) fn table_message(&self, vector: VectorIndex) -> io::Result<TableMessage> {
-        let entry = self.entry(vector).ok_or_else(no_such_vector)?;
-        let data = self.load(entry.saturating_add(8));
-        Ok(TableMessage { address: self.load_long(entry), data })
+        let mut message = TableMessage::default();
+        self.table_messages(vector.0..vector.0.saturating_add(1), |_, read| message = read)?;
+        Ok(message)
+    }
+
+    pub(crate) fn table_messages(
+        &self,
+        vectors: Range<u16>,
+        mut take: impl FnMut(VectorIndex, TableMessage),
+    ) -> io::Result<()> {
+        if vectors.end > self.vectors {
+            return Err(no_such_vector());
+        }
+        let table = self.table()?;
+        for vector in vectors.map(VectorIndex) {
+            let entry = vector.as_usize() << 1;
+            // Of the second half, data is the lower one.
+            let [d0, d1, d2, d3, ..] = table.load(entry | 1).to_le_bytes();
+            let data = u32::from_le_bytes([d0, d1, d2, d3]);
+            take(vector, TableMessage { address: table.load(entry), data });
+        }
+        Ok(())
+    }
+
+    /// The vector table, by halves of entries. What is written under the lock goes to nobody before that is free.
+    #[inline]
+    fn table(&self) -> io::Result<VolatileArrayRef<'_, u64>> {
+        let halves = usize::from(self.vectors) << 1;
+        let start = usize::try_from(TABLE).map_err(io::Error::other)?;
+        self.memory.get_array_ref(start, halves).map_err(io::Error::other)
     }
 
     pub(crate) fn set_table_message(
@@ -160,9 +191,10 @@ impl SoftwareDevice {
         vector: VectorIndex,
         TableMessage { address, data }: TableMessage,
     ) -> io::Result<()> {
-        let entry = self.entry(vector).ok_or_else(no_such_vector)?;
-        self.store_long(entry, address);
-        self.store(entry.saturating_add(8), data);
+        if !self.store_entry(vector, 2, data) {
+            return Err(no_such_vector());
+        }
+        self.table()?.store(vector.as_usize() << 1, address);
         Ok(())
     }
 
@@ -329,7 +361,7 @@ impl SoftwareDevice {
             .and_then(|number| core.events.get(number));
         match own {
             // An eventfd's counter that is full still wakes whoever waits for it.
-            Some(event) => drop(event.write(1)),
+            Some(event) => drop(rustix::io::write(event, &1_u64.to_ne_bytes())),
             None => drop(self.blocked.fetch_add(1, Ordering::Relaxed)),
         }
     }
@@ -340,11 +372,6 @@ impl SoftwareDevice {
 
     fn pending_bit(&self, vector: VectorIndex) -> Option<(u64, u32)> {
         (vector.0 < self.vectors).then(|| (pending_word(vector.0), 1 << (vector.0 % 32)))
-    }
-
-    /// Where an entry of the table starts.
-    fn entry(&self, vector: VectorIndex) -> Option<u64> {
-        self.entry_word(vector, 0)
     }
 
     fn entry_word(&self, vector: VectorIndex, word: u64) -> Option<u64> {
@@ -367,25 +394,19 @@ impl SoftwareDevice {
         self.word(offset, |word| word.store(value, Ordering::SeqCst));
     }
 
-    /// A 64-bit word of the table. As wide as a guest's accesses can be.
-    fn load_long(&self, offset: u64) -> u64 {
-        self.long(offset, |word| word.load(Ordering::SeqCst)).unwrap_or(u64::MAX)
-    }
-
-    fn store_long(&self, offset: u64, value: u64) {
-        self.long(offset, |word| word.store(value, Ordering::SeqCst));
-    }
-
-    fn long<T>(&self, offset: u64, act: impl FnOnce(&AtomicU64) -> T) -> Option<T> {
-        let offset = usize::try_from(offset).ok()?;
-        self.memory.as_volatile_slice().get_atomic_ref(offset).ok().map(act)
-    }
-
     /// A 32-bit word of the shared memory; offsets come from the layout, so they are inside and aligned.
     fn word<T>(&self, offset: u64, act: impl FnOnce(&AtomicU32) -> T) -> Option<T> {
         let offset = usize::try_from(offset).ok()?;
         self.memory.as_volatile_slice().get_atomic_ref(offset).ok().map(act)
     }
+}
+
+/// Another file descriptor of the event: the service may close its own.
+fn duplicate(event: &EventFd) -> io::Result<OwnedFd> {
+    // SAFETY: the descriptor is open for as long as `event` is borrowed, which is longer than this
+    // value is used.
+    let event = unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) };
+    Ok(rustix::io::fcntl_dupfd_cloexec(event, 0)?)
 }
 
 fn no_such_vector() -> io::Error {

@@ -1,6 +1,7 @@
 //! The host's side: the *function* seam.
 
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 use pvmsi_hypervisor::{
@@ -140,6 +141,14 @@ impl PciFunction for SoftwareFunction {
 impl VectorTable for SoftwareFunction {
     fn message(&mut self, vector: VectorIndex) -> Result<TableMessage, TableError> {
         Ok(self.device.table_message(vector)?)
+    }
+
+    fn messages(
+        &mut self,
+        vectors: Range<u16>,
+        take: &mut dyn FnMut(VectorIndex, TableMessage),
+    ) -> Result<(), TableError> {
+        Ok(self.device.table_messages(vectors, take)?)
     }
 
     fn set_message(

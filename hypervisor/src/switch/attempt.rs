@@ -19,7 +19,7 @@ use super::converge::{still_shown, table_access};
 use super::guest::{Owner, Unfinished};
 use super::host::Debts;
 use super::set::{VectorSet, Walk};
-use super::wires::Change;
+use super::wires::Changes;
 use crate::routes::RoutesError;
 
 /// A change that can still fail. [`commit`](Self::commit) keeps it; dropping it rolls everything back but the mask bits that the guest has changed meanwhile.
@@ -273,20 +273,20 @@ impl<'a> Attempt<'a> {
     }
 
     /// The routes that differ from those before the attempt.
-    fn former_routes(&self, messages: &[Option<GuestMessage>]) -> Vec<Change> {
+    fn former_routes(&self, messages: &[Option<GuestMessage>]) -> Changes {
         let wires = &self.world.wires;
-        wires
-            .first(wires.len())
-            .filter_map(|(index, vector)| {
-                let message = match &self.guest.owner {
-                    Owner::Legacy(_) => messages.get(index.as_usize()).copied().flatten(),
-                    Owner::Assigned(_) => self.wanted_for(index, vector.wire).message,
-                };
-                let route = message.and_then(|message| self.fixed.route(message));
-                let change = Change { vector: index, route, attach: false };
-                (message != vector.wire.message()).then_some(change)
-            })
-            .collect()
+        let mut changes = Changes::default();
+        for (index, vector) in wires.first(wires.len()) {
+            let message = match &self.guest.owner {
+                Owner::Legacy(_) => messages.get(index.as_usize()).copied().flatten(),
+                Owner::Assigned(_) => self.wanted_for(index, vector.wire).message,
+            };
+            if message != vector.wire.message() {
+                let route = message.map(|message| self.fixed.route_of(message));
+                changes.add(index, vector.wire, route, false, || wires.len());
+            }
+        }
+        changes
     }
 }
 

@@ -37,7 +37,9 @@ impl Operation<'_> {
             if !named.insert(update.vector) {
                 return Err(CallError::vector(Parameter::DuplicateVector, index));
             }
-            self.check_message(index, Some(update.message))?;
+            if self.fixed.route(update.message).is_none() {
+                return Err(CallError::vector(Parameter::Message, index));
+            }
         }
         let vectors = self.world.wires.len();
         let mut attempt = Attempt::begin(&mut self, vectors);

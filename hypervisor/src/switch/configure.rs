@@ -8,20 +8,20 @@ use std::ops::Range;
 
 use pvmsi_protocol::{
     Busy, CallError, ConfigureRequest, GuestMessage, Kind, Parameter, Reasons, Sequence, TableMode,
-    VectorIndex, VectorSetup,
+    VECTORS_MAX, VectorIndex, VectorSetup,
 };
 use thiserror::Error;
 
 use super::Switch;
 use super::attempt::Attempt;
 use super::decide;
-use super::guest::{AssignedVector, Owner, Unfinished};
+use super::guest::{Owner, Unfinished};
 use super::host::{Debts, Host};
 use super::interrupts::SHORT_OF_INTERRUPTS;
 use super::operation::Operation;
 use super::reader::count;
 use super::set::VectorSet;
-use super::wires::Change;
+use super::wires::Changes;
 use crate::event;
 use crate::function::SetUpError;
 use crate::policy::Policy;
@@ -76,7 +76,7 @@ impl Operation<'_> {
         let set_up = self.world.set_up;
         let granted = self
             .prepare(request, &setups, target, usize::from(bound.max(1)))
-            .and_then(|Goal { target, wanted }| self.grant(&setups, target, wanted));
+            .and_then(|Goal { target, wanted }| self.grant(request, setups, target, wanted));
         let more = self.world.set_up.saturating_sub(set_up);
         let more = u16::try_from(more).unwrap_or(u16::MAX);
         self.tally.largest_call = self.tally.largest_call.max(more);
@@ -122,8 +122,12 @@ impl Operation<'_> {
         request: &ConfigureRequest<'_>,
     ) -> Result<Vec<VectorSetup>, CallError> {
         // All of the list, before anything is done.
-        let mut setups = Vec::with_capacity(usize::from(request.vectors.len()));
-        request.vectors.for_each(|_, setup| setups.push(setup))?;
+        let mut undeliverable = None;
+        let setups = listed(request, |index, message| {
+            if undeliverable.is_none() && self.fixed.route(message).is_none() {
+                undeliverable = Some(index);
+            }
+        })?;
         if self.fixed.policy.policy == Policy::Off {
             return Err(CallError::Denied);
         }
@@ -136,10 +140,10 @@ impl Operation<'_> {
         {
             return Err(CallError::parameter(Parameter::Count));
         }
-        for (index, setup) in (0_u16..).zip(&setups) {
-            self.check_message(index, setup.message)?;
+        match undeliverable {
+            None => Ok(setups),
+            Some(index) => Err(CallError::vector(Parameter::Message, index)),
         }
-        Ok(setups)
     }
 
     /// Whether a `configure` starts anew; it can also continue the unfinished one.
@@ -241,9 +245,7 @@ impl Operation<'_> {
 
     /// Where vectors of a range shall lead.
     fn routes_of(&self, range: Range<usize>, setups: &[VectorSetup]) -> Vec<Option<Route>> {
-        range
-            .map(|index| setups.get(index).and_then(|setup| self.fixed.route(setup.message?)))
-            .collect()
+        range.map(|index| Some(self.fixed.route_of(setups.get(index)?.message?))).collect()
     }
 
     /// More spare events; whether there are as many as that.
@@ -360,21 +362,22 @@ impl Operation<'_> {
         vectors: &[VectorIndex],
         setups: &[VectorSetup],
     ) -> Result<(), StepError> {
-        let mut changes = Vec::new();
+        let mut changes = Changes::default();
         let mut attach = Vec::new();
         for &vector in vectors {
             let setup = asked(setups, vector);
-            let wire = self.world.wires.wire(vector);
+            let before = self.world.wires.wire(vector);
             let attaches = self.attaches_in_advance(vector, setup);
-            let routed = wire.message() == setup.message;
+            let routed = before.message() == setup.message;
             if !(attaches && routed) {
                 self.detach(vector)?;
             }
+            let wire = self.world.wires.wire(vector);
             if !routed {
-                let route = setup.message.and_then(|message| self.fixed.route(message));
-                changes.push(Change { vector, route, attach: attaches });
+                let route = setup.message.map(|message| self.fixed.route_of(message));
+                changes.add(vector, wire, route, attaches, || vectors.len());
             }
-            if attaches && !self.world.wires.wire(vector).is_attached() {
+            if attaches && !wire.is_attached() {
                 attach.push(vector);
                 self.world.quiet.insert(vector);
             }
@@ -409,11 +412,13 @@ impl Operation<'_> {
     /// Gives the guest the first `target` vectors, or as many as can be had, and sets up as many as `wanted`. The spare events are used; they are there again after a failure.
     fn grant(
         &mut self,
-        setups: &[VectorSetup],
+        request: &ConfigureRequest<'_>,
+        setups: Vec<VectorSetup>,
         mut target: usize,
         mut wanted: usize,
     ) -> Result<(), CallError> {
         let before = self.world.wires.len();
+        let mut first = Some(setups);
         loop {
             let events = std::mem::take(&mut self.world.spare);
             self.world.wires.add(events.into_iter());
@@ -422,6 +427,8 @@ impl Operation<'_> {
                 self.world.spare = self.retire(before);
                 return Err(CallError::NoResources);
             }
+            // An attempt keeps its list; the request still has it.
+            let setups = first.take().map_or_else(|| listed(request, |_, _| {}), Ok)?;
             let Err(error) = self.assign(setups, granted, wanted, before) else { return Ok(()) };
             // What is available may be a guess, which must not miss what is enough.
             let spare = wanted > target;
@@ -449,22 +456,18 @@ impl Operation<'_> {
     /// Gives the first `granted` vectors to the guest, or leaves all as it was when there were `before` vectors.
     fn assign(
         &mut self,
-        setups: &[VectorSetup],
+        mut setups: Vec<VectorSetup>,
         granted: usize,
         wanted: usize,
         before: usize,
     ) -> Result<(), StepError> {
-        let new = (0..granted)
-            .map(|index| setups.get(index).copied().unwrap_or(VectorSetup::RESERVED))
-            .map(|VectorSetup { message, masked }| AssignedVector { message, masked })
-            .collect();
         self.follow_messages();
         let prepared = self.first_prepared().min(before)..before;
         let first = prepared.start;
         // Nothing is attached anew of other prepared vectors, so nothing of them can go astray.
         let mut held = VectorSet::first(self.world.set_up.min(first));
         for vector in VectorSet::first(self.world.set_up).iter().skip(first) {
-            let setup = asked(setups, vector);
+            let setup = asked(&setups, vector);
             let quiet = self.world.quiet.contains(vector);
             if setup.message.is_some() && !setup.masked && !quiet {
                 held.insert(vector);
@@ -475,7 +478,8 @@ impl Operation<'_> {
         let mut attempt = Attempt::begin(self, before);
         let held = if holds { attempt.hold(held.iter()) } else { Ok(()) };
         let held = held.map_err(StepError::Table);
-        attempt.assign(Owner::Assigned(new));
+        setups.resize(granted, VectorSetup::RESERVED);
+        attempt.assign(Owner::Assigned(setups));
         held?;
         attempt.establish(prepared, granted, wanted)?;
         attempt.commit_trapped();
@@ -542,6 +546,24 @@ struct Goal {
     wanted: usize,
 }
 
+/// The vectors that a `configure` names; `check` gets their messages.
+///
+/// # Errors
+/// What is wrong with the list.
+fn listed(
+    request: &ConfigureRequest<'_>,
+    mut check: impl FnMut(u16, GuestMessage),
+) -> Result<Vec<VectorSetup>, CallError> {
+    let mut setups = Vec::with_capacity(usize::from(request.vectors.len().min(VECTORS_MAX)));
+    request.vectors.for_each(|index, setup: VectorSetup| {
+        if let Some(message) = setup.message {
+            check(index, message);
+        }
+        setups.push(setup);
+    })?;
+    Ok(setups)
+}
+
 /// What a `configure` asks for a vector.
 fn asked(setups: &[VectorSetup], vector: VectorIndex) -> VectorSetup {
     setups.get(vector.as_usize()).copied().unwrap_or(VectorSetup::RESERVED)
@@ -556,19 +578,5 @@ impl Switch {
         decide::reasons(fixed, guest, host, debts, false)
             .difference(Reasons::NOT_ASSIGNED)
             .is_empty()
-    }
-
-    /// Whether the platform can deliver a message of a vector.
-    pub(super) fn check_message(
-        &self,
-        index: u16,
-        message: Option<GuestMessage>,
-    ) -> Result<(), CallError> {
-        match message {
-            Some(message) if self.fixed.route(message).is_none() => {
-                Err(CallError::vector(Parameter::Message, index))
-            }
-            _ => Ok(()),
-        }
     }
 }

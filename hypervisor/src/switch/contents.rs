@@ -17,20 +17,31 @@ impl Switch {
             TableMode::Trapped => 0,
             TableMode::Direct => usize::from(self.assigned()),
         };
-        let mut failure = None;
-        for (index, vector) in self.world.wires.first_mut(self.world.set_up).skip(first) {
-            if vector.table_message.is_none() {
-                match self.function.table().message(index) {
-                    Ok(message) => vector.table_message = Some(message),
-                    // Nor ever will.
-                    Err(TableError::Unreachable) => return,
-                    Err(error) => failure = Some(error),
+        let set_up = self.world.set_up;
+        let unknown = self.world.wires.range_mut(first..set_up);
+        let unknown = unknown.filter(|(_, vector)| vector.table_message.is_none());
+        let Some(VectorIndex(first)) = unknown.map(|(index, _)| index).next() else {
+            self.debts.remove(Debts::MESSAGES);
+            return;
+        };
+        let end = u16::try_from(set_up).unwrap_or(u16::MAX);
+        let read = {
+            let mut vectors = self.world.wires.range_mut(usize::from(first)..set_up);
+            self.function.table().messages(first..end, &mut |_, message| {
+                // Those that are known stay, even where the table has lost them.
+                if let Some((_, vector)) = vectors.next() {
+                    vector.table_message.get_or_insert(message);
                 }
+            })
+        };
+        match read {
+            Ok(()) => self.debts.remove(Debts::MESSAGES),
+            // Nor ever will.
+            Err(TableError::Unreachable) => {}
+            Err(error) => {
+                self.debts.insert(Debts::MESSAGES);
+                self.complain("the vector table could not be read", &error);
             }
-        }
-        self.debts.set(Debts::MESSAGES, failure.is_some());
-        if let Some(error) = failure {
-            self.complain("the vector table could not be read", &error);
         }
     }
 

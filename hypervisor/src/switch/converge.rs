@@ -3,12 +3,11 @@
 use std::io;
 
 use pvmsi_protocol::{TableMode, VectorIndex};
-use smallvec::SmallVec;
 
 use super::Switch;
 use super::decide::Wanted;
 use super::set::{VectorSet, Walk};
-use super::wires::{Change, Wire};
+use super::wires::{Changes, Wire};
 use crate::event;
 use crate::routes::RoutesError;
 
@@ -52,7 +51,7 @@ impl Switch {
     pub(super) fn work_off(&mut self) -> (Vec<VectorIndex>, Result<(), RoutesError>) {
         let mut held = Vec::new();
         let mut all = Ok(());
-        let mut changes = SmallVec::<[Change; 1]>::new();
+        let mut changes = Changes::default();
         let mut walk = Walk::default();
         while let Some(vector) = walk.next(&self.world.wires.changed) {
             let wire = self.world.wires.wire(vector);
@@ -61,16 +60,18 @@ impl Switch {
                 && let Err(error) = self.detach(vector)
             {
                 keep_first(&mut all, error);
-            } else if wanted.is_routed(wire) {
-                if let Err(error) = self.attach_if(wanted.attached, vector, &mut held) {
-                    keep_first(&mut all, error);
-                }
+            } else if !wanted.is_routed(wire) {
+                let route = wanted.message.map(|message| self.fixed.route_of(message));
+                changes
+                    .add(vector, wire, route, wanted.attached, || self.world.wires.changed.len());
             } else {
-                let route = wanted.message.and_then(|message| self.fixed.route(message));
-                if changes.len() == changes.capacity() {
-                    changes.reserve_exact(self.world.wires.changed.len());
+                match self.last_step(vector, wanted.attached) {
+                    Ok(true) => {
+                        self.world.wires.changed.remove(vector);
+                    }
+                    Ok(false) => held.push(vector),
+                    Err(error) => keep_first(&mut all, error),
                 }
-                changes.push(Change { vector, route, attach: wanted.attached });
             }
         }
         if changes.is_empty() || all.is_err() && self.world.attempt.is_some() {
@@ -80,35 +81,45 @@ impl Switch {
             keep_first(&mut all, error);
             return (held, all);
         }
-        for Change { vector, attach, .. } in changes {
-            if let Err(error) = self.attach_if(attach, vector, &mut held) {
-                keep_first(&mut all, error);
+        for vector in changes.unrouted {
+            self.world.wires.changed.remove(vector);
+        }
+        for (vector, attach) in changes.routed {
+            match self.last_step(vector, attach) {
+                Ok(true) => {
+                    self.world.wires.changed.remove(vector);
+                }
+                Ok(false) => held.push(vector),
+                Err(error) => keep_first(&mut all, error),
             }
         }
         (held, all)
     }
 
-    /// The last step for a vector that is routed as it shall be.
+    /// Makes one vector as it shall be, where that takes no routing update; `false` where it is not so yet.
     #[inline(always)]
-    fn attach_if(
-        &mut self,
-        wanted: bool,
-        vector: VectorIndex,
-        held: &mut Vec<VectorIndex>,
-    ) -> Result<(), RoutesError> {
-        if wanted {
+    pub(super) fn work_off_one(&mut self, vector: VectorIndex) -> bool {
+        let wire = self.world.wires.wire(vector);
+        let wanted = self.wanted_for(vector, wire);
+        wanted.is_routed(wire)
+            && (!self.is_to_go(&wanted, wire) || self.detach(vector).is_ok())
+            && self.last_step(vector, wanted.attached).unwrap_or(false)
+    }
+
+    /// The last step for a vector that is routed as it shall be; whether nothing is left to be done.
+    #[inline(always)]
+    fn last_step(&mut self, vector: VectorIndex, attach: bool) -> Result<bool, RoutesError> {
+        if attach {
             if self.world.mode == TableMode::Direct && self.must_stay_held(vector) {
-                held.push(vector);
-                return Ok(());
+                return Ok(false);
             }
             self.attach(vector)?;
         }
-        self.world.wires.changed.remove(vector);
-        Ok(())
+        Ok(true)
     }
 
     /// One routing update; none where there is nothing to be changed.
-    pub(super) fn install(&mut self, changes: &[Change]) -> Result<(), RoutesError> {
+    pub(super) fn install(&mut self, changes: &Changes) -> Result<(), RoutesError> {
         if changes.is_empty() {
             return Ok(());
         }
@@ -274,6 +285,9 @@ impl Switch {
 
     /// Ends that, once the vector is detached or may fire.
     pub(super) fn unblock(&mut self, vector: VectorIndex) {
+        if self.world.blocked.is_empty() && self.world.aside.is_empty() {
+            return;
+        }
         let blocked = self.world.blocked.contains(vector);
         let aside = self.world.attempt.is_none() && self.world.aside.contains(vector);
         if !(blocked || aside) || self.is_against(vector) {

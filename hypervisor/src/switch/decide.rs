@@ -143,9 +143,9 @@ pub(crate) fn uses_legacy(guest: &Guest) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use pvmsi_protocol::{FunctionId, Kind, Sequence};
+    use pvmsi_protocol::{FunctionId, Kind, Sequence, VectorSetup};
 
-    use super::super::guest::{AssignedVector, LegacyEntry, MsixControl, Unfinished};
+    use super::super::guest::{LegacyEntry, MsixControl, Unfinished};
     use super::*;
     use crate::capability::Registers;
     use crate::layout::{Bar, BarIndex, Layout};
@@ -184,7 +184,7 @@ mod tests {
     /// A guest with two vectors assigned, of a function that answers.
     fn assigned(message: Option<GuestMessage>, masked: bool) -> Guest {
         let mut guest = Guest::new(2);
-        guest.owner = Owner::Assigned(vec![AssignedVector { message, masked }; 2]);
+        guest.owner = Owner::Assigned(vec![VectorSetup { message, masked }; 2]);
         guest.control = MsixControl { enable: true, function_mask: false };
         guest.placement = Placement { decoding: true, ..Placement::NOWHERE };
         guest
@@ -342,7 +342,7 @@ mod tests {
         let wanted = want(&guest, Host::empty(), TableMode::Direct, Wire::None);
         assert_eq!(wanted, Wanted::NOTHING);
         let mut few = guest;
-        few.owner = Owner::Assigned(vec![AssignedVector { message: Some(ONE), masked: false }]);
+        few.owner = Owner::Assigned(vec![VectorSetup { message: Some(ONE), masked: false }]);
         let ungranted = want(&few, Host::empty(), TableMode::Direct, Wire::Allocated(GSI));
         assert_eq!(ungranted, Wanted::NOTHING);
     }

@@ -28,6 +28,11 @@ impl Fixed {
         self.platform.route(self.id, message)
     }
 
+    /// The same for a message that has been checked.
+    pub(crate) fn route_of(&self, message: GuestMessage) -> Route {
+        self.platform.route_of(self.id, message)
+    }
+
     /// The most vectors that a `configure` can be granted.
     pub(crate) fn vectors_offered(&self) -> u16 {
         match self.policy.policy {

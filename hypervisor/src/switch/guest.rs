@@ -45,22 +45,14 @@ impl Placement {
 pub(crate) enum Owner {
     /// The emulated table, an entry for each vector of the function.
     Legacy(Vec<LegacyEntry>),
-    /// The protocol: the granted vectors.
-    Assigned(Vec<AssignedVector>),
+    /// The protocol: the granted vectors, as they were named last. In direct mode the table's own mask bits count, and these are out of date.
+    Assigned(Vec<VectorSetup>),
 }
 
 /// An entry of the emulated table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct LegacyEntry {
     pub(crate) message: GuestMessage,
-    pub(crate) masked: bool,
-}
-
-/// A vector whose route the protocol owns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct AssignedVector {
-    pub(crate) message: Option<GuestMessage>,
-    /// The guest's mask bit; in direct mode the table's own counts, and this is out of date.
     pub(crate) masked: bool,
 }
 

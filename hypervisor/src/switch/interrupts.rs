@@ -23,8 +23,7 @@ impl Switch {
 
     /// The same, where those before `first` are set up and shall not be touched.
     pub(super) fn set_up_from(&mut self, first: usize, vectors: usize) -> Result<(), SetUpError> {
-        let chosen = self.world.wires.first(vectors).skip(first);
-        let events: Vec<_> = chosen.map(|(_, vector)| &vector.event).collect();
+        let events = self.world.wires.events(first..vectors);
         let start = VectorIndex(u16::try_from(first).unwrap_or(u16::MAX));
         count(&mut self.tally.counters.interrupt_setups);
         self.function.set_up_interrupts(start, &events)?;
@@ -36,7 +35,7 @@ impl Switch {
             self.debts.remove(Debts::TAKE_DOWN);
         }
         let all = self.world.wires.len();
-        for (_, vector) in self.world.wires.first_mut(all).skip(kept) {
+        for (_, vector) in self.world.wires.range_mut(kept..all) {
             vector.table_message = None;
         }
         self.read_table_messages();

@@ -60,12 +60,9 @@ impl Switch {
         let granted = assigned.len();
         // From here on the function's own mask bits hold events back. Vectors that are set up but
         // not granted are nobody's: they stay masked.
-        let mut masked = VectorSet::default();
-        for vector in VectorSet::first(self.world.set_up).iter() {
-            if assigned.get(vector.as_usize()).is_none_or(|vector| vector.masked) {
-                masked.insert(vector);
-            }
-        }
+        let masked = VectorSet::of_first(self.world.set_up, |vector| {
+            assigned.get(vector).is_none_or(|vector| vector.masked)
+        });
         let mut own = masked;
         own.truncate(granted);
         if !self.can_hand_over(&masked) {

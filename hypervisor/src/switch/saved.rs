@@ -1,10 +1,12 @@
 //! One function's state, saved and restored.
 
-use pvmsi_protocol::{FunctionId, Generation, GuestMessage, Kind, Sequence, TableMode};
+use pvmsi_protocol::{
+    FunctionId, Generation, GuestMessage, Kind, Sequence, TableMode, VectorSetup,
+};
 
 use super::Switch;
 use super::decide;
-use super::guest::{AssignedVector, LegacyEntry, MsixControl, Owner, Unfinished};
+use super::guest::{LegacyEntry, MsixControl, Owner, Unfinished};
 use super::host::Host;
 use super::operation::Operation;
 use crate::event;
@@ -129,7 +131,7 @@ impl Operation<'_> {
                 self.guest.owner = Owner::Assigned(
                     vectors
                         .iter()
-                        .map(|&SavedVector { message, masked }| AssignedVector { message, masked })
+                        .map(|&SavedVector { message, masked }| VectorSetup { message, masked })
                         .collect(),
                 );
                 self.world.wires.grow(needed, &mut spare).map_err(interrupts)?;
@@ -182,7 +184,7 @@ impl Switch {
             Owner::Assigned(vectors) => SavedOwner::Assigned {
                 vectors: vectors
                     .iter()
-                    .map(|&AssignedVector { message, masked }| SavedVector { message, masked })
+                    .map(|&VectorSetup { message, masked }| SavedVector { message, masked })
                     .collect(),
             },
         };
@@ -298,8 +300,8 @@ impl SavedOwner {
 }
 
 impl SavedVector {
-    fn setup(self) -> pvmsi_protocol::VectorSetup {
-        pvmsi_protocol::VectorSetup { message: self.message, masked: self.masked }
+    fn setup(self) -> VectorSetup {
+        VectorSetup { message: self.message, masked: self.masked }
     }
 }
 

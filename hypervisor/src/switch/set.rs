@@ -78,9 +78,13 @@ impl VectorSet {
         new
     }
 
-    /// Whether it was there.
+    /// Whether it was there. Most often the set is empty.
+    #[inline]
     pub(crate) fn remove(&mut self, vector: VectorIndex) -> bool {
         let (index, bit) = place(vector);
+        if self.used == 0 {
+            return false;
+        }
         let Some(word) = self.words.get_mut(index) else { return false };
         let there = *word & bit != 0;
         *word &= !bit;
@@ -105,39 +109,51 @@ impl VectorSet {
         std::iter::from_fn(move || walk.next(self))
     }
 
-    /// The first vector from this one on.
-    fn from(&self, vector: VectorIndex) -> Option<VectorIndex> {
-        let (index, bit) = place(vector);
-        let rest = self.words.get(index)? & !bit.wrapping_sub(1);
-        if rest != 0 {
-            return number(index, rest);
+    /// Those of the first `count` vectors of which this is said.
+    pub(crate) fn of_first(count: usize, mut has: impl FnMut(usize) -> bool) -> Self {
+        let mut set = Self::default();
+        let mut from = 0_usize;
+        for (index, word) in set.words.iter_mut().enumerate() {
+            if from >= count {
+                break;
+            }
+            for bit in 0..count.saturating_sub(from).min(usize::from(BITS)) {
+                *word |= u64::from(has(from | bit)) << bit;
+            }
+            set.used |= u32::from(*word != 0) << index;
+            from = from.saturating_add(usize::from(BITS));
         }
-        let later = self.used & u32::MAX.checked_shl(u32::try_from(index).ok()?.checked_add(1)?)?;
-        let index = usize::try_from(later.trailing_zeros()).ok()?;
-        number(index, *self.words.get(index)?)
+        set
     }
 }
 
-/// Goes through a set that may change meanwhile: what is removed, or added behind, makes no difference.
+/// Goes through a set that may change meanwhile: what is removed, or added, need not make a difference.
 #[derive(Debug, Default)]
 pub(crate) struct Walk {
-    next: u16,
+    /// Members of the last word that was looked at which are still to come.
+    rest: u64,
+    index: u32,
+    /// How many words were looked at.
+    words: u32,
 }
 
 impl Walk {
     /// The next vector of the set.
+    #[inline(always)]
     pub(crate) fn next(&mut self, set: &VectorSet) -> Option<VectorIndex> {
-        let vector = set.from(VectorIndex(self.next))?;
-        self.next = vector.0.saturating_add(1);
-        Some(vector)
+        if self.rest == 0 {
+            let later = set.used & u32::MAX.checked_shl(self.words)?;
+            if later == 0 {
+                return None;
+            }
+            self.index = later.trailing_zeros();
+            self.words = self.index.wrapping_add(1);
+            self.rest = *set.words.get(usize::try_from(self.index).ok()?)?;
+        }
+        let bit = self.rest.trailing_zeros();
+        self.rest &= self.rest.wrapping_sub(1);
+        u16::try_from(self.index.wrapping_mul(u32::from(BITS)) | bit).ok().map(VectorIndex)
     }
-}
-
-/// The vector of the lowest bit of a word.
-fn number(index: usize, word: u64) -> Option<VectorIndex> {
-    let base = u16::try_from(index).ok()?.checked_mul(BITS)?;
-    let bit = u16::try_from(word.trailing_zeros()).ok()?;
-    base.checked_add(bit).map(VectorIndex)
 }
 
 fn place(VectorIndex(number): VectorIndex) -> (usize, u64) {
@@ -180,6 +196,16 @@ mod tests {
     fn the_first_ones_are_as_many_as_asked_for() {
         for count in [0, 1, 63, 64, 65, 128, 2047, 2048] {
             assert_eq!(members(&VectorSet::first(count)).len(), count);
+        }
+    }
+
+    #[test]
+    fn a_set_is_made_by_what_is_said_of_its_members() {
+        for count in [0, 1, 63, 64, 65, 2048] {
+            let even = VectorSet::of_first(count, |vector| vector % 2 == 0);
+            assert_eq!(even.len(), count.div_ceil(2));
+            assert!(even.iter().all(|vector| vector.0 % 2 == 0));
+            assert_eq!(VectorSet::of_first(count, |_| true), VectorSet::first(count));
         }
     }
 

@@ -106,6 +106,10 @@ impl Operation<'_> {
     #[inline(always)]
     fn vector_changed(&mut self, vector: VectorIndex) {
         if vector.as_usize() < self.world.wires.len() {
+            // Most often a mask bit, and no other vector has anything to be done.
+            if self.world.wires.changed.is_empty() && self.work_off_one(vector) {
+                return;
+            }
             self.world.wires.changed.insert(vector);
         }
         self.converge_or_owe();

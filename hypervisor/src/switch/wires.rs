@@ -8,7 +8,6 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use pvmsi_protocol::{GuestMessage, TableMessage, VectorIndex};
-use smallvec::SmallVec;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::set::VectorSet;
@@ -86,13 +85,42 @@ impl Vector {
     }
 }
 
-/// A vector that gets another route, or none.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Change {
-    pub(crate) vector: VectorIndex,
-    pub(crate) route: Option<Route>,
-    /// Whether it is to be attached then.
-    pub(crate) attach: bool,
+/// Vectors that get other routes, or none, with one update of the routing table.
+#[derive(Debug, Default)]
+pub(crate) struct Changes {
+    /// The update.
+    table: Vec<RouteChange>,
+    /// Whose routes these are, in the same order, and whether they are to be attached then.
+    pub(crate) routed: Vec<(VectorIndex, bool)>,
+    /// Those that lose theirs: nothing is attached to them, so the table can keep what it has.
+    pub(crate) unrouted: Vec<VectorIndex>,
+}
+
+impl Changes {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.routed.is_empty() && self.unrouted.is_empty()
+    }
+
+    /// Adds a vector with this wire, of `most` that can come at all.
+    #[inline]
+    pub(crate) fn add(
+        &mut self,
+        vector: VectorIndex,
+        wire: Wire,
+        route: Option<Route>,
+        attach: bool,
+        most: impl FnOnce() -> usize,
+    ) {
+        let Some(route) = route else { return self.unrouted.push(vector) };
+        let Some(gsi) = wire.gsi() else { return };
+        if self.table.capacity() == 0 {
+            let most = most();
+            self.table.reserve_exact(most);
+            self.routed.reserve_exact(most);
+        }
+        self.table.push(RouteChange { gsi, route });
+        self.routed.push((vector, attach));
+    }
 }
 
 /// The vectors of a function, from vector 0 on, and their ways into the guest.
@@ -134,12 +162,15 @@ impl Wires {
         self.vectors.get(vector.as_usize())
     }
 
-    pub(crate) fn get_mut(&mut self, vector: VectorIndex) -> Option<&mut Vector> {
-        self.vectors.get_mut(vector.as_usize())
-    }
-
     pub(crate) fn wire(&self, vector: VectorIndex) -> Wire {
         self.get(vector).map_or(Wire::None, |vector| vector.wire)
+    }
+
+    /// The events of those vectors of a range that there are.
+    pub(crate) fn events(&self, range: Range<usize>) -> Vec<&EventFd> {
+        let end = range.end.min(self.vectors.len());
+        let vectors = self.vectors.get(range.start.min(end)..end).unwrap_or_default();
+        vectors.iter().map(|vector| &vector.event).collect()
     }
 
     /// The first `count` vectors with their numbers.
@@ -151,7 +182,18 @@ impl Wires {
         &mut self,
         count: usize,
     ) -> impl Iterator<Item = (VectorIndex, &mut Vector)> {
-        (0..).map(VectorIndex).zip(self.vectors.iter_mut().take(count))
+        self.range_mut(0..count)
+    }
+
+    /// Those vectors of a range that there are, with their numbers.
+    pub(crate) fn range_mut(
+        &mut self,
+        range: Range<usize>,
+    ) -> impl Iterator<Item = (VectorIndex, &mut Vector)> {
+        let end = range.end.min(self.vectors.len());
+        let start = range.start.min(end);
+        let vectors = self.vectors.get_mut(start..end).unwrap_or_default();
+        (u16::try_from(start).unwrap_or(u16::MAX)..).map(VectorIndex).zip(vectors)
     }
 
     /// The event of a vector if it holds a signal that KVM is not going to take.
@@ -281,29 +323,28 @@ impl Wires {
         Ok(())
     }
 
-    /// Gives vectors other routes, with *one* update of the routing table; without one where they all lose theirs, since nothing is attached to them.
+    /// Gives vectors other routes, with *one* update of the routing table; without one where they all lose theirs.
     ///
     /// # Errors
     /// When the kernel refuses; all is then as before.
     pub(crate) fn install(
         &mut self,
-        changes: &[Change],
+        changes: &Changes,
         counters: &mut Counters,
     ) -> Result<(), RoutesError> {
-        let mut table = SmallVec::<[RouteChange; 1]>::with_capacity(changes.len());
-        table.extend(changes.iter().filter_map(|change| {
-            Some(RouteChange { gsi: self.wire(change.vector).gsi()?, route: change.route? })
-        }));
+        let Changes { table, routed, unrouted } = changes;
         if !table.is_empty() {
             counters.routing_updates = counters.routing_updates.saturating_add(1);
-            self.routes.install(&table)?;
+            self.routes.install(table)?;
         }
-        for &Change { vector, route, .. } in changes {
-            if let Some(vector) = self.get_mut(vector) {
-                vector.wire = match route {
-                    Some(route) => vector.wire.with_route(route.message),
-                    None => vector.wire.without_route(),
-                };
+        for (change, (vector, _)) in table.iter().zip(routed) {
+            if let Some(vector) = self.vectors.get_mut(vector.as_usize()) {
+                vector.wire = vector.wire.with_route(change.route.message);
+            }
+        }
+        for vector in unrouted {
+            if let Some(vector) = self.vectors.get_mut(vector.as_usize()) {
+                vector.wire = vector.wire.without_route();
             }
         }
         Ok(())
