@@ -518,9 +518,11 @@ impl Attempt<'_> {
         if self.becomes_direct() {
             // The mask bit that holds them back is the guest's in a moment.
             for vector in VectorSet::first(granted.min(prepared.end)).iter().skip(prepared.start) {
+                if !self.guest.owner.masked(vector) {
+                    continue;
+                }
                 let wire = self.world.wires.wire(vector);
-                let routed = self.wanted_for(vector, wire).is_routed(wire);
-                if wire.is_attached() && routed && self.guest.owner.masked(vector) {
+                if wire.is_attached() && self.wanted_for(vector, wire).is_routed(wire) {
                     self.world.wires.changed.remove(vector);
                 }
             }

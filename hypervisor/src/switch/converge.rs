@@ -267,10 +267,16 @@ impl Switch {
 
     /// Ends that the function holds a vector back on the host's behalf. In a direct table the bit is the guest's.
     pub(super) fn let_loose(&mut self, vector: VectorIndex) {
-        if self.world.quiet.remove(vector) && self.world.mode == TableMode::Trapped {
-            self.world.blocked.insert(vector);
-            self.unblock(vector);
+        if !self.world.quiet.remove(vector) || self.world.mode != TableMode::Trapped {
+            return;
         }
+        // Without a detour where nothing else is in the way.
+        let free = self.world.aside.is_empty() && self.can_mask(vector) && !self.is_against(vector);
+        if free && self.function.table().set_masked(vector, false).is_ok() {
+            return;
+        }
+        self.world.blocked.insert(vector);
+        self.unblock(vector);
     }
 
     /// Lets the function hold the events of a vector that stays attached against the host's will.
