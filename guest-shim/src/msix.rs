@@ -228,6 +228,9 @@ impl<F: PciFunction> MsiX<F> {
     /// One store to the table and one load that makes sure it has arrived; a load more where the
     /// vector was neither masked nor unmasked before.
     ///
+    /// A host whose kernel moves interrupts can clear the mask bit of a direct table (H-517): an
+    /// interrupt that comes all the same is no fault of the function's. Mask it again.
+    ///
     /// # Errors
     /// [`MsiXError::Vector`].
     pub fn mask(&self, vector: VectorIndex) -> Result<(), MsiXError> {

@@ -1,9 +1,10 @@
 //! PCI functions behind Linux VFIO, attached through a group or an iommufd.
 //!
 //! The host kernel owns the hardware table: it writes the entries when vectors
-//! are set up, after resets that it knows of, and with interrupt remapping no others, since
-//! an affinity change on the host then touches the remapping table only. Without it (x86)
-//! the kernel writes another message, and its own idea of the mask bit: the
+//! are set up, and after resets that it knows of. On x86 it also writes mask bits when it moves an
+//! interrupt to another processor. With interrupt remapping it does so for microseconds and only when a move has to
+//! wait for the next interrupt (a second move in a row, `__irq_move_irq`), or when one arrives while its handler runs
+//! elsewhere (`handle_edge_irq`); messages stay. Without remapping each move writes another message as well: the
 //! service follows the message while the table is trapped, and the operator who
 //! lets a guest have such a table keeps the interrupts where they are. The table is read
 //! and masked through a mapping of its page, because the kernel refuses reads

@@ -217,6 +217,9 @@ pub unsafe extern "C" fn pvmsi_msix_set_many(
 /// Masks a vector: when this returns, the function starts no interrupt of it any more. One store
 /// to the table and one load that makes sure it has arrived.
 ///
+/// A host whose kernel moves interrupts can clear the mask bit of a direct table (H-517): an
+/// interrupt that comes all the same is no fault of the function's. Mask it again.
+///
 /// Returns PVMSI_STATUS_VECTOR, PVMSI_STATUS_NOT_INITIALISED, PVMSI_STATUS_POINTER.
 ///
 /// # Safety

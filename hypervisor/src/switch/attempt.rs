@@ -97,14 +97,14 @@ impl<'a> Attempt<'a> {
             // An event waits at the host already: one that waits in the function joins it.
             self.unmask(&twice);
         }
+        let mut masked = VectorSet::default();
         for vector in vectors {
             if self.can_mask(vector) && self.world.quiet.insert(vector) {
-                self.function.table().set_masked(vector, true)?;
+                masked.insert(vector);
             }
         }
         // What was under way arrives before anything is drained, routed or attached.
-        self.function.settle();
-        Ok(())
+        Ok(self.mask_for_good(&masked)?)
     }
 
     /// Gives the vectors another owner, and an unfinished `configure` its end: what it has prepared is the owner's.

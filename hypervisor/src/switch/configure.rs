@@ -382,10 +382,10 @@ impl Operation<'_> {
                 self.world.quiet.insert(vector);
             }
         }
+        let mut held = VectorSet::default();
         for &vector in vectors {
             if self.world.quiet.contains(vector) {
-                let held = self.function.table().set_masked(vector, true);
-                held.map_err(|error| StepError::Table(error.into()))?;
+                held.insert(vector);
             }
             // In a direct table what nobody has is masked. Nothing but a look at it depends on that.
             if self.world.mode == TableMode::Direct && self.can_reach(vector) {
@@ -395,9 +395,9 @@ impl Operation<'_> {
                 }
             }
         }
-        if !attach.is_empty() {
+        if !held.is_empty() {
             // What has left the function before waits then, and is seen.
-            self.function.settle();
+            self.mask_for_good(&held).map_err(|error| StepError::Table(error.into()))?;
         }
         self.install(&changes)?;
         for vector in attach {

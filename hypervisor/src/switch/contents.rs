@@ -1,11 +1,17 @@
 //! The function's own table: the messages that the host's kernel has put there.
 
+use std::io;
+
 use pvmsi_protocol::{TableMessage, TableMode, VectorIndex};
 
-use super::Switch;
 use super::decide;
 use super::host::Debts;
-use crate::vector_table::{TableError, VectorTable};
+use super::set::VectorSet;
+use super::{Switch, World};
+use crate::vector_table::TableError;
+
+/// How often a mask bit is looked at. The kernel changes one when it moves an interrupt: more than a few times in a row nobody asks it to.
+const LOOKS: usize = 4;
 
 impl Switch {
     /// Learns what the host has put into the table, as soon as it can be read. Of a direct table no entry that the guest has.
@@ -56,13 +62,10 @@ impl Switch {
         if !moves || !self.guest.placement.answers() {
             return;
         }
-        let table = self.function.table();
-        let (blocked, quiet) = (self.world.blocked, self.world.quiet);
+        let Ok(hosts) = self.hosts_messages() else { return };
         let mut moved = false;
-        for (index, vector) in self.world.wires.first_mut(self.world.set_up) {
-            let Some(message) = &mut vector.table_message else { continue };
-            let held_back = blocked.contains(index) || quiet.contains(index);
-            if let Ok(Some(now)) = hosts_message(table, index, held_back)
+        for ((_, vector), now) in self.world.wires.first_mut(self.world.set_up).zip(hosts) {
+            if let (Some(message), Some(now)) = (&mut vector.table_message, now)
                 && now != *message
             {
                 *message = now;
@@ -83,23 +86,127 @@ impl Switch {
             self.debts.insert(Debts::TABLE);
             return true;
         }
-        let trapped = self.world.mode == TableMode::Trapped;
-        let moving = decide::host_moves_messages(&self.fixed, self.world.mode);
-        let (blocked, quiet) = (self.world.blocked, self.world.quiet);
-        let table = self.function.table();
-        let written = self.world.wires.first(self.world.set_up).try_for_each(|(index, vector)| {
-            let Some(message) = vector.table_message else { return Ok(()) };
-            let held_back = blocked.contains(index) || quiet.contains(index);
-            if !moving || hosts_message(table, index, held_back)?.is_none() {
-                table.set_message(index, message)?;
-            }
-            if trapped { table.set_masked(index, held_back) } else { Ok(()) }
-        });
+        let written = self.write_table();
         self.debts.set(Debts::TABLE, written.is_err());
         if let Err(error) = &written {
             self.complain("the vector table could not be written", error);
         }
         written.is_ok()
+    }
+
+    fn write_table(&mut self) -> Result<(), TableError> {
+        let trapped = self.world.mode == TableMode::Trapped;
+        let moves = decide::host_moves_messages(&self.fixed, self.world.mode);
+        // What the kernel has there is right.
+        let hosts = if moves { self.hosts_messages()? } else { Vec::new() };
+        let (blocked, quiet) = (self.world.blocked, self.world.quiet);
+        let table = self.function.table();
+        for (index, vector) in self.world.wires.first(self.world.set_up) {
+            let Some(message) = vector.table_message else { continue };
+            if hosts.get(index.as_usize()).copied().flatten().is_none() {
+                table.set_message(index, message)?;
+            }
+            if trapped {
+                table.set_masked(index, blocked.contains(index) || quiet.contains(index))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The messages that the host's kernel has in the table; none where a reset has left its traces: all clear, all ones where nobody answers, or a mask bit that the service has not set.
+    fn hosts_messages(&mut self) -> Result<Vec<Option<TableMessage>>, TableError> {
+        let mut messages = vec![None; self.world.set_up];
+        let doubtful = self.look_at_messages(&VectorSet::first(messages.len()), &mut messages)?;
+        if !doubtful.is_empty() {
+            // The kernel masks an entry while it moves it.
+            self.function.settle();
+            self.look_at_messages(&doubtful, &mut messages)?;
+        }
+        Ok(messages)
+    }
+
+    /// Reads the messages of these vectors; those that may be about to change, or that a reset has masked.
+    fn look_at_messages(
+        &mut self,
+        vectors: &VectorSet,
+        messages: &mut [Option<TableMessage>],
+    ) -> Result<VectorSet, TableError> {
+        let World { blocked, quiet, .. } = &self.world;
+        let table = self.function.table();
+        let mut doubtful = VectorSet::default();
+        for vector in vectors.iter() {
+            let message = table.message(vector)?;
+            let held_back = blocked.contains(vector) || quiet.contains(vector);
+            let masked = table.masked(vector)? && !held_back;
+            if masked || table.message(vector)? != message {
+                doubtful.insert(vector);
+            }
+            let lost = doubtful.contains(vector) || matches!(message.address, 0 | u64::MAX);
+            if let Some(place) = messages.get_mut(vector.as_usize()) {
+                *place = (!lost).then_some(message);
+            }
+        }
+        Ok(doubtful)
+    }
+
+    /// Which of these vectors the guest, or the service, has masked in the function's table.
+    ///
+    /// x86 Linux sets a mask bit for microseconds when it moves an interrupt (`__irq_move_irq`), and when one arrives while
+    /// its handler runs on another processor (`handle_edge_irq`). A bit that is seen set is believed
+    /// when it is still set after the handlers have run.
+    pub(super) fn masked_for_good(&mut self, mut masked: VectorSet) -> VectorSet {
+        if !decide::host_moves_mask_bits(&self.fixed) {
+            return masked;
+        }
+        for _ in 0..LOOKS {
+            if masked.is_empty() {
+                break;
+            }
+            self.function.settle();
+            let table = self.function.table();
+            let mut still = VectorSet::default();
+            for vector in masked.iter() {
+                // There is no other place that knows it.
+                if table.masked(vector).or_else(|_| table.masked(vector)).unwrap_or(true) {
+                    still.insert(vector);
+                }
+            }
+            if still == masked {
+                break;
+            }
+            masked = still;
+        }
+        masked
+    }
+
+    /// Masks these vectors in the function's table, and waits for what was under way. The host's kernel clears the bit of an interrupt that it is about to move, so it is looked at afterwards.
+    ///
+    /// # Errors
+    /// When the table cannot be reached, or the bits do not stay.
+    pub(super) fn mask_for_good(&mut self, vectors: &VectorSet) -> Result<(), TableError> {
+        let mut clear = *vectors;
+        for _ in 0..LOOKS {
+            let table = self.function.table();
+            for vector in clear.iter() {
+                table.set_masked(vector, true)?;
+            }
+            self.function.settle();
+            if !decide::host_moves_mask_bits(&self.fixed) {
+                return Ok(());
+            }
+            let table = self.function.table();
+            let set = clear;
+            clear = VectorSet::default();
+            for vector in set.iter() {
+                if !table.masked(vector)? {
+                    clear.insert(vector);
+                }
+            }
+            if clear.is_empty() {
+                return Ok(());
+            }
+        }
+        Err(io::Error::other("the host's kernel clears mask bits as often as they are set").into())
     }
 
     /// The guest may have written other messages into the table that is taken back; the host's belong there.
@@ -113,17 +220,4 @@ impl Switch {
             }
         }
     }
-}
-
-/// The message that the host's kernel has in an entry; `None` where a reset has left its traces: all clear, all ones where nobody answers, a change meanwhile, or a mask bit that the service has not set.
-fn hosts_message(
-    table: &mut dyn VectorTable,
-    vector: VectorIndex,
-    held_back: bool,
-) -> Result<Option<TableMessage>, TableError> {
-    let message = table.message(vector)?;
-    let masked = table.masked(vector)? && !held_back;
-    let stands = table.message(vector)? == message;
-    let lost = masked || !stands || matches!(message.address, 0 | u64::MAX);
-    Ok((!lost).then_some(message))
 }

@@ -11,6 +11,7 @@ use super::guest::{Guest, Owner, Placement};
 use super::host::{Debts, Host};
 use super::wires::Wire;
 use crate::function::Isolation;
+use crate::platform::Platform;
 use crate::policy::Policy;
 use crate::window::View;
 
@@ -133,6 +134,11 @@ pub(crate) fn host_moves_messages(fixed: &Fixed, mode: TableMode) -> bool {
         && mode == TableMode::Trapped
 }
 
+/// Whether the host's kernel sets and clears mask bits of a table by itself, with interrupt remapping or without. On arm64 it does not.
+pub(crate) fn host_moves_mask_bits(fixed: &Fixed) -> bool {
+    matches!(fixed.platform, Platform::X86_64)
+}
+
 /// Whether the guest uses its emulated table: a vector that is unmasked needs interrupts.
 pub(crate) fn uses_legacy(guest: &Guest) -> bool {
     match &guest.owner {
@@ -149,7 +155,6 @@ mod tests {
     use super::*;
     use crate::capability::Registers;
     use crate::layout::{Bar, BarIndex, Layout};
-    use crate::platform::Platform;
     use crate::policy::FunctionPolicy;
     use crate::routes::Gsi;
 

@@ -70,7 +70,6 @@ impl Switch {
             return;
         }
         let mut given = self.mask(&masked);
-        self.function.settle();
         for index in own.iter() {
             let Some(vector) = self.world.wires.get(index) else { continue };
             if let Some(pending) = &mut report {
@@ -131,15 +130,15 @@ impl Switch {
             && !self.debts.intersects(Debts::TABLE.union(Debts::TAKE_DOWN))
     }
 
+    /// Masks these vectors in the function's table; whether they are.
     fn mask(&mut self, vectors: &VectorSet) -> bool {
-        let mut all = Ok(());
-        for vector in vectors.iter() {
-            all = all.and(self.function.table().set_masked(vector, true));
-        }
-        if let Err(error) = &all {
+        let masked = self.mask_for_good(vectors);
+        if let Err(error) = &masked {
             self.complain("mask bits could not be written", error);
+            // What is looked at next has arrived.
+            self.function.settle();
         }
-        all.is_ok()
+        masked.is_ok()
     }
 
     /// Makes changed vectors as they shall be. Takes the table back where an event waits for a vector that the guest has masked in it: there its unmasking is seen.
@@ -196,15 +195,16 @@ impl Switch {
 
     /// Learns the mask bits that the guest has written into the table; which of its vectors are masked.
     pub(super) fn read_mask_bits(&mut self) -> VectorSet {
-        let mut masked = VectorSet::default();
-        let Owner::Assigned(assigned) = &mut self.guest.owner else { return masked };
         let table = self.function.table();
-        for (index, assigned) in (0..).map(VectorIndex).zip(assigned) {
-            // There is no other place that knows it, and no second chance.
-            let read = table.masked(index).or_else(|_| table.masked(index));
-            assigned.masked = read.unwrap_or(true);
-            if assigned.masked {
-                masked.insert(index);
+        // There is no other place that knows it, and no second chance.
+        let masked = VectorSet::of_first(usize::from(self.guest.owner.assigned()), |vector| {
+            let vector = VectorIndex(u16::try_from(vector).unwrap_or(u16::MAX));
+            table.masked(vector).or_else(|_| table.masked(vector)).unwrap_or(true)
+        });
+        let masked = self.masked_for_good(masked);
+        if let Owner::Assigned(assigned) = &mut self.guest.owner {
+            for (index, assigned) in (0..).map(VectorIndex).zip(assigned) {
+                assigned.masked = masked.contains(index);
             }
         }
         self.world.wires.changed.extend(&masked);
