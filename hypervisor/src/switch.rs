@@ -17,7 +17,7 @@
 //! | `interrupts` | the function's interrupts: set-up, Enable, taking down |
 //! | `mode` | hands the table over and takes it back |
 //! | `placement` | where the function is decoded |
-//! | `operation` | the guard that each change goes through: pays on entry, evaluates and publishes on exit |
+//! | `operation` | the guard that each change goes through: pays when it begins, evaluates and publishes at its end |
 //! | `attempt` | the guard of what can fail: rolls back unless it is kept |
 //! | `configure`, `calls`, `table`, `config`, `saved` | the operations |
 

@@ -35,7 +35,7 @@ bitflags! {
         const HAND_OVER = 1 << 6;
         /// Putting the table's pages in was tried and failed. Guests can cause the attempt, so it is tried again only with `configure`, `restore`, `allow`, or a change of placement.
         const PAGES = 1 << 7;
-        /// The service does not know yet where the function is decoded. Paid on exit of each operation.
+        /// The service does not know yet where the function is decoded. Paid at the end of each operation.
         const PUBLISH = 1 << 8;
     }
 }

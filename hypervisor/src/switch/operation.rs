@@ -17,7 +17,7 @@ use super::host::Debts;
 use crate::layout::{Bar, BarIndex};
 use crate::sync::RwLock;
 
-/// The only way to change a [`Switch`]: pays what is owed on entry, and on exit brings the table's mode in line and publishes where the function is decoded.
+/// The only way to change a [`Switch`]: pays what is owed when it begins, and at its end brings the table's mode in line and publishes where the function is decoded.
 pub(crate) struct Operation<'a> {
     switch: &'a mut Switch,
     decoded: &'a Decoded,
