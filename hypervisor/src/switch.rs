@@ -13,7 +13,7 @@
 //! | `reader` | what guest and VMM can read |
 //! | `pages` | the guest's memory map: the one place that maps and unmaps |
 //! | `converge` | makes changed vectors as they shall be; the function's own mask bits as a stand-in |
-//! | `contents` | the function's own table: its messages |
+//! | `contents` | the function's own table: its messages, and mask bits that stay |
 //! | `interrupts` | the function's interrupts: set-up, Enable, taking down |
 //! | `mode` | hands the table over and takes it back |
 //! | `placement` | where the function is decoded |

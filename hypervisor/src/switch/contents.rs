@@ -1,4 +1,4 @@
-//! The function's own table: the messages that the host's kernel has put there.
+//! The function's own table: the messages that the host's kernel has put there, and mask bits that stay.
 
 use std::io;
 
