@@ -39,12 +39,12 @@ pub struct BarMapping {
 #[derive(Debug, Error)]
 pub enum SetUpError {
     /// The host has interrupts for fewer vectors. Leads to a short grant.
-    #[error(
-        "the host is short of interrupts for the function; {available} are to be had, or fewer"
-    )]
+    #[error("the host is short of interrupts for the function; {available} may be had")]
     TooFew {
         /// For how many to try next, from vector 0 on: fewer than were asked for.
         available: u16,
+        /// Whether that is a guess: there may be fewer, or more.
+        guess: bool,
     },
     /// The function or the kernel refuses.
     #[error(transparent)]
@@ -55,9 +55,13 @@ impl SetUpError {
     /// For how many vectors to try next, if it was for want of interrupts.
     pub(crate) fn available(&self) -> Option<usize> {
         match self {
-            Self::TooFew { available } => Some(usize::from(*available)),
+            Self::TooFew { available, .. } => Some(usize::from(*available)),
             Self::Refused(_) => None,
         }
+    }
+
+    pub(crate) fn is_guess(&self) -> bool {
+        matches!(self, Self::TooFew { guess: true, .. })
     }
 }
 

@@ -18,6 +18,8 @@ pub struct FunctionStatus {
     pub assigned: u16,
     /// Vectors of the table.
     pub vectors: u16,
+    /// Vectors that the host has no interrupts or routes for: of the emulated table where the guest uses that, which nothing else tells; of the last `configure` where it calls, which was told of its short grant.
+    pub without_interrupts: u16,
     /// Who answers the table.
     pub mode: TableMode,
     /// Why the table is not direct.
@@ -144,6 +146,7 @@ impl FunctionHandle {
             reasons: switch.reasons(),
             isolation: switch.isolation().clone(),
             counters: switch.counters(),
+            without_interrupts: switch.without_interrupts(),
             largest_call: switch.largest_call(),
             generation: switch.generation(),
         })

@@ -339,7 +339,7 @@ impl PciFunction for VfioFunction {
         wanted.extend(irqs::descriptors(events));
         if !self.grows && !self.set_up.is_empty() && wanted.len() > self.set_up.len() {
             let available = u16::try_from(self.set_up.len()).unwrap_or(u16::MAX);
-            return Err(SetUpError::TooFew { available });
+            return Err(SetUpError::TooFew { available, guess: false });
         }
         let Some((start, fds)) = irqs::change(&self.set_up, &wanted) else { return Ok(()) };
         let done = irqs::set_up(&self.device, start, &fds);

@@ -6,6 +6,7 @@
 mod fixture;
 
 use fixture::faults::{self, Plan};
+use fixture::function::set_up;
 use fixture::*;
 use pvmsi_hypervisor::{Policy, RestoreError, ServiceState};
 use pvmsi_protocol::{CallError, CallId, FunctionId, Reasons, Sequence, TableMode, VectorSetup};
@@ -378,12 +379,57 @@ fn a_host_that_does_not_know_how_many_interrupts_it_has_finds_what_is_enough() {
         assert_eq!(guest.configure(4).granted, 4);
         let guest = Guest::new(short);
         guest.control(ENABLE);
-        assert_eq!(guest.configure(16).granted, 8, "half of them");
+        assert_eq!(guest.configure(16).granted, 12, "half of them, and what can be added");
         let guest = Guest::new(Options { interrupts: 1, ..all });
         guest.control(ENABLE);
         assert_eq!(guest.configure(16).granted, 1);
         assert_eq!(guest.configure(16).granted, 1, "again");
     }
+}
+
+/// As an NVMe with 2048 vectors on a host of two processors.
+#[test]
+fn a_short_grant_is_close_and_costs_one_routing_update() {
+    for interrupts in [1, 2, 17, 255, 257, 391, 1100, 2047] {
+        for guesses in [false, true] {
+            let options = Options { vectors: 2048, interrupts, guesses, ..Options::default() };
+            let guest = Guest::new(options);
+            guest.control(ENABLE);
+            let before = guest.status().counters;
+            let granted = guest.configure(2048).granted;
+            let spent = guest.status().counters.since(&before);
+            let missed = interrupts - granted;
+            let requests = if guesses { 13 } else { 2 };
+            assert!(
+                missed <= if guesses { interrupts / 16 } else { 0 },
+                "{granted} of {interrupts}"
+            );
+            assert!(spent.interrupt_setups <= requests, "{interrupts}: {spent:?}");
+            assert_eq!(spent.routing_updates, 1);
+            assert_eq!((guest.routes.attached(), set_up()), (granted.into(), granted.into()));
+            assert_eq!(guest.routes.left.load(SeqCst), options.routes - granted);
+            assert_eq!(guest.status().without_interrupts, 2048 - granted);
+            (0..granted).for_each(|vector| guest.raise(vector));
+            assert_eq!(guest.interrupts(), (0..granted).collect::<Vec<_>>());
+        }
+    }
+}
+
+/// A guest that never calls is not told, so the operator is.
+#[test]
+fn vectors_of_an_emulated_table_that_have_no_interrupts_are_counted() {
+    let guest = Guest::new(Options { interrupts: 3, ..Options::default() });
+    assert_eq!(guest.status().without_interrupts, 0);
+    guest.control(ENABLE);
+    assert_eq!(guest.status().without_interrupts, 0, "none is used");
+    guest.program(0, message(0));
+    assert_eq!(guest.status().without_interrupts, 5);
+    guest.control(0);
+    assert_eq!(guest.status().without_interrupts, 0);
+    let none = Guest::new(Options { interrupts: 0, ..Options::default() });
+    none.control(ENABLE);
+    none.program(0, message(0));
+    assert_eq!(none.status().without_interrupts, 8);
 }
 
 #[test]

@@ -95,6 +95,7 @@ impl Operation<'_> {
         self.world.spare.clear();
         self.world.wires.free_ahead();
         count(&mut self.tally.counters.configures);
+        self.tally.asked = target;
         self.tally.next_generation();
         self.world.held = None;
         self.debts.remove(Debts::NOT_MAPPABLE);
@@ -338,21 +339,20 @@ impl Operation<'_> {
         if routable < new {
             self.retire(there.saturating_add(routable));
         }
-        loop {
-            let end = self.world.wires.len();
-            if end == there {
-                return Ok(new == 0);
+        let end = self.world.wires.len();
+        if end == there {
+            return Ok(new == 0);
+        }
+        match self.set_up_most(there, 0, end) {
+            Ok(vectors) if vectors.saturating_sub(there) == new => Ok(true),
+            Ok(vectors) => {
+                self.retire(vectors);
+                Ok(false)
             }
-            let Err(error) = self.set_up_from(there, end) else {
-                return Ok(end.saturating_sub(there) == new);
-            };
-            // Ends: each time it is fewer.
-            let Some(few) = error.available().filter(|&few| few < end) else {
+            Err(error) => {
                 self.retire(there);
-                return Err(error);
-            };
-            self.complain(SHORT_OF_INTERRUPTS, &error);
-            self.retire(few.max(there));
+                if error.available().is_some() { Ok(false) } else { Err(error) }
+            }
         }
     }
 
@@ -430,11 +430,7 @@ impl Operation<'_> {
             // An attempt keeps its list; the request still has it.
             let setups = first.take().map_or_else(|| listed(request, |_, _| {}), Ok)?;
             let Err(error) = self.assign(setups, granted, wanted, before) else { return Ok(()) };
-            // What is available may be a guess, which must not miss what is enough.
-            let spare = wanted > target;
-            let next =
-                error.available(granted).map(|few| if spare { few.max(target) } else { few });
-            match next {
+            match error.available(granted) {
                 Some(0) => {
                     self.complain("configure finds no interrupts", &error);
                     return Err(CallError::NoResources);
@@ -529,10 +525,16 @@ impl Attempt<'_> {
         }
         self.converge()?;
         // Last, for it cannot be undone without a trace: new vectors come unmasked.
-        let count = self.world.wires.len().min(wanted.max(granted));
-        if self.world.set_up != count {
-            let kept = self.world.set_up.min(count);
-            self.set_up_from(kept, count).map_err(StepError::SetUp)?;
+        let mut count = self.world.wires.len().min(wanted.max(granted));
+        if self.world.set_up > count {
+            self.set_up_from(count, count).map_err(StepError::SetUp)?;
+        } else if self.world.set_up < count {
+            let set_up = self.world.set_up;
+            count = self.set_up_most(set_up, granted, count).map_err(StepError::SetUp)?;
+            // Those that have no interrupts are not the guest's: a short grant, with the same routing update.
+            if let Owner::Assigned(vectors) = &mut self.guest.owner {
+                vectors.truncate(count);
+            }
         }
         self.retire(count);
         self.free_spare_gsis();

@@ -42,21 +42,79 @@ impl Switch {
         Ok(())
     }
 
-    /// One interrupt set-up for all vectors or, where the host is short of interrupts, for as many as it has; the others go, and leave their events in `spare`. At least for `least`.
+    /// Sets all vectors up or, where the host is short of interrupts, as many as it has; the others go, and leave their events in `spare`. At least `least`.
     pub(super) fn set_up_what_there_is(
         &mut self,
         least: usize,
         spare: &mut Vec<EventFd>,
     ) -> Result<(), SetUpError> {
-        loop {
-            let vectors = self.world.wires.len();
-            let Err(error) = self.set_up_interrupts(vectors) else { return Ok(()) };
-            // Ends: each time it is fewer. It may be a guess, which must not miss what is enough.
-            let next = error.available().map(|available| available.max(least));
-            let Some(next) = next.filter(|&next| next < vectors) else { return Err(error) };
-            self.complain(SHORT_OF_INTERRUPTS, &error);
-            spare.extend(self.retire(next));
+        let vectors = self.set_up_most(0, least, self.world.wires.len())?;
+        if vectors < least {
+            let available = u16::try_from(vectors).unwrap_or(u16::MAX);
+            return Err(SetUpError::TooFew { available, guess: false });
         }
+        spare.extend(self.retire(vectors));
+        Ok(())
+    }
+
+    /// Sets up all of the first `most` vectors, or as many as the host has interrupts for; how many are set up then. Those before `first` are already, and are not touched.
+    ///
+    /// One request, most often. Where the kernel says how many there are, that is the second; where it does not, they
+    /// are found: by halves until it has as many, and where a set-up can grow from there up, to within a
+    /// sixteenth. A guess does not miss `least`.
+    ///
+    /// # Errors
+    /// When not one can be had, or when the kernel refuses for another reason.
+    pub(super) fn set_up_most(
+        &mut self,
+        first: usize,
+        least: usize,
+        most: usize,
+    ) -> Result<usize, SetUpError> {
+        let Err(mut error) = self.set_up_from(first, most) else { return Ok(most) };
+        if error.available().is_some() {
+            self.complain(SHORT_OF_INTERRUPTS, &error);
+        }
+        let (mut has, mut has_not) = (first, most);
+        // Ends: what lies between the two becomes less each time.
+        loop {
+            let Some(available) = error.available() else { break };
+            let enough = if error.is_guess() && least < has_not { least } else { 0 };
+            let next = available.max(enough);
+            if next <= has || next >= has_not {
+                break;
+            }
+            match self.set_up_from(has, next) {
+                Ok(()) => {
+                    return Ok(if error.is_guess() {
+                        self.grow_set_up(next, has_not)
+                    } else {
+                        next
+                    });
+                }
+                Err(now) => (has_not, error) = (next, now),
+            }
+        }
+        has = has.min(self.world.set_up);
+        if has > 0 && error.available().is_some() { Ok(has) } else { Err(error) }
+    }
+
+    /// Adds to `has` vectors that are set up, as long as that is worth a request, where the host has fewer than `has_not`; how many there are then.
+    fn grow_set_up(&mut self, mut has: usize, mut has_not: usize) -> usize {
+        let one_more = u16::try_from(has).unwrap_or(u16::MAX).saturating_add(1);
+        let grows = self.function.set_up_count(one_more) == one_more;
+        while grows && has_not.saturating_sub(has) > (has >> 4).saturating_add(1) {
+            let next = has.midpoint(has_not);
+            match self.set_up_from(has, next) {
+                Ok(()) => has = next,
+                Err(error) if error.available().is_some() => has_not = next,
+                Err(error) => {
+                    self.complain(SHORT_OF_INTERRUPTS, &error);
+                    break;
+                }
+            }
+        }
+        has
     }
 
     /// Sets all vectors up when the first one of the emulated table is unmasked: the set-up of vectors one by one takes a request each, and a guest that configures needs none of it. It takes over what an unfinished `configure` has prepared.

@@ -68,6 +68,18 @@ impl Switch {
         self.tally.counters
     }
 
+    /// Vectors that the guest uses, or has asked for, and that nothing on the host stands behind.
+    pub(crate) fn without_interrupts(&self) -> u16 {
+        match &self.guest.owner {
+            Owner::Legacy(_) if !decide::uses_legacy(&self.guest) => 0,
+            Owner::Legacy(_) => {
+                let set_up = u16::try_from(self.world.set_up).unwrap_or(u16::MAX);
+                self.fixed.layout.vectors().saturating_sub(set_up)
+            }
+            Owner::Assigned(_) => self.tally.asked.saturating_sub(self.assigned()),
+        }
+    }
+
     pub(crate) fn largest_call(&self) -> u16 {
         self.tally.largest_call
     }

@@ -15,6 +15,8 @@ pub(crate) struct Tally {
     pub(crate) counters: Counters,
     /// The most vectors that one `configure` call has set up.
     pub(crate) largest_call: u16,
+    /// The vectors that the last successful `configure` was about.
+    pub(crate) asked: u16,
     log: RateLimit,
 }
 

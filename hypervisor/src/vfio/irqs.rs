@@ -120,20 +120,20 @@ fn outcome(
     match (result, errno) {
         (0, _) => Ok(()),
         // Nothing is set up, and this many could be: `vfio_msi_enable`, in the file named above.
-        (1.., _) => Err(too_few(usize::try_from(result).unwrap_or(0))),
+        (1.., _) => Err(too_few(usize::try_from(result).unwrap_or(0), false)),
         // Not for all, and it does not say for how many: on x86 a processor's vector is taken only
         // when the interrupt is requested (Linux `arch/x86/kernel/apic/vector.c`). Half of them is
         // what to try next.
         (_, Some(libc::ENOSPC)) => {
             let set_up = fds.iter().filter(|&&fd| fd >= 0).count();
-            Err(too_few(start.saturating_add(set_up / 2)))
+            Err(too_few(start.saturating_add(set_up / 2), true))
         }
         (_, errno) => Err(io::Error::from_raw_os_error(errno.unwrap_or(libc::EIO)).into()),
     }
 }
 
-fn too_few(available: usize) -> SetUpError {
-    SetUpError::TooFew { available: u16::try_from(available).unwrap_or(u16::MAX) }
+fn too_few(available: usize, guess: bool) -> SetUpError {
+    SetUpError::TooFew { available: u16::try_from(available).unwrap_or(u16::MAX), guess }
 }
 
 /// Waits until every interrupt handler of the host that is running now has ended. There is no request for a single interrupt; a grace period of the whole kernel is what user space can ask for (`membarrier(2)`, `MEMBARRIER_CMD_GLOBAL`).

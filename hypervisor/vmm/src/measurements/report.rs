@@ -81,6 +81,8 @@ pub struct FunctionService {
     pub reasons: Vec<&'static str>,
     /// Vectors that are assigned.
     pub assigned: u16,
+    /// Vectors that the guest uses or has asked for, and that the host has no interrupts or routes for.
+    pub without_interrupts: u16,
     /// What happened since the start.
     pub counters: Counters,
 }
@@ -94,6 +96,7 @@ impl From<&FunctionStatus> for FunctionService {
             },
             reasons: status.reasons.names().collect(),
             assigned: status.assigned,
+            without_interrupts: status.without_interrupts,
             counters: status.counters,
         }
     }
