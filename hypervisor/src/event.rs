@@ -9,11 +9,11 @@ pub(crate) mod keeper;
 
 use std::io;
 
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-/// A new event, for one vector.
+/// A new event, for one vector. A program that the VMM starts does not get it.
 pub(crate) fn new() -> io::Result<EventFd> {
-    let event = EventFd::new(EFD_NONBLOCK)?;
+    let event = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
     #[cfg(feature = "model")]
     keeper::created(&event);
     Ok(event)
@@ -45,4 +45,21 @@ pub(crate) fn is_signalled(event: &EventFd) -> bool {
         signal(event);
     }
     held
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    #[test]
+    fn a_program_that_is_started_does_not_get_it() {
+        let event = new().unwrap();
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", event.as_raw_fd()));
+        let info = info.unwrap();
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).unwrap();
+        let flags = i32::from_str_radix(flags.trim(), 8).unwrap();
+        assert_eq!(flags & libc::O_CLOEXEC, libc::O_CLOEXEC, "{info}");
+    }
 }

@@ -16,7 +16,7 @@ use kvm_ioctls::{Kvm, VmFd};
 use pvmsi_hypervisor::{Policy, Service, ServiceConfig, VfioHost};
 use pvmsi_software::SoftwareDevice;
 use vm_memory::GuestMemoryMmap;
-use vmm_sys_util::eventfd::EventFd;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EventFd};
 
 use crate::arch::{self, CPUS_MAX, InterruptController, PciConfig, SERIAL_GSI};
 use crate::bars::Placement;
@@ -114,7 +114,7 @@ impl Machine {
         let service = Arc::new(Service::new(service_config, routes));
         let functions = Functions::add(&config, &kvm, &vm, &memory, &service)?;
 
-        let interrupt = EventFd::new(0).map_err(eventfd)?;
+        let interrupt = EventFd::new(EFD_CLOEXEC).map_err(eventfd)?;
         let serial = SerialPort::new(interrupt.try_clone().map_err(eventfd)?, config.console)
             .map_err(eventfd)?;
         let doorbell = (config.policy != Policy::Off).then_some(config.doorbell);

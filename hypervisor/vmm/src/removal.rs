@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use pvmsi_hypervisor::{FunctionHandle, FunctionStatus};
 use pvmsi_protocol::FunctionId;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
-use vmm_sys_util::eventfd::EventFd;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EventFd};
 
 /// How long a guest may keep a function that the host wants back. The kernel asks every ten seconds.
 const GRACE: Duration = Duration::from_secs(3);
@@ -58,7 +58,7 @@ impl RequestThread {
             return Ok(None);
         }
         let epoll = Epoll::new()?;
-        let wake = EventFd::new(0)?;
+        let wake = EventFd::new(EFD_CLOEXEC)?;
         let watched = requests.iter().map(|(_, event)| event).chain([&wake]);
         for (number, event) in (0..).zip(watched) {
             let wanted = EpollEvent::new(EventSet::IN, number);
