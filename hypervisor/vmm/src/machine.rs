@@ -29,7 +29,7 @@ use crate::error::MachineError;
 use crate::measurements::{
     ExitCounters, ExitCounts, FunctionService, Host, LongestCall, REPORT_SCHEMA, Recorder, Report,
 };
-use crate::removal::{Removed, RequestThread};
+use crate::removal::{GRACE, Removed, RequestThread};
 use crate::serial::SerialPort;
 use crate::vcpu::{self, Vcpu};
 use crate::{host, memory, pci};
@@ -167,7 +167,7 @@ impl Machine {
         });
         let devices = devices.transpose()?;
         let removed = Removed::default();
-        let requests = RequestThread::start(functions.requests, removed.clone());
+        let requests = RequestThread::start(functions.requests, removed.clone(), GRACE);
         let requests = requests.map_err(thread)?;
         let threads = Threads::start(&parts)?;
         Ok(Self { _threads: threads, _devices: devices, _requests: requests, removed, parts })
