@@ -55,8 +55,9 @@ fn advertise(_kvm: &Kvm, _service: &Service) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+/// This VMM has not enabled `KVM_CAP_X2APIC_API`.
 #[cfg(target_arch = "x86_64")]
-const PLATFORM: Platform = Platform::X86_64;
+const PLATFORM: Platform = Platform::X86_64 { extended_destination_ids: false };
 #[cfg(target_arch = "aarch64")]
 const PLATFORM: Platform = Platform::Aarch64 { its_doorbell: 0x0809_0040 };
 

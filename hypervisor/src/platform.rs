@@ -29,15 +29,25 @@
 //! and that the guest has not taken yet, when its irqfd is detached. A direct
 //! table needs no detaching to be masked; a trapped one does.
 
-use pvmsi_protocol::{FunctionId, GuestMessage};
+use pvmsi_protocol::{Features, FunctionId, GuestMessage};
 
 use crate::routes::Route;
+
+/// Bits 14:8 of the destination id of a message to a local APIC, where KVM's guests put them (`KVM_FEATURE_MSI_EXT_DEST_ID`): address bits 11:5.
+pub(crate) const ID_14_8: u64 = 0x0000_0fe0;
+/// Bits 31:8 of the destination id, where KVM itself looks for them (`KVM_CAP_X2APIC_API`): address bits 63:40.
+pub(crate) const ID_31_8: u64 = 0xffff_ff00_0000_0000;
 
 /// The guest's platform, as far as messages are concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Platform {
-    /// Local APICs: Intel SDM volume 3, "Message Signalled Interrupts", with the extended destination ids of KVM (`KVM_FEATURE_MSI_EXT_DEST_ID`) and the upper address bits of its x2APIC format.
-    X86_64,
+    /// Local APICs: Intel SDM volume 3, "Message Signalled Interrupts", and W-610 of the specification.
+    X86_64 {
+        /// Whether the VM takes destination ids above 255. Only then the guest is offered them (the feature *extended-destination-id*); otherwise a message that names one is refused, since it would go to the processor that the low 8 bits name.
+        ///
+        /// On KVM: whether the VMM has enabled `KVM_CAP_X2APIC_API` with both flags, `KVM_X2APIC_API_USE_32BIT_IDS` and `KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK`. With the first alone, messages to id 255 go to all processors in x2APIC mode, and those to all of them to none.
+        extended_destination_ids: bool,
+    },
     /// An interrupt translation service: GICv3 architecture specification, `GITS_TRANSLATER`.
     Aarch64 {
         /// Guest physical address of the ITS's doorbell register.
@@ -49,15 +59,26 @@ impl Platform {
     /// Whether an attached event keeps to the guest message that it was attached with: a vector whose message is named again is detached and attached anew.
     pub(crate) const fn binds_at_attach(self) -> bool {
         match self {
-            Self::X86_64 => false,
+            Self::X86_64 { .. } => false,
             Self::Aarch64 { .. } => true,
+        }
+    }
+
+    /// What its guests are offered.
+    pub(crate) fn features(self) -> Features {
+        match self {
+            Self::X86_64 { extended_destination_ids: true } => Features::EXTENDED_DESTINATION_ID,
+            Self::X86_64 { .. } | Self::Aarch64 { .. } => Features::empty(),
         }
     }
 
     /// The route for a message of a function; `None` when the platform cannot deliver the message.
     pub fn route(self, function: FunctionId, message: GuestMessage) -> Option<Route> {
         let deliverable = match self {
-            Self::X86_64 => is_local_apic_message(message),
+            Self::X86_64 { extended_destination_ids } => {
+                is_local_apic_message(message)
+                    && is_destination(message.address, extended_destination_ids)
+            }
             Self::Aarch64 { its_doorbell } => message.address == its_doorbell,
         };
         deliverable.then(|| self.route_of(function, message))
@@ -66,7 +87,7 @@ impl Platform {
     /// The same for a message that has been checked.
     pub(crate) fn route_of(self, function: FunctionId, message: GuestMessage) -> Route {
         let device_id = match self {
-            Self::X86_64 => None,
+            Self::X86_64 { .. } => None,
             Self::Aarch64 { .. } => Some(u32::from(function.requester_id())),
         };
         Route { message, device_id }
@@ -76,8 +97,9 @@ impl Platform {
 /// Fixed, lowest priority or NMI; edge triggered; a vector that a processor accepts.
 fn is_local_apic_message(GuestMessage { address, data }: GuestMessage) -> bool {
     const ADDRESS_RANGE: u64 = 0xfee0_0000;
-    // Bits 31:20 are the interrupt range, 39:32 are reserved, 63:40 are bits 31:8 of an x2APIC id.
-    let address_valid = address & 0x0000_00ff_fff0_0000 == ADDRESS_RANGE;
+    // Bits 31:20 are the interrupt range, 39:32 are reserved. With bit 4 the address names an entry
+    // of an interrupt remapping table, and no destination.
+    let address_valid = address & 0x0000_00ff_fff0_0010 == ADDRESS_RANGE;
     let level_triggered = data & (1 << 15) != 0;
     let vector = data & 0xff;
     let delivery_valid = match (data >> 8) & 0b111 {
@@ -88,6 +110,15 @@ fn is_local_apic_message(GuestMessage { address, data }: GuestMessage) -> bool {
     address_valid && delivery_valid && !level_triggered && data >> 16 == 0
 }
 
+/// Bits of the id above the lowest 8 only where they are `extended`, and in one place: in both, nobody can say which are meant.
+const fn is_destination(address: u64, extended: bool) -> bool {
+    match (address & ID_31_8 != 0, address & ID_14_8 != 0) {
+        (false, false) => true,
+        (true, true) => false,
+        (true, false) | (false, true) => extended,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -95,22 +126,58 @@ mod tests {
     const FUNCTION: FunctionId = FunctionId(8);
 
     fn valid(address: u64, data: u32) -> bool {
-        Platform::X86_64.route(FUNCTION, GuestMessage { address, data }).is_some()
+        let with = Platform::X86_64 { extended_destination_ids: true };
+        with.route(FUNCTION, GuestMessage { address, data }).is_some()
+    }
+
+    fn valid_without(address: u64) -> bool {
+        let without = Platform::X86_64 { extended_destination_ids: false };
+        without.route(FUNCTION, GuestMessage { address, data: 0x31 }).is_some()
     }
 
     #[test]
     fn x86_accepts_what_a_local_apic_accepts() {
         assert!(valid(0xfee0_1000, 0x31), "physical destination 1");
         assert!(valid(0xfee0_1004, 0x131), "logical destination, lowest priority");
-        assert!(valid(0xfeef_fff8, 0x31), "extended destination id and redirection hint");
-        assert!(valid(0x0000_0100_fee0_1000, 0x31), "x2APIC id above 255");
+        assert!(valid(0xfeef_f008, 0x31), "redirection hint, all processors in xAPIC mode");
+        assert!(valid(0xfee0_1003, 0x7831), "ignored bits");
         assert!(valid(0xfee0_0000, 0x400), "NMI");
+    }
+
+    #[test]
+    fn x86_accepts_ids_above_255_only_where_they_lead_somewhere() {
+        for (address, what) in [
+            (0xfee0_1020, "bit 8, extended destination id"),
+            (0xfeef_ffe8, "all bits of one, and redirection hint"),
+            (0xfee0_0044, "logical destination, cluster 0"),
+            (0x0000_0100_fee0_1000, "bit 8, x2APIC format"),
+            (0x0010_0000_fee0_2004, "logical destination, cluster 16"),
+            (0xffff_ff00_feef_f000, "all processors in x2APIC mode"),
+        ] {
+            assert!(valid(address, 0x31), "{what}");
+            assert!(!valid_without(address), "{what}, without the feature");
+        }
+        assert!(valid_without(0xfeef_f00c), "255 is not above");
+        assert!(!valid(0x0000_0100_fee0_1020, 0x31), "in both places, though they agree");
+    }
+
+    #[test]
+    fn extended_ids_are_offered_where_they_are_taken() {
+        for extended_destination_ids in [false, true] {
+            let offered = Platform::X86_64 { extended_destination_ids }.features();
+            assert_eq!(
+                offered.contains(Features::EXTENDED_DESTINATION_ID),
+                extended_destination_ids
+            );
+        }
+        assert_eq!(Platform::Aarch64 { its_doorbell: 0 }.features(), Features::empty());
     }
 
     #[test]
     fn x86_refuses_the_rest() {
         assert!(!valid(0xfed0_0000, 0x31), "outside the interrupt range");
         assert!(!valid(0x1_fee0_0000, 0x31), "reserved address bits");
+        assert!(!valid(0xfee0_1010, 0x31), "an entry of a remapping table");
         assert!(!valid(0xfee0_0000, 0x0f), "vector below 16");
         assert!(!valid(0xfee0_0000, 0x8031), "level triggered");
         assert!(!valid(0xfee0_0000, 0x231), "SMI");

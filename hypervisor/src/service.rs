@@ -278,9 +278,8 @@ impl Service {
     }
 
     fn features(&self) -> Features {
-        let mut features = Features::empty();
+        let mut features = self.config.platform.features();
         features.set(Features::DIRECT, self.config.policy == Policy::Direct);
-        features.set(Features::EXTENDED_DESTINATION_ID, self.config.platform == Platform::X86_64);
         features
     }
 

@@ -23,7 +23,6 @@ const VECTORS: u16 = 6;
 const BOUND: u16 = 3;
 const ITS: u64 = 0x0809_0040;
 
-const X86_64: Platform = Platform::X86_64;
 const AARCH64: Platform = Platform::Aarch64 { its_doorbell: ITS };
 
 fn guest_of((platform, policy): (Platform, Policy)) -> Guest {

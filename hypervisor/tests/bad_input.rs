@@ -6,9 +6,9 @@
 mod fixture;
 
 use fixture::*;
-use pvmsi_hypervisor::{DoorbellError, FunctionPolicy, Policy};
+use pvmsi_hypervisor::{DoorbellError, FunctionPolicy, Platform, Policy};
 use pvmsi_protocol::{
-    CallError, CallId, FunctionId, GuestMessage, Header, Kind, Parameter, SMCCC_CALL,
+    CallError, CallId, Features, FunctionId, GuestMessage, Header, Kind, Parameter, SMCCC_CALL,
     SMCCC_DISCOVER, Sequence, ServiceBlock, SmcccStatus, Status, VectorSetup,
 };
 use vm_memory::{Bytes, GuestAddress};
@@ -153,6 +153,30 @@ fn invalid_message_names_its_vector() {
     fails(CallError::vector(Parameter::Message, 2), |guest| {
         guest.update(&[(0, message(5)), (2, bad)])
     });
+}
+
+/// KVM would take the low 8 bits for the whole id.
+#[test]
+fn a_vm_with_ids_of_8_bits_sends_nothing_to_the_processor_that_8_bits_name() {
+    let platform = Platform::X86_64 { extended_destination_ids: false };
+    for address in [0xfee0_1020, 0x0000_0100_fee0_1000] {
+        let bad = GuestMessage { address, data: 0x31 };
+        let guest = Guest::new(Options { platform, ..Options::default() });
+        let offer = guest.service.offer(None, None).unwrap();
+        assert!(!offer.features.contains(Features::EXTENDED_DESTINATION_ID));
+        guest.control(ENABLE);
+        guest.program(2, bad);
+        guest.raise(2);
+        assert_eq!(guest.routes.delivered(), [], "in the standard way");
+        let setup = VectorSetup { message: Some(bad), masked: false };
+        let answer = guest.configure_with(1, Sequence::START, &[setup]);
+        assert_eq!(answer.unwrap_err(), CallError::vector(Parameter::Message, 0));
+        guest.configure(4);
+        let refused = Err(CallError::vector(Parameter::Message, 3));
+        assert_eq!(guest.update(&[(3, bad)]), refused);
+        guest.raise(3);
+        assert_eq!(guest.routes.delivered().last(), Some(&message(3)));
+    }
 }
 
 #[test]

@@ -141,7 +141,7 @@ fn each_call_does_no_more_than_its_bound() {
     let trapped = [one(1, 0, 0), one(0, 12, 16), one(0, 12, 16), one(0, 6, 8), one(0, 0, 0)];
     for policy in [Policy::Direct, Policy::Trapped] {
         for (platform, message) in [
-            (Platform::X86_64, message as fn(u16) -> GuestMessage),
+            (X86_64, message as fn(u16) -> GuestMessage),
             (Platform::Aarch64 { its_doorbell: ITS }, its_message),
         ] {
             let guest = enabled(Options { policy, platform, ..options() });
@@ -354,7 +354,7 @@ fn a_guest_that_gives_up_and_uses_its_own_table_finds_all_events() {
 fn a_new_configure_takes_the_place_of_one_that_was_given_up() {
     for (platform, message, other) in [
         (
-            Platform::X86_64,
+            X86_64,
             message as fn(u16) -> GuestMessage,
             (|vector| message(vector + 100)) as fn(u16) -> GuestMessage,
         ),

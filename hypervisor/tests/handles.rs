@@ -12,10 +12,10 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::Duration;
 
-use fixture::{BAR, ENABLE, FUNCTION, Guest, MSIX_CONTROL, Options, TABLE};
+use fixture::{BAR, ENABLE, FUNCTION, Guest, MSIX_CONTROL, Options, TABLE, X86_64};
 use pvmsi_hypervisor::{
     AddFunctionError, BarIndex, FunctionError, FunctionHandle, FunctionPolicy, FunctionStatus,
-    ModeChange, Platform, Service, ServiceConfig, View, Window,
+    ModeChange, Service, ServiceConfig, View, Window,
 };
 use pvmsi_protocol::{
     CallError, CallId, FunctionId, Header, Reasons, Sequence, TableMode, VectorSetup,
@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const REMOVED: FunctionError = FunctionError::Removed(FUNCTION);
 
 fn service() -> Service {
-    Service::new(ServiceConfig::new(Platform::X86_64), Arc::new(RecordedRoutes::new(u16::MAX)))
+    Service::new(ServiceConfig::new(X86_64), Arc::new(RecordedRoutes::new(u16::MAX)))
 }
 
 fn function() -> Box<SoftwareFunction> {

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use fixture::*;
-use pvmsi_hypervisor::{FunctionError, FunctionPolicy, Platform, Service, ServiceConfig, View};
+use pvmsi_hypervisor::{FunctionError, FunctionPolicy, Service, ServiceConfig, View};
 use pvmsi_protocol::{CallId, Reasons, TableMode};
 use pvmsi_software::{SoftwareFunction, SoftwareOptions};
 
@@ -257,7 +257,7 @@ fn the_pages_of_a_removed_function_go_before_calls_say_that_it_is_gone() {
     let known: Arc<OnceLock<Weak<Service>>> = Arc::default();
     let noted: Arc<Mutex<Vec<bool>>> = Arc::default();
     let routes = Arc::new(RecordedRoutes::new(0));
-    let service = Arc::new(Service::new(ServiceConfig::new(Platform::X86_64), routes));
+    let service = Arc::new(Service::new(ServiceConfig::new(X86_64), routes));
     let function = SoftwareFunction::new(SoftwareOptions::default(), 4096).unwrap();
     let (asked, notes) = (Arc::clone(&known), Arc::clone(&noted));
     // Whether the service still knows the function when its pages go.
@@ -295,7 +295,7 @@ fn release_where_nothing_is_assigned_leaves_the_emulated_table() {
 fn a_function_that_panics_when_it_is_removed_is_gone() {
     let told = Arc::new(AtomicBool::new(false));
     let routes = Arc::new(RecordedRoutes::new(0));
-    let service = Service::new(ServiceConfig::new(Platform::X86_64), routes);
+    let service = Service::new(ServiceConfig::new(X86_64), routes);
     let add = || {
         let function = SoftwareFunction::new(SoftwareOptions::default(), 4096).unwrap();
         let told = Arc::clone(&told);

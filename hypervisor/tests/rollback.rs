@@ -438,7 +438,7 @@ fn guest_in(setting: Setting, operation: &Operation) -> Guest {
     let policy = if setting == Setting::Trapped { Policy::Trapped } else { Policy::Direct };
     let platform = match setting {
         Setting::Arm64 => Platform::Aarch64 { its_doorbell: ITS },
-        _ => Platform::X86_64,
+        _ => X86_64,
     };
     let options = Options {
         vectors: VECTORS,

@@ -276,7 +276,7 @@ impl Machine {
             platform: if plan.arm64 {
                 Platform::Aarch64 { its_doorbell: ITS }
             } else {
-                Platform::X86_64
+                Platform::X86_64 { extended_destination_ids: plan.vectors & 16 == 0 }
             },
         };
         let guest = Guest::new(options);
@@ -384,7 +384,9 @@ impl Machine {
     fn message(&self, message: Message) -> Option<GuestMessage> {
         match (message, self.options.platform) {
             (Message::None, _) => None,
-            (Message::Good(number), Platform::X86_64) => Some(fixture::message(number.into())),
+            (Message::Good(number), Platform::X86_64 { .. }) => {
+                Some(fixture::message(number.into()))
+            }
             (Message::Good(number), Platform::Aarch64 { its_doorbell }) => {
                 Some(GuestMessage { address: its_doorbell, data: number.into() })
             }

@@ -3,10 +3,9 @@
 //!
 //! What the specification leaves open is open here: [`Pending::Perhaps`].
 
-use pvmsi_hypervisor::Platform;
 use pvmsi_protocol::{GuestMessage, TableMessage};
 
-use crate::fixture::FUNCTION;
+use crate::fixture::{FUNCTION, X86_64};
 
 /// What is known of a pending bit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -246,7 +245,7 @@ impl Msix {
             };
             // A message that the platform cannot deliver is kept back, as by a mask.
             let valid = |message: &GuestMessage| {
-                !self.function_mask && Platform::X86_64.route(FUNCTION, *message).is_some()
+                !self.function_mask && X86_64.route(FUNCTION, *message).is_some()
             };
             match message.filter(valid) {
                 _ if entry.masked || entry.pending == Pending::No => {}

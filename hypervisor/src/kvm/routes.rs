@@ -241,7 +241,9 @@ fn kernel(operation: &'static str) -> impl Fn(kvm_ioctls::Error) -> RoutesError 
     }
 }
 
-fn msi_entry(gsi: Gsi, Route { message, device_id }: Route) -> kvm_irq_routing_entry {
+fn msi_entry(gsi: Gsi, route: Route) -> kvm_irq_routing_entry {
+    let Route { device_id, .. } = route;
+    let message = route.kvm_message();
     let mut entry = kvm_irq_routing_entry {
         gsi: gsi.0,
         type_: KVM_IRQ_ROUTING_MSI,

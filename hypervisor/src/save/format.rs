@@ -30,7 +30,8 @@ use super::versioned::{Saved, StateVersion, Versioned};
 ///    [`Service::resume`], then devices, then vCPUs.
 ///
 /// Where it goes on:
-/// 1. Create the service and add the functions, under the same addresses.
+/// 1. Create the service, for the same platform, and add the functions, under the
+///    same addresses.
 /// 2. Restore RAM, the functions' configuration space
 ///    ([`FunctionHandle::config_write`], of all registers) and their devices. Where a
 ///    function is decoded is what configuration space says.

@@ -136,7 +136,7 @@ pub(crate) fn host_moves_messages(fixed: &Fixed, mode: TableMode) -> bool {
 
 /// Whether the host's kernel sets and clears mask bits of a table by itself, with interrupt remapping or without. On arm64 it does not.
 pub(crate) fn host_moves_mask_bits(fixed: &Fixed) -> bool {
-    matches!(fixed.platform, Platform::X86_64)
+    matches!(fixed.platform, Platform::X86_64 { .. })
 }
 
 /// Whether the guest uses its emulated table: a vector that is unmasked needs interrupts.
@@ -171,7 +171,7 @@ mod tests {
         let bar = BarIndex(0);
         Fixed {
             id: FunctionId(8),
-            platform: Platform::X86_64,
+            platform: Platform::X86_64 { extended_destination_ids: true },
             policy: FunctionPolicy { policy: Policy::Direct, ..FunctionPolicy::default() },
             isolation: Isolation::Isolated,
             layout: Layout::new(bars, 2, (bar, 0x1000), (bar, 0x2000), 4096).unwrap(),

@@ -3,8 +3,8 @@
 use std::sync::atomic::Ordering;
 
 use super::*;
-use pvmsi_hypervisor::{FunctionPolicy, Policy, RestoreError};
-use pvmsi_protocol::{FunctionId, Sequence, TableMode, VectorSetup};
+use pvmsi_hypervisor::{FunctionPolicy, Platform, Policy, RestoreError};
+use pvmsi_protocol::{FunctionId, GuestMessage, Sequence, TableMode, VectorSetup};
 use pvmsi_software::{SoftwareFunction, SoftwareOptions};
 use pvmsi_test_doubles::IdleWindow;
 use serde_json::json;
@@ -176,6 +176,20 @@ fn hosts_that_allow_too_little() {
     let target = Guest::new(Options { vectors: 64, routes: 3, ..Options::default() });
     let error = refused(&target, &state);
     assert!(matches!(error, RestoreError::NoResources { needed: 4, left: 3, .. }), "{error}");
+}
+
+#[test]
+fn a_host_without_the_destination_ids_that_the_guest_uses() {
+    let source = Guest::with_vectors(64);
+    source.control(ENABLE);
+    let beyond = GuestMessage { address: 0xfee0_1020, data: 0x31 };
+    let setup = VectorSetup { message: Some(beyond), masked: true };
+    source.configure_with(1, Sequence::START, &[setup]).unwrap();
+    let state = source.service.save().unwrap();
+    let platform = Platform::X86_64 { extended_destination_ids: false };
+    let target = Guest::new(Options { vectors: 64, platform, ..Options::default() });
+    let error = refused(&target, &state);
+    assert!(matches!(error, RestoreError::Invalid { .. }), "{error}");
 }
 
 #[test]

@@ -3,11 +3,11 @@
 //! | item | what it is |
 //! |---|---|
 //! | `CPUS_MAX`, `RAM`, `RAM_MIN`, `LOAD_MIN`, `BAR_WINDOW`, `DOORBELL_REGISTER` | the machine in numbers |
-//! | `ELF_MACHINE`, `GUEST_TARGET`, `PLATFORM` | which guests it runs |
+//! | `ELF_MACHINE`, `GUEST_TARGET` | which guests it runs |
 //! | `DOORBELLS`, `DOORBELL_HELP`, `doorbell_port` | how a guest can ring, the usual way first |
 //! | `REQUIRED`, `KVM_REMEDY`, `IOMMU_REMEDY`, `REMAPPING` | what it needs of the host, and what to do where that is missing |
 //! | `SERIAL_GSI`, `FIRST_MESSAGE_GSI` | the routes that are not messages |
-//! | `InterruptController` | created before the vCPUs, finished after them, reset with the machine |
+//! | `InterruptController` | created before the vCPUs, finished after them, reset with the machine; says which messages it takes |
 //! | `VcpuModel`, `PowerOnState` | what makes a vCPU, and what a reset brings it back to |
 //! | `describe` | the registers that tell where a vCPU stands |
 //! | `load_bare_metal`, `load_linux` | put a program into RAM, with what it is told of its machine |

@@ -106,7 +106,7 @@ impl Machine {
 
         let routes = Arc::new(vm::routes(&vm)?);
         let service_config =
-            ServiceConfig { policy: config.policy, ..ServiceConfig::new(arch::PLATFORM) };
+            ServiceConfig { policy: config.policy, ..ServiceConfig::new(interrupts.platform()) };
         let service_config = match config.vectors_per_call {
             Some(vectors_per_call) => ServiceConfig { vectors_per_call, ..service_config },
             None => service_config,

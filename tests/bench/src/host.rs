@@ -32,6 +32,7 @@ pub const ENABLE: u16 = 0x8000;
 /// Function Mask, in message control.
 pub const FUNCTION_MASK: u16 = 0x4000;
 
+const PLATFORM: Platform = Platform::X86_64 { extended_destination_ids: true };
 const FUNCTION: FunctionId = FunctionId(8);
 const BAR: u64 = 0xc000_0000;
 const MEMORY: BarIndex = BarIndex(0);
@@ -112,7 +113,7 @@ impl Host {
     pub fn new(options: Options) -> Result<Self> {
         let policy = if options.direct { Policy::Direct } else { Policy::Trapped };
         let vectors_per_call = options.bound;
-        let config = ServiceConfig { policy, vectors_per_call, platform: Platform::X86_64 };
+        let config = ServiceConfig { policy, vectors_per_call, platform: PLATFORM };
         let service = Service::new(config, Arc::new(IdleRoutes::default()));
         let function = software(options.vectors)?;
         let window = IdleWindow::new(true);
@@ -133,8 +134,7 @@ impl Host {
         #[cfg(target_arch = "x86_64")]
         vm.create_irq_chip().context("KVM_CREATE_IRQCHIP")?;
         let routes = KvmRoutes::new(Arc::clone(&vm), KvmRoutes::default_pins(24), 24..)?;
-        let config =
-            ServiceConfig { vectors_per_call: bound, ..ServiceConfig::new(Platform::X86_64) };
+        let config = ServiceConfig { vectors_per_call: bound, ..ServiceConfig::new(PLATFORM) };
         let service = Service::new(config, Arc::new(routes));
         let slots = Arc::new(MemorySlots::new(vm, 100..200));
         let function = software(vectors)?;

@@ -15,6 +15,8 @@ use pvmsi_protocol::{
 };
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
+/// This VM has no processor that a message could go to.
+const PLATFORM: Platform = Platform::X86_64 { extended_destination_ids: false };
 /// Where the guest has the function.
 const FUNCTION: FunctionId = FunctionId(8);
 const BAR: u32 = 0xc000_0000;
@@ -61,8 +63,7 @@ impl Host {
         #[cfg(target_arch = "x86_64")]
         vm.create_irq_chip().context("KVM_CREATE_IRQCHIP")?;
         let routes = KvmRoutes::new(Arc::clone(&vm), Vec::new(), 24..4096)?;
-        let config =
-            ServiceConfig { vectors_per_call: bound, ..ServiceConfig::new(Platform::X86_64) };
+        let config = ServiceConfig { vectors_per_call: bound, ..ServiceConfig::new(PLATFORM) };
         let mut host = Self {
             service: Service::new(config, Arc::new(routes)),
             function: None,

@@ -220,9 +220,9 @@ impl Bench {
     /// Programs an entry in the standard way.
     pub fn program(&self, vector: u16, GuestMessage { address, data }: GuestMessage) {
         self.mask(vector);
-        let low = u32::try_from(address & 0xffff_ffff).unwrap();
-        self.puppet.store_u32(0, self.entry(vector, 0), low).unwrap();
-        self.puppet.store_u32(0, self.entry(vector, 1), 0).unwrap();
+        let word = |shift: u32| u32::try_from(address >> shift & 0xffff_ffff).unwrap();
+        self.puppet.store_u32(0, self.entry(vector, 0), word(0)).unwrap();
+        self.puppet.store_u32(0, self.entry(vector, 1), word(32)).unwrap();
         self.puppet.store_u32(0, self.entry(vector, 2), data).unwrap();
         self.unmask(vector);
     }

@@ -18,7 +18,11 @@ const FIRST_VECTOR: u32 = 0x40;
 
 /// The platform as the service knows it.
 pub fn platform(arm64: bool) -> Platform {
-    if arm64 { Platform::Aarch64 { its_doorbell: ITS } } else { Platform::X86_64 }
+    if arm64 {
+        Platform::Aarch64 { its_doorbell: ITS }
+    } else {
+        Platform::X86_64 { extended_destination_ids: false }
+    }
 }
 
 impl Message {

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, MmapRegion, VolatileMemory};
 
 const FUNCTION: FunctionId = FunctionId(8);
+const PLATFORM: Platform = Platform::X86_64 { extended_destination_ids: false };
 const SCHEDULES: usize = 2000;
 const VECTORS: u16 = 2;
 const BAR: u64 = 0xc000_0000;
@@ -49,7 +50,7 @@ impl Machine {
     fn new() -> Arc<Self> {
         let routes = Arc::new(RecordedRoutes::new(100));
         let window = RecordedWindow::new();
-        let service = Service::new(ServiceConfig::new(Platform::X86_64), Arc::clone(&routes) as _);
+        let service = Service::new(ServiceConfig::new(PLATFORM), Arc::clone(&routes) as _);
         let options = SoftwareOptions { vectors: VECTORS, isolated: true };
         let function = SoftwareFunction::new(options, 4096).unwrap();
         let device = function.device();

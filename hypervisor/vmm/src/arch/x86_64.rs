@@ -29,7 +29,7 @@ use crate::probe::check::{Check, RemappingSigns};
 
 pub(crate) use contract::{
     BAR_WINDOW, CPUS_MAX, DOORBELL_HELP, DOORBELL_REGISTER, DOORBELLS, ELF_MACHINE, GUEST_TARGET,
-    IOMMU_REMEDY, KVM_REMEDY, LOAD_MIN, PLATFORM, RAM, RAM_MIN, REQUIRED, SERIAL_GSI,
+    IOMMU_REMEDY, KVM_REMEDY, LOAD_MIN, RAM, RAM_MIN, REQUIRED, SERIAL_GSI,
 };
 pub(crate) use cpuid::VcpuModel;
 pub(crate) use devices::{device_read, device_write};

@@ -378,7 +378,8 @@ mod tests {
     use super::*;
     use crate::measurements::ExitKind;
     use crate::pci;
-    use pvmsi_hypervisor::{FunctionPolicy, Platform, Router, Service, ServiceConfig};
+    use crate::test_machine::PLATFORM;
+    use pvmsi_hypervisor::{FunctionPolicy, Router, Service, ServiceConfig};
     use pvmsi_protocol::VectorIndex;
     use pvmsi_software::config::MSIX;
     use pvmsi_software::registers;
@@ -396,8 +397,7 @@ mod tests {
     }
 
     fn setting() -> Setting {
-        let service =
-            Service::new(ServiceConfig::new(Platform::X86_64), Arc::new(IdleRoutes::default()));
+        let service = Service::new(ServiceConfig::new(PLATFORM), Arc::new(IdleRoutes::default()));
         let id = pci::address(0).unwrap();
         let function = SoftwareFunction::new(SoftwareOptions::default(), 4096).unwrap();
         let device = function.device();

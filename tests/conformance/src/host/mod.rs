@@ -97,6 +97,8 @@ pub struct HostOptions {
     pub mappable: bool,
     /// Where interrupts go; `None`: the test does not care.
     pub platform: Option<Platform>,
+    /// Whether it offers the feature *extended-destination-id*; `None`: the test does not care.
+    pub extended_destination_ids: Option<bool>,
 }
 
 impl Default for HostOptions {
@@ -112,6 +114,7 @@ impl Default for HostOptions {
             vectors_per_call: None,
             mappable: true,
             platform: None,
+            extended_destination_ids: None,
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use pvmsi_protocol::{CallId, Generation, GuestMessage};
+use pvmsi_protocol::{CallId, Features, Generation, GuestMessage};
 use pvmsi_software::config::{DEVICE_CONTROL, MSIX_CONTROL, POWER_CONTROL as POWER};
 use pvmsi_software::registers;
 
@@ -22,6 +22,9 @@ const PENDING: std::ops::Range<u64> = BAR + registers::PENDING..BAR + registers:
 const COMMAND: u64 = 0x04;
 const BAR_REGISTER: u64 = 0x10;
 const ENABLE: u8 = 0x80;
+/// Where a message to a local APIC has the upper bits of its destination id.
+pub(super) const ID_31_8: u64 = 0xffff_ff00_0000_0000;
+pub(super) const ID_14_8: u64 = 0xfe0;
 const FUNCTION_MASK: u8 = 0x40;
 
 pub(super) struct MutantHost {
@@ -69,6 +72,9 @@ impl HostFactory for MutantHostFactory {
                 inner.policy = Policy::Direct
             }
             Bug::QuotaIgnored => inner.quota = None,
+            Bug::ExtendedDestinationIdsTakenUnoffered => {
+                inner.extended_destination_ids = Some(true);
+            }
             _ => {}
         }
         let inner = OurHost.create(&inner)?;
@@ -187,6 +193,12 @@ impl HostUnderTest for MutantHost {
         let found = self.inner.service_block(leaf);
         match (self.bug, leaf) {
             (Bug::UndefinedFeatureBits, 1) => found.map(|[version, ..]| [version, u32::MAX, 0, 0]),
+            (Bug::ExtendedDestinationIdsTakenUnoffered, 1)
+                if self.options.extended_destination_ids == Some(false) =>
+            {
+                let offered = Features::all() - Features::EXTENDED_DESTINATION_ID;
+                found.map(|[version, features, ..]| [version, features & offered.bits(), 0, 0])
+            }
             (Bug::ServiceShownWhenOff, 0) => Some([3, 0x4d2d_5650, 0x4953, 0]),
             _ => found,
         }
@@ -361,6 +373,12 @@ impl HostUnderTest for MutantHost {
         if self.bug == Bug::GuestsThatNeverCallAreForgotten && memory.last_page == 0 {
             seen.clear();
         }
+        let cut = match self.bug {
+            Bug::ExtendedDestinationIdsCut => ID_31_8 | ID_14_8,
+            Bug::ExtendedDestinationIdsOfBits11To5Cut => ID_14_8,
+            _ => 0,
+        };
+        seen.iter_mut().for_each(|message| message.address &= !cut);
         seen.append(&mut memory.delivered);
         if let Some(late) = memory.late.take() {
             late.write(self.inner.ram(), memory.last_page);

@@ -25,6 +25,8 @@ pub(super) enum HostBug {
     UnknownCallSucceeds,
     ForeignFunctionServed,
     BadMessageAccepted,
+    ExtendedDestinationIdsTakenUnoffered,
+    ExtendedDestinationIdsInBothFieldsTaken,
     DuplicateVectorAccepted,
     MsiTakenAsMsiX,
     StaleSequenceAccepted,
@@ -75,6 +77,8 @@ pub(super) enum HostBug {
     MappingKeptWhileDecodingIsOff,
     MovedBarKeepsItsOldMapping,
     // Events and resets.
+    ExtendedDestinationIdsCut,
+    ExtendedDestinationIdsOfBits11To5Cut,
     MaskedVectorFires,
     VectorsBeyondTheGrantFire,
     EventsLostAtASwitch,

@@ -8,7 +8,7 @@ use pvmsi_protocol::{
 };
 
 use super::exchange::{Exchange, body, encoded};
-use super::host::{MutantHost, message};
+use super::host::{ID_14_8, ID_31_8, MutantHost, message};
 use super::host_bug::HostBug as Bug;
 use crate::host::{Policy, RAM_BYTES, Ram};
 
@@ -119,6 +119,13 @@ impl MutantHost {
                     setups.for_each(|setup| setup.message = Some(message(0)));
                 })
             }
+            (Bug::ExtendedDestinationIdsInBothFieldsTaken, Some(CallId::Configure)) => request
+                .configure_with(|_, setups| {
+                    let messages = setups.iter_mut().filter_map(|setup| setup.message.as_mut());
+                    messages
+                        .filter(|message| message.address & ID_31_8 != 0)
+                        .for_each(|message| message.address &= !ID_14_8);
+                }),
             (Bug::DuplicateVectorAccepted, Some(CallId::Update)) => {
                 request.update_with(|updates| {
                     let mut seen = std::collections::BTreeSet::new();

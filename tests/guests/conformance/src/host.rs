@@ -12,7 +12,7 @@ use pvmsi_conformance::host::{
 };
 use pvmsi_guest_runtime::software::is_software;
 use pvmsi_guest_runtime::{Start, memory, msi, pci};
-use pvmsi_protocol::{Leaf, ServiceBlock};
+use pvmsi_protocol::{Features, Leaf, ServiceBlock};
 
 use crate::doorbell::Doorbell;
 use crate::machine::Machine;
@@ -34,6 +34,7 @@ pub(crate) struct Host {
     pub(crate) exact: bool,
     pub(crate) patience: u32,
     service: bool,
+    extended: bool,
     functions: Vec<Described>,
 }
 
@@ -83,6 +84,8 @@ impl Host {
                 .and_then(|it| u32::try_from(it).ok())
                 .unwrap_or(PATIENCE),
             service: start.number("service") != Some(0),
+            extended: block
+                .is_some_and(|block| block.features.contains(Features::EXTENDED_DESTINATION_ID)),
             functions,
         })
         .ok_or("no RAM left; give the guest more")
@@ -101,12 +104,16 @@ impl Host {
             vectors_per_call,
             mappable,
             platform,
+            extended_destination_ids,
         } = *options;
+        let ids = |extended| extended_destination_ids == Some(extended);
         let lacks = [
             (
                 platform.is_some_and(|platform| platform != arch::platform()),
                 "this machine has another platform",
             ),
+            (ids(false) && self.extended, "this machine takes extended destination ids"),
+            (ids(true) && !self.extended, "this machine takes no extended destination ids"),
             (function != HostOptions::default().function, "there is one machine here"),
             (self.service && policy == Policy::Off, "this machine offers the service"),
             (!self.service && policy != Policy::Off, "this machine does not offer the service"),

@@ -3,7 +3,6 @@
 use std::ops::Range;
 
 use kvm_ioctls::Cap;
-use pvmsi_hypervisor::Platform;
 
 use crate::doorbell::Doorbell;
 
@@ -42,7 +41,6 @@ pub(crate) const LOAD_MIN: u64 = 0x4020_0000;
 
 pub(crate) const ELF_MACHINE: u16 = elf::abi::EM_AARCH64;
 pub(crate) const GUEST_TARGET: &str = "aarch64-unknown-none-softfloat";
-pub(crate) const PLATFORM: Platform = Platform::Aarch64 { its_doorbell: ITS_DOORBELL };
 
 pub(crate) const DOORBELLS: [Doorbell; 2] = [Doorbell::Hvc, Doorbell::Mmio];
 pub(crate) const DOORBELL_HELP: &str =

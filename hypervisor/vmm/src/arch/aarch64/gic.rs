@@ -10,8 +10,9 @@ use kvm_bindings::{
     kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3,
 };
 use kvm_ioctls::{DeviceFd, Error, VmFd};
+use pvmsi_hypervisor::Platform;
 
-use super::contract::{DISTRIBUTOR, ITS, REDISTRIBUTORS};
+use super::contract::{DISTRIBUTOR, ITS, ITS_DOORBELL, REDISTRIBUTORS};
 use super::gic_registers::PowerOnRegisters;
 use super::saved::{SavedInterrupts, unsupported};
 use crate::error::MachineError;
@@ -47,6 +48,11 @@ impl InterruptController {
         let its = create(vm, kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_ITS)
             .map_err(MachineError::kvm("creating an interrupt translation service"))?;
         Ok(Self { gic, its, power_on: PowerOnRegisters::default() })
+    }
+
+    /// Which messages it takes.
+    pub(crate) fn platform(&self) -> Platform {
+        Platform::Aarch64 { its_doorbell: ITS_DOORBELL }
     }
 
     /// All vCPUs are there: puts it into the memory map and switches it on.

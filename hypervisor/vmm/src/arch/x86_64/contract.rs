@@ -3,7 +3,6 @@
 use std::ops::Range;
 
 use kvm_ioctls::Cap;
-use pvmsi_hypervisor::Platform;
 
 use crate::doorbell::Doorbell;
 
@@ -30,7 +29,6 @@ pub(crate) const SERIAL_GSI: u32 = 4;
 
 pub(crate) const ELF_MACHINE: u16 = elf::abi::EM_X86_64;
 pub(crate) const GUEST_TARGET: &str = "x86_64-unknown-none";
-pub(crate) const PLATFORM: Platform = Platform::X86_64;
 
 pub(crate) const DOORBELLS: [Doorbell; 2] = [Doorbell::Port, Doorbell::Mmio];
 pub(crate) const DOORBELL_HELP: &str =

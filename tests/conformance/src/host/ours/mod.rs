@@ -82,7 +82,9 @@ impl OurMachine {
             },
             vectors_per_call: options.vectors_per_call.unwrap_or(VECTORS_MAX),
             platform: match options.platform {
-                None | Some(Platform::X86) => HostPlatform::X86_64,
+                None | Some(Platform::X86) => HostPlatform::X86_64 {
+                    extended_destination_ids: options.extended_destination_ids.unwrap_or(true),
+                },
                 Some(Platform::Arm64 { its_doorbell }) => HostPlatform::Aarch64 { its_doorbell },
             },
         };

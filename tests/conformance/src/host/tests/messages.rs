@@ -2,31 +2,40 @@
 
 use alloc::vec::Vec;
 
-use pvmsi_protocol::{CallError, GuestMessage, Parameter, Sequence, VectorSetup};
+use pvmsi_protocol::{CallError, Features, GuestMessage, Parameter, Sequence, VectorSetup};
 
 use super::discovery::ARM64;
 use crate::host::machine::Machine;
 use crate::host::{Ability, HostFactory, HostOptions, Platform};
-use crate::suite::{Test, Verdict, equal};
+use crate::suite::{Test, Verdict, equal, there};
 
 pub(super) const TESTS: &[Test] = &[
     Test::host("messages-to-local-apics", &["W-610"], local_apics),
     Test::host("messages-arrive-at-local-apics-as-they-are", &["W-610"], arrive_at_local_apics),
     Test::host("messages-that-no-local-apic-takes", &["H-601", "W-610"], no_local_apic),
+    Test::host("extended-destination-ids", &["W-610"], extended),
+    Test::host("extended-destination-ids-arrive-whole", &["H-611"], extended_arrive),
+    Test::host("extended-destination-ids-in-both-fields", &["H-601", "W-610"], in_both_fields),
+    Test::host("no-extended-destination-ids", &["H-601", "W-610", "H-611"], not_extended),
     Test::host("messages-to-an-its", &["W-620"], its),
     Test::host("messages-arrive-at-an-its-as-they-are", &["W-620"], arrive_at_its),
     Test::host("messages-that-no-its-takes", &["H-601", "W-620"], no_its),
 ];
 
+/// Address bits 11 to 5.
+const EXTENDED: u64 = 0xfe0;
+
 const fn message(address: u64, data: u32) -> GuestMessage {
     GuestMessage { address, data }
 }
 
-/// A message without the bits that the platform ignores.
+/// A message without the bits that the platform ignores, and with the destination id in one field.
 fn meaning(machine: &Machine, message: GuestMessage) -> GuestMessage {
     match machine.platform {
         Platform::X86 => {
-            GuestMessage { address: message.address & !0x13, data: message.data & !0x7800 }
+            let extended = (message.address & EXTENDED) << 35;
+            let address = message.address & !(EXTENDED | 3) | extended;
+            GuestMessage { address, data: message.data & !0x7800 }
         }
         Platform::Arm64 { .. } => message,
     }
@@ -95,19 +104,42 @@ fn x86(factory: &dyn HostFactory) -> Verdict<Machine> {
     Machine::enabled_with(factory, HostOptions { platform, ..HostOptions::default() })
 }
 
-const TO_LOCAL_APICS: [GuestMessage; 8] = [
+/// With the feature or without; the test does not care about the rest.
+fn x86_with(factory: &dyn HostFactory, extended: bool) -> Verdict<Machine> {
+    let options = HostOptions {
+        platform: Some(Platform::X86),
+        extended_destination_ids: Some(extended),
+        ..HostOptions::default()
+    };
+    let machine = Machine::enabled_with(factory, options)?;
+    let [_, features, ..] = there("a service block", machine.host.service_block(1))?;
+    let offered = features & Features::EXTENDED_DESTINATION_ID.bits() != 0;
+    equal("extended-destination-id is offered", offered, extended)?;
+    Ok(machine)
+}
+
+const TO_LOCAL_APICS: [GuestMessage; 5] = [
     message(0xfee0_0000, 0x10),
     message(0xfeef_f000, 0xff),
     // Redirection hint, logical destination, lowest priority.
     message(0xfee0_100c, 0x0141),
     // Ignored bits.
-    message(0xfee0_1013, 0x7841),
+    message(0xfee0_1003, 0x7841),
     // NMI, whatever its vector.
     message(0xfee0_0000, 0x0400),
-    // An extended destination id: bits 14 to 8.
-    message(0xfee0_1fe0, 0x41),
-    // An x2APIC id above 255.
+];
+
+const EXTENDED_IDS: [GuestMessage; 8] = [
+    // Bits 14 to 8 of the id, each end of them, and all.
+    message(0xfee0_1020, 0x41),
+    message(0xfee0_1800, 0x41),
+    message(0xfeef_ffe0, 0x41),
+    // With redirection hint and logical destination.
+    message(0xfee0_104c, 0x0141),
+    // Bits 31 to 8.
     message(0x0000_0100_fee0_1000, 0x41),
+    message(0x8000_0000_fee0_1000, 0x41),
+    message(0x0010_0000_fee0_2004, 0x41),
     message(0xffff_ff00_feef_f000, 0x41),
 ];
 
@@ -129,6 +161,8 @@ fn no_local_apic(factory: &dyn HostFactory) -> Verdict {
             message(0x0000_0001_fee0_0000, 0x41),
             message(0x0000_0080_fee0_0000, 0x41),
             message(0x5650_0000_0000, 0),
+            // An entry of an interrupt remapping table.
+            message(0xfee0_1010, 0x41),
             // Vectors below 16; level triggered; SMI, INIT, ExtINT and reserved; reserved bits.
             message(0xfee0_0000, 0x0f),
             message(0xfee0_0000, 0x010f),
@@ -142,6 +176,28 @@ fn no_local_apic(factory: &dyn HostFactory) -> Verdict {
             message(0xfee0_0000, 0x8000_0041),
         ],
     )
+}
+
+fn extended(factory: &dyn HostFactory) -> Verdict {
+    taken(&x86_with(factory, true)?, &EXTENDED_IDS)
+}
+
+fn extended_arrive(factory: &dyn HostFactory) -> Verdict {
+    arrive(&x86_with(factory, true)?, &EXTENDED_IDS)
+}
+
+fn in_both_fields(factory: &dyn HostFactory) -> Verdict {
+    let both = [
+        message(0x0000_0200_fee0_1020, 0x41),
+        // The same id.
+        message(0x0000_0100_fee0_1020, 0x41),
+        message(0xffff_ff00_feef_ffe0, 0x41),
+    ];
+    refused(&x86_with(factory, true)?, &both)
+}
+
+fn not_extended(factory: &dyn HostFactory) -> Verdict {
+    refused(&x86_with(factory, false)?, &EXTENDED_IDS)
 }
 
 fn arm64(factory: &dyn HostFactory) -> Verdict<Machine> {
