@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use kvm_ioctls::Kvm;
 use pvmsi_hypervisor::{
-    BarIndex, Isolation, KvmWindow, Layout, MemorySlots, PciFunction, VfioFunction, VfioHost,
-    Window, host_isolation,
+    BarIndex, HostPaths, Isolation, KvmWindow, Layout, MemorySlots, PciFunction, VfioFunction,
+    VfioHost, Window, host_isolation,
 };
 use pvmsi_protocol::FunctionId;
 
@@ -70,7 +70,8 @@ pub(super) fn probe(id: FunctionId, sysfs: &Path, dev: &Path, host: &HostProbe) 
     if attachable {
         checks.extend(attach(&folder));
     } else if let Some(backend) = host.backend {
-        checks.push(isolation(host_isolation(sysfs, backend)));
+        let paths = HostPaths { sysfs: sysfs.to_owned(), ..HostPaths::default() };
+        checks.push(isolation(host_isolation(&paths, backend)));
         checks.push(mappable(small_bar(&folder, &layout).is_none(), &layout));
     }
     checks

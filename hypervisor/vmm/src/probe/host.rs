@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use kvm_ioctls::{Cap, Kvm};
-use pvmsi_hypervisor::{Isolation, VfioBackend, host_isolation};
+use pvmsi_hypervisor::{HostPaths, Isolation, VfioBackend, host_isolation};
 
 use super::check::Check;
 use crate::{arch, file_limit, host};
@@ -95,7 +95,7 @@ fn iommu(sysfs: &Path) -> Check {
 }
 
 fn isolation(sysfs: &Path, backend: VfioBackend) -> Check {
-    match host_isolation(sysfs, backend) {
+    match host_isolation(&HostPaths { sysfs: sysfs.to_owned(), ..HostPaths::default() }, backend) {
         Isolation::Isolated => Check::good(
             "isolation",
             "functions are attached only where the host confines them to their own interrupts",
