@@ -46,7 +46,7 @@ Exit status:
      a Linux guest switched itself off
   1  a check failed, or the guest says that something is wrong
   2  the arguments make no sense
-  3  this host cannot run it
+  3  this host cannot run it, or what it prints is not taken
 
 Examples:
   pvmsi run --cpus 2 --function software:vectors=2048 --function software:isolated=no
@@ -139,6 +139,7 @@ Exit status:
   0  direct mode is possible for every function asked about; without one, the host is ready
   1  it is not; each problem comes with its remedy
   2  the arguments make no sense
+  3  the result cannot be written
 
 What it finds in use by this host (a mounted disk, swap, the network) it does not tell how to take
 away. Run it as root, or as the user that will run the guests: what it may not read, it cannot judge.";

@@ -15,6 +15,7 @@ use pvmsi_protocol::FunctionId;
 use serde::Serialize;
 
 use crate::arguments::{ProbeArguments, Status};
+use crate::output;
 use check::Check;
 use host::HostProbe;
 
@@ -43,16 +44,16 @@ struct FunctionProbe {
 /// Runs `pvmsi probe`.
 pub(crate) fn command(arguments: &ProbeArguments) -> Status {
     let probe = probe(&arguments.functions, &arguments.paths());
-    if arguments.json {
-        match serde_json::to_string_pretty(&probe) {
-            Ok(json) => println!("{json}"),
-            Err(error) => {
-                eprintln!("pvmsi: the result cannot be written as JSON: {error}");
-                return Status::Failed;
-            }
-        }
+    let printed = if arguments.json {
+        serde_json::to_string_pretty(&probe)
+            .map_err(std::io::Error::from)
+            .and_then(|json| output::print(&format!("{json}\n")))
     } else {
-        print!("{}", text(&probe, std::io::stdout().is_terminal()));
+        output::print(&text(&probe, std::io::stdout().is_terminal()))
+    };
+    if let Err(error) = printed {
+        output::complain(&format!("error: the result cannot be printed: {error}"));
+        return Status::Host;
     }
     if probe.ready { Status::Success } else { Status::Failed }
 }
