@@ -14,6 +14,9 @@ const REMAPPING_CHIPS: &[&str] = &["IR-", "vIR-", "ITS-"];
 /// Starts of the names of those that take messages, or pins, as they come. `MSI` is GICv2m's and MBI's before Linux 6.12, `PCI-MSI` also that of host bridges with a controller of their own.
 const OPEN_CHIPS: &[&str] = &["IO-APIC", "PCI-MSI", "MSI", "GICv2m", "MBI-"];
 
+/// How sysfs shows the class of a PCI function that is an IOMMU.
+const CLASS_IOMMU: &str = "0x0806";
+
 /// What kernels say where remapping stays off although there is an IOMMU (Linux 6.1 to 7.3, `drivers/iommu/intel/irq_remapping.c` and `drivers/iommu/amd/init.c`).
 const REMAPPING_IS_OFF: &[&str] = &[
     "DMAR-IR: Failed to enable irq remapping",
@@ -47,7 +50,7 @@ pub enum Remapping {
     Unknown,
 }
 
-/// Whether the host's interrupts are remapped, as far as the names of its interrupt chips tell. Interrupts of functions that are behind no IOMMU say nothing of others.
+/// Whether the host's interrupts are remapped, as far as the names of its interrupt chips tell. Interrupts of IOMMUs, and of functions that are behind none, say nothing of others.
 pub fn interrupt_remapping(paths: &HostPaths) -> Remapping {
     let starts = |name: &str, signs: &[&str]| signs.iter().any(|sign| name.starts_with(sign));
     let mut seen = Remapping::Unknown;
@@ -58,7 +61,7 @@ pub fn interrupt_remapping(paths: &HostPaths) -> Remapping {
             seen = Remapping::Seen;
         } else if starts(&chip, OPEN_CHIPS) {
             let interrupt = entry.file_name().to_string_lossy().into_owned();
-            if !belongs_to_a_function_without_iommu(paths, &interrupt) {
+            if !is_of_its_own(paths, &interrupt) {
                 return Remapping::Missing { chip, interrupt };
             }
         }
@@ -66,10 +69,16 @@ pub fn interrupt_remapping(paths: &HostPaths) -> Remapping {
     seen
 }
 
-fn belongs_to_a_function_without_iommu(paths: &HostPaths, interrupt: &str) -> bool {
+/// Whether an interrupt is that of an IOMMU itself, which none remaps, or of a function without one.
+fn is_of_its_own(paths: &HostPaths, interrupt: &str) -> bool {
     let functions = fs::read_dir(paths.sysfs.join("bus/pci/devices"));
     functions.into_iter().flatten().flatten().map(|entry| entry.path()).any(|function| {
-        function.join("msi_irqs").join(interrupt).exists() && !function.join("iommu").exists()
+        let is_iommu = || {
+            let class = fs::read_to_string(function.join("class"));
+            class.is_ok_and(|class| class.starts_with(CLASS_IOMMU))
+        };
+        function.join("msi_irqs").join(interrupt).exists()
+            && (is_iommu() || !function.join("iommu").exists())
     })
 }
 
@@ -230,6 +239,11 @@ mod tests {
         assert_eq!(interrupt_remapping(&host.paths()), Remapping::Seen);
         host.write("sys/bus/pci/devices/0001:00:00.0/iommu/name", "");
         assert!(matches!(interrupt_remapping(&host.paths()), Remapping::Missing { .. }));
+        host.write("sys/bus/pci/devices/0001:00:00.0/class", "0x010802\n");
+        assert!(matches!(interrupt_remapping(&host.paths()), Remapping::Missing { .. }));
+        // AMD-Vi's own.
+        host.write("sys/bus/pci/devices/0001:00:00.0/class", "0x080600\n");
+        assert_eq!(interrupt_remapping(&host.paths()), Remapping::Seen);
     }
 
     #[test]
