@@ -25,7 +25,7 @@ fn set_up(vm: Arc<VmFd>) -> Result<(Service, FunctionHandle), Box<dyn Error>> {
         .on_change(|change| println!("{}: {:?}", change.function, change.mode));
     // Memory slots from 100 on are ours.
     let slots = Arc::new(MemorySlots::new(vm, 100..200));
-    // Or VfioFunction::open(&host, sysfs)?, or VfioFunction::new(&host, device)? of the VMM's own.
+    // Or VfioFunction::open(&host, sysfs)?, or VfioFunction::new(&host, sysfs, device)? of the VMM's own.
     let function = SoftwareFunction::new(SoftwareOptions::default(), host_page_size())?;
     let window = KvmWindow::new(slots, function.layout(), function.mappings()?);
     let id = FunctionId::new(0, 0, 1, 0).ok_or("no such address")?;

@@ -120,5 +120,8 @@ pub use save::{RestoreError, Saved, ServiceState, StateVersion, Versioned};
 pub use service::{AddFunctionError, DoorbellError, NotAdded, Service, ServiceConfig};
 pub use vector_table::{MappedTable, TableError, VectorTable};
 #[cfg(feature = "vfio")]
-pub use vfio::{UnsafeInterrupts, VfioBackend, VfioError, VfioFunction, VfioHost, host_isolation};
+pub use vfio::{
+    HostPaths, NoIommu, Remapping, VfioBackend, VfioError, VfioFunction, VfioHost, behind_iommu,
+    function_isolation, host_isolation, interrupt_remapping,
+};
 pub use window::{View, Window};

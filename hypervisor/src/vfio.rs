@@ -11,14 +11,18 @@
 //! and drops writes of it through the region file.
 
 mod backend;
+mod host_paths;
+mod iommu;
 mod irqs;
 mod isolation;
+#[cfg(test)]
+mod made_up;
 mod regions;
 
 use std::fmt;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_bindings::{kvm_create_device, kvm_device_type_KVM_DEV_TYPE_VFIO};
 use kvm_ioctls::VmFd;
@@ -40,10 +44,13 @@ use crate::function::{BarMapping, Isolation, PciFunction, SetUpError};
 use crate::layout::{BarIndex, Layout, LayoutError};
 use crate::page_size::host_page_size;
 use crate::vector_table::{MappedTable, VectorTable};
+use crate::vfio::isolation::Attachments;
 use crate::vfio::regions::Regions;
 
 pub use backend::VfioBackend;
-pub use isolation::{UnsafeInterrupts, host_isolation};
+pub use host_paths::HostPaths;
+pub use iommu::{NoIommu, behind_iommu};
+pub use isolation::{Remapping, function_isolation, host_isolation, interrupt_remapping};
 
 /// A function could not be had from VFIO.
 #[derive(Debug, Error)]
@@ -53,6 +60,9 @@ pub enum VfioError {
         "VFIO cannot be used: {0}; load vfio-pci, and see that /dev/vfio/vfio or /dev/iommu can be opened"
     )]
     Unavailable(#[source] vfio_ioctls::VfioError),
+    /// The function is not behind an IOMMU.
+    #[error(transparent)]
+    NoIommu(#[from] NoIommu),
     /// KVM has no VFIO device.
     #[error("KVM refuses to create its VFIO device")]
     KvmDevice(#[source] io::Error),
@@ -79,10 +89,27 @@ pub enum VfioError {
     File(#[source] io::Error),
 }
 
+impl VfioError {
+    /// Whether it is the answer of a kernel that does not attach the function because nothing isolates its interrupts: `EPERM` where the container gets its first group, or the function is bound to an iommufd. The latter answers the same where another process owns the function's group. A later group of a container that is refused cannot be told from others: vfio-ioctls drops the number.
+    pub fn refuses_isolation(&self) -> bool {
+        use vfio_ioctls::VfioError as Source;
+        let Self::Request { source, .. } = self else { return false };
+        let (Source::ContainerSetIOMMU(error)
+        | Source::VfioDeviceBindIommufd(error)
+        | Source::GroupGetDeviceFD(error)) = source
+        else {
+            return false;
+        };
+        error.errno() == libc::EPERM
+    }
+}
+
 /// The VFIO side of a VM: one address space for DMA, and KVM's account of the functions.
+///
+/// It also keeps account of their [`Isolation`]: the worst verdict of any function that was attached goes for all, until the value is dropped.
 pub struct VfioHost {
     ops: Arc<dyn VfioOps>,
-    backend: VfioBackend,
+    attachments: Attachments,
 }
 
 impl VfioHost {
@@ -116,7 +143,7 @@ impl VfioHost {
         match backend {
             VfioBackend::Group => {
                 let container = VfioContainer::new(device).map_err(VfioError::Unavailable)?;
-                Ok(Self::from_container(Arc::new(container)))
+                Ok(Self::with_nothing_attached(Arc::new(container), backend))
             }
             VfioBackend::Iommufd => {
                 let iommufd = iommufd_ioctls::IommuFd::new().map_err(|error| {
@@ -124,24 +151,30 @@ impl VfioHost {
                 })?;
                 let iommufd = VfioIommufd::new(Arc::new(iommufd), None, device)
                     .map_err(VfioError::Unavailable)?;
-                Ok(Self::from_iommufd(Arc::new(iommufd)))
+                Ok(Self::with_nothing_attached(Arc::new(iommufd), backend))
             }
         }
     }
 
-    /// The VMM's own container, with the KVM device that it was given and the RAM that the VMM maps: functions are attached beside those that the VMM has there.
+    fn with_nothing_attached(ops: Arc<dyn VfioOps>, backend: VfioBackend) -> Self {
+        Self { ops, attachments: Attachments::new(HostPaths::default(), backend) }
+    }
+
+    /// The VMM's own container, with the KVM device that it was given and the RAM that the VMM maps: functions are attached beside those that the VMM has there. Make this before the VMM attaches anything: what the host isolates is looked at here, before, and by [`VfioFunction::new`], after.
     pub fn from_container(container: Arc<VfioContainer>) -> Self {
-        Self { ops: container, backend: VfioBackend::Group }
+        let attachments = Attachments::of_the_vmm(HostPaths::default(), VfioBackend::Group);
+        Self { ops: container, attachments }
     }
 
     /// The VMM's own iommufd, likewise.
     pub fn from_iommufd(iommufd: Arc<VfioIommufd>) -> Self {
-        Self { ops: iommufd, backend: VfioBackend::Iommufd }
+        let attachments = Attachments::of_the_vmm(HostPaths::default(), VfioBackend::Iommufd);
+        Self { ops: iommufd, attachments }
     }
 
     /// How functions are attached.
     pub fn backend(&self) -> VfioBackend {
-        self.backend
+        self.attachments.backend()
     }
 
     /// Lets attached functions reach all of the guest's RAM by DMA, at its guest physical addresses: [`map_region`](Self::map_region) for each region.
@@ -201,7 +234,7 @@ impl VfioHost {
 
 impl fmt::Debug for VfioHost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("VfioHost").field("backend", &self.backend).finish_non_exhaustive()
+        f.debug_struct("VfioHost").field("attachments", &self.attachments).finish_non_exhaustive()
     }
 }
 
@@ -215,7 +248,7 @@ fn kvm_device(vm: &VmFd) -> Result<Arc<VfioDeviceFd>, VfioError> {
     Ok(Arc::new(VfioDeviceFd::new_from_kvm(device)))
 }
 
-/// A PCI function that is bound to vfio-pci.
+/// A PCI function that is bound to vfio-pci, or to another driver of VFIO's.
 pub struct VfioFunction {
     /// Go before the device: each keeps its file open, and an open file keeps the group busy.
     mappings: Vec<BarMapping>,
@@ -223,7 +256,8 @@ pub struct VfioFunction {
     regions: Regions,
     device: Arc<VfioDevice>,
     layout: Layout,
-    isolation: Isolation,
+    /// The worst of all functions of its address space.
+    isolation: Arc<Mutex<Isolation>>,
     grows: bool,
     threaded_handlers: bool,
     /// Vectors that the kernel has allocated, from 0 on, each with the descriptor of its event or what [`irqs`] has in place of one. Empty where MSI-X is off.
@@ -234,26 +268,36 @@ impl VfioFunction {
     /// Attaches the function with this sysfs folder, as `/sys/bus/pci/devices/0000:01:00.0`.
     ///
     /// # Errors
-    /// See [`VfioError`].
+    /// See [`VfioError`]; [`NoIommu`](VfioError::NoIommu) before anything was asked of VFIO.
     pub fn open(host: &VfioHost, sysfs: &Path) -> Result<Self, VfioError> {
-        let device = VfioDevice::new(sysfs, Arc::clone(&host.ops), true)
-            .map_err(|source| VfioError::Request { operation: "attaching the function", source })?;
-        Self::new(host, device)
+        let device = host.attachments.attach(sysfs, || {
+            VfioDevice::new(sysfs, Arc::clone(&host.ops), true).map_err(|source| {
+                VfioError::Request { operation: "attaching the function", source }
+            })
+        })?;
+        Self::of(host, Arc::new(device))
     }
 
-    /// The function of a device that the VMM has attached itself, to the container or iommufd of `host`: that one's rules say whether it is isolated. MSI-X is off, and its interrupts, configuration space and BARs are this value's from now on; the VMM may keep a clone for what is none of these, as the state of a migration. The function's files are closed when that is gone, too.
+    /// The function, with its folder in sysfs, of a device that the VMM has attached itself, to the container or iommufd of `host` and after that was made: how the host was then and is now says whether it is isolated. MSI-X is off, and its interrupts, configuration space and BARs are this value's from now on; the VMM may keep a clone for what is none of these, as the state of a migration. The function's files are closed when that is gone, too.
     ///
     /// # Errors
-    /// See [`VfioError`].
-    pub fn new(host: &VfioHost, device: impl Into<Arc<VfioDevice>>) -> Result<Self, VfioError> {
-        let device = device.into();
+    /// See [`VfioError`]; with [`NoIommu`](VfioError::NoIommu) the VMM lets the device go.
+    pub fn new(
+        host: &VfioHost,
+        sysfs: &Path,
+        device: impl Into<Arc<VfioDevice>>,
+    ) -> Result<Self, VfioError> {
+        let device = host.attachments.attach(sysfs, || Ok(device.into()))?;
+        Self::of(host, device)
+    }
+
+    fn of(host: &VfioHost, device: Arc<VfioDevice>) -> Result<Self, VfioError> {
         let regions = Regions::of(&device).map_err(VfioError::File)?;
         let layout = read_layout(&device, &regions)?;
         let mappings = map_bars(&device, &layout).map_err(VfioError::Map)?;
         let grows = device
             .get_irq_info(VFIO_PCI_MSIX_IRQ_INDEX)
             .is_some_and(|info| info.flags & VFIO_IRQ_INFO_NORESIZE == 0);
-        let isolation = host_isolation(Path::new("/sys"), host.backend);
         let threaded_handlers = irqs::handlers_are_threaded(Path::new("/"));
         Ok(Self {
             table: MappedTable::new(layout.clone(), mappings.clone()),
@@ -261,7 +305,7 @@ impl VfioFunction {
             regions,
             device,
             layout,
-            isolation,
+            isolation: host.attachments.worst(),
             grows,
             threaded_handlers,
             set_up: Vec::new(),
@@ -297,7 +341,7 @@ impl PciFunction for VfioFunction {
     }
 
     fn isolation(&self) -> Isolation {
-        self.isolation.clone()
+        self.isolation.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn mappings(&self) -> io::Result<Vec<BarMapping>> {
@@ -487,7 +531,7 @@ mod tests {
     fn host(room: usize) -> (VfioHost, Arc<AddressSpace>) {
         let space = Arc::new(AddressSpace { room, mapped: Mutex::default() });
         let ops: Arc<dyn VfioOps> = Arc::<AddressSpace>::clone(&space);
-        (VfioHost { ops, backend: VfioBackend::Group }, space)
+        (VfioHost::with_nothing_attached(ops, VfioBackend::Group), space)
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
-use pvmsi_hypervisor::Policy;
+use pvmsi_hypervisor::{HostPaths, Policy};
 use pvmsi_protocol::{FunctionId, VECTORS_MAX};
 
 use crate::arch;
@@ -46,7 +46,7 @@ Exit status:
      a Linux guest switched itself off
   1  a check failed, or the guest says that something is wrong
   2  the arguments make no sense
-  3  this host cannot run it
+  3  this host cannot run it, or what it prints is not taken
 
 Examples:
   pvmsi run --cpus 2 --function software:vectors=2048 --function software:isolated=no
@@ -139,8 +139,10 @@ Exit status:
   0  direct mode is possible for every function asked about; without one, the host is ready
   1  it is not; each problem comes with its remedy
   2  the arguments make no sense
+  3  the result cannot be written
 
-Run it as root, or as the user that will run the guests: what it may not read, it cannot judge.";
+What it finds in use by this host (a mounted disk, swap, the network) it does not tell how to take
+away. Run it as root, or as the user that will run the guests: what it may not read, it cannot judge.";
 
 /// Arguments of `pvmsi probe`.
 #[derive(Debug, Args)]
@@ -155,9 +157,20 @@ pub(crate) struct ProbeArguments {
     /// Where sysfs is mounted
     #[arg(long, value_name = "ROOT", default_value = "/sys", hide = true)]
     pub(crate) sysfs: PathBuf,
+    /// Where procfs is mounted
+    #[arg(long, value_name = "ROOT", default_value = "/proc", hide = true)]
+    pub(crate) procfs: PathBuf,
     /// Where devices are
     #[arg(long, value_name = "ROOT", default_value = "/dev", hide = true)]
     pub(crate) dev: PathBuf,
+}
+
+impl ProbeArguments {
+    /// Where the host shows itself.
+    pub(crate) fn paths(&self) -> HostPaths {
+        let Self { sysfs, procfs, dev, .. } = self;
+        HostPaths { sysfs: sysfs.clone(), procfs: procfs.clone(), dev: dev.clone() }
+    }
 }
 
 fn parse_policy(text: &str) -> Result<Policy, String> {

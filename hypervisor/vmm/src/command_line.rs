@@ -1,13 +1,14 @@
 //! The command line of `pvmsi`.
 
 use std::ffi::OsString;
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
 use crate::arguments::{ProbeArguments, RunArguments, Status};
-use crate::{probe, run};
+use crate::{output, probe, run};
 
 /// Paravirtual MSI-X for KVM guests: the reference machine, and a check of hosts and functions.
 #[derive(Debug, Parser)]
@@ -39,14 +40,25 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match CommandLine::try_parse_from(arguments) {
         Ok(CommandLine { command: Command::Run(arguments) }) => run::command(&arguments).into(),
         Ok(CommandLine { command: Command::Probe(arguments) }) => probe::command(&arguments).into(),
-        Err(error) => {
-            // Nobody reads what cannot be printed.
-            let _ = error.print();
-            match error.kind() {
-                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Status::Success.into(),
-                _ => Status::Usage.into(),
+        Err(error) => explain(&error).into(),
+    }
+}
+
+/// Prints help, the version, or what is wrong with the arguments.
+fn explain(error: &clap::Error) -> Status {
+    let printed = error.print().and_then(|()| io::stdout().flush());
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            match output::unless_closed(printed) {
+                Ok(()) => Status::Success,
+                Err(error) => {
+                    output::complain(&format!("error: this cannot be printed: {error}"));
+                    Status::Host
+                }
             }
         }
+        // Whether it could be said or not.
+        _ => Status::Usage,
     }
 }
 

@@ -9,6 +9,8 @@ use rustix::io::{Errno, read};
 use rustix::stdio::stdin;
 use rustix::termios::{OptionalActions, OutputModes, Termios, tcgetattr, tcsetattr};
 
+use crate::output;
+
 /// How long a full receive buffer is left alone. With 64 bytes in it, this is faster than a line.
 const FULL_PAUSE: Duration = Duration::from_millis(2);
 const CHUNK_BYTES: usize = 64;
@@ -123,7 +125,7 @@ impl RawTerminal {
 impl Drop for RawTerminal {
     fn drop(&mut self) {
         if let Err(error) = tcsetattr(stdin(), OptionalActions::Now, &self.0) {
-            eprintln!("warning: the terminal stays raw, `reset` helps: {error}");
+            output::complain(&format!("warning: the terminal stays raw, `reset` helps: {error}"));
         }
     }
 }

@@ -30,7 +30,7 @@
 //! | `arch` | what differs between the architectures; `contract` has the machine in numbers |
 //! | `access`, `vcpu`, `control` | vCPUs: entering the guest, serving what comes out, stopping |
 //! | `machine` | all of it together |
-//! | `run`, `probe`, `command_line` | the tool |
+//! | `run`, `probe`, `command_line`, `output` | the tool |
 
 mod access;
 mod arch;
@@ -52,6 +52,7 @@ mod host;
 mod machine;
 mod measurements;
 mod memory;
+mod output;
 mod pci;
 mod probe;
 mod removal;

@@ -1,17 +1,23 @@
 //! `pvmsi probe`: is this host ready, is this function eligible, and if not, what to change.
 
+mod attach;
 pub(crate) mod check;
+mod driver;
 mod function;
 mod host;
+mod in_use;
 
 use std::fmt::Write as _;
 use std::io::IsTerminal;
 
+use pvmsi_hypervisor::HostPaths;
 use pvmsi_protocol::FunctionId;
 use serde::Serialize;
 
 use crate::arguments::{ProbeArguments, Status};
+use crate::output;
 use check::Check;
+use host::HostProbe;
 
 /// The schema of `pvmsi probe --json`.
 const PROBE_SCHEMA: &str = "pvmsi.probe/1";
@@ -37,31 +43,40 @@ struct FunctionProbe {
 
 /// Runs `pvmsi probe`.
 pub(crate) fn command(arguments: &ProbeArguments) -> Status {
-    let probe = probe(arguments);
-    if arguments.json {
-        match serde_json::to_string_pretty(&probe) {
-            Ok(json) => println!("{json}"),
-            Err(error) => {
-                eprintln!("pvmsi: the result cannot be written as JSON: {error}");
-                return Status::Failed;
-            }
-        }
+    let probe = probe(&arguments.functions, &arguments.paths());
+    let printed = if arguments.json {
+        serde_json::to_string_pretty(&probe)
+            .map_err(std::io::Error::from)
+            .and_then(|json| output::print(&format!("{json}\n")))
     } else {
-        print!("{}", text(&probe, std::io::stdout().is_terminal()));
+        output::print(&text(&probe, std::io::stdout().is_terminal()))
+    };
+    if let Err(error) = printed {
+        output::complain(&format!("error: the result cannot be printed: {error}"));
+        return Status::Host;
     }
     if probe.ready { Status::Success } else { Status::Failed }
 }
 
-fn probe(arguments: &ProbeArguments) -> Probe {
-    let host = host::probe(&arguments.sysfs, &arguments.dev);
+/// Looks at the host and these functions; at all with MSI-X where none is named.
+fn probe(functions: &[FunctionId], paths: &HostPaths) -> Probe {
+    probe_on(host::probe(paths), functions, paths)
+}
+
+fn probe_on(mut host: HostProbe, functions: &[FunctionId], paths: &HostPaths) -> Probe {
+    let all = functions.is_empty();
+    let ids = if all { function::with_msix(paths) } else { functions.to_vec() };
+    let found: Vec<_> = ids.into_iter().map(|id| (id, function::probe(id, paths, &host))).collect();
+    let refused = found.iter().find(|(_, found)| found.isolated == Some(false));
+    if let Some((id, _)) = refused
+        && !found.iter().any(|(_, found)| found.isolated == Some(true))
+    {
+        host.isolation_was_refused(&id.to_string());
+    }
     let host_ready = host.checks.iter().all(|check| check.ok);
-    let all = arguments.functions.is_empty();
-    let ids: Vec<FunctionId> =
-        if all { function::with_msix(&arguments.sysfs) } else { arguments.functions.clone() };
-    let functions: Vec<_> = ids
+    let functions: Vec<_> = found
         .into_iter()
-        .map(|id| {
-            let checks = function::probe(id, &arguments.sysfs, &arguments.dev, &host);
+        .map(|(id, function::Found { checks, .. })| {
             let ready = checks.iter().all(|check| check.ok);
             FunctionProbe { id: id.to_string(), ready, checks }
         })
@@ -78,9 +93,12 @@ fn text(probe: &Probe, colour: bool) -> String {
         for check in checks {
             let (code, mark) = if check.ok { (32, "ok") } else { (31, "NO") };
             let mark = if colour { format!("\x1b[{code}m{mark}\x1b[0m") } else { mark.to_owned() };
-            let _ = writeln!(text, "  {mark}  {:<18} {}", check.name, check.found);
+            let _ = writeln!(text, "  {mark}  {:<18} {}", check.name, printable(&check.found));
             if let Some(remedy) = &check.remedy {
-                let _ = writeln!(text, "      {:<18} -> {remedy}", "");
+                let _ = writeln!(text, "      {:<18} -> {}", "", printable(remedy));
+            }
+            if let Some(undo) = &check.undo {
+                let _ = writeln!(text, "      {:<18} <- to give it back: {}", "", printable(undo));
             }
         }
     };
@@ -95,6 +113,11 @@ fn text(probe: &Probe, colour: bool) -> String {
     };
     let _ = writeln!(text, "{verdict}");
     text
+}
+
+/// Names of mount points, disks and interfaces are not this program's: what a terminal would obey is left out.
+fn printable(text: &str) -> String {
+    text.replace(char::is_control, "?")
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use std::os::raw::{c_int, c_void};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing_subscriber::EnvFilter;
@@ -16,6 +17,7 @@ use crate::console::{self, RawTerminal};
 use crate::control::End;
 use crate::machine::Machine;
 use crate::measurements::report_text;
+use crate::output::{self, Stream};
 
 /// The guest that runs when none is named, beside this program.
 const DEMO_GUEST: &str = "pvmsi-demo-guest";
@@ -30,7 +32,7 @@ pub(crate) fn command(arguments: &RunArguments) -> Status {
     match run(arguments) {
         Ok(status) => status,
         Err((status, error)) => {
-            eprintln!("error: {error}");
+            output::complain(&format!("error: {error}"));
             status
         }
     }
@@ -40,10 +42,7 @@ fn run(arguments: &RunArguments) -> Result<Status, (Status, String)> {
     log(&arguments.log).map_err(|error| (Status::Usage, error))?;
     let program = program(arguments).map_err(|error| (Status::Usage, error))?;
     let linux = matches!(program, Program::Linux { .. });
-    let console: Box<dyn Write + Send> = match arguments.report {
-        ReportFormat::Json => Box::new(io::stderr()),
-        ReportFormat::Text | ReportFormat::None => Box::new(io::stdout()),
-    };
+    let (console, console_error) = console(arguments.report);
     // A guest shall not run for hours before a path turns out to be wrong.
     let file = arguments.report_file.as_deref().map(|path| {
         File::create(path).map_err(|error| {
@@ -69,7 +68,7 @@ fn run(arguments: &RunArguments) -> Result<Status, (Status, String)> {
         (status, error.to_string())
     })?;
     for note in machine.notes() {
-        eprintln!("warning: {note}");
+        output::complain(&format!("warning: {note}"));
     }
     end_on_signals();
     let limit = arguments.timeout.map(Duration::from_secs);
@@ -81,29 +80,52 @@ fn run(arguments: &RunArguments) -> Result<Status, (Status, String)> {
     }
 
     let report = machine.report();
-    let json = |mut to: &mut dyn Write| {
-        serde_json::to_writer_pretty(&mut to, &report)?;
-        writeln!(to)
-    };
-    let written = file.map_or(Ok(()), |mut file| json(&mut file));
+    let json = || Ok(format!("{}\n", serde_json::to_string_pretty(&report)?));
+    let written = file.map_or(Ok(()), |mut file| file.write_all(json()?.as_bytes()));
     let printed = match arguments.report {
-        ReportFormat::Json => json(&mut io::stdout()),
+        ReportFormat::Json => json().and_then(|json| output::print(&json)),
         // Linux measures nothing by itself.
         ReportFormat::Text if linux => Ok(()),
         ReportFormat::Text => {
-            let text = report_text::table(&report, io::stdout().is_terminal());
-            write!(io::stdout(), "{text}")
+            output::print(&report_text::table(&report, io::stdout().is_terminal()))
         }
         ReportFormat::None => Ok(()),
     };
-    printed.map_err(|error| (Status::Host, format!("the report cannot be printed: {error}")))?;
-    written.map_err(|error| (Status::Host, format!("the report file is not written: {error}")))?;
+    let console = console_error.lock().unwrap_or_else(PoisonError::into_inner).take();
+    took_all(written, printed, console).map_err(|error| (Status::Host, error))?;
     if arguments.report != ReportFormat::Text || linux {
         for failure in &report.failures {
-            eprintln!("error: {failure}");
+            output::complain(&format!("error: {failure}"));
         }
     }
     Ok(if report.passed() { Status::Success } else { Status::Failed })
+}
+
+/// Where the guest's serial port is shown, and where an error of that will be.
+fn console(report: ReportFormat) -> (Box<dyn Write + Send>, Arc<Mutex<Option<io::Error>>>) {
+    match report {
+        // Standard error takes what it can.
+        ReportFormat::Json => (Box::new(Stream::new(io::stderr())), Arc::default()),
+        ReportFormat::Text | ReportFormat::None => {
+            let stream = Stream::new(io::stdout());
+            let error = stream.error();
+            (Box::new(stream), error)
+        }
+    }
+}
+
+/// Whether what the run had to say was taken.
+///
+/// # Errors
+/// What was not, and why.
+fn took_all(
+    report_file: io::Result<()>,
+    report: io::Result<()>,
+    console: Option<io::Error>,
+) -> Result<(), String> {
+    report_file.map_err(|error| format!("the report file is not written: {error}"))?;
+    report.map_err(|error| format!("the report cannot be printed: {error}"))?;
+    console.map_or(Ok(()), |error| Err(format!("the guest's console was not taken whole: {error}")))
 }
 
 /// Runs a guest whose serial port takes standard input.
@@ -207,6 +229,8 @@ fn log(filter: &str) -> Result<(), String> {
         .with_env_filter(filter)
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
+        // It would panic where standard error takes nothing.
+        .log_internal_errors(false)
         .try_init()
         .map_err(|error| error.to_string())
 }
@@ -220,5 +244,39 @@ fn end_on_signals() {
         if let Err(error) = register_signal_handler(signal, interrupted) {
             tracing::warn!(%error, signal, "the signal will end the program at once");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arch::programs;
+    use crate::control::End;
+    use crate::test_guest;
+
+    #[test]
+    fn output_that_was_not_taken_fails_the_run() {
+        let full = || io::Error::from_raw_os_error(libc::ENOSPC);
+        took_all(Ok(()), Ok(()), None).unwrap();
+        for failed in [
+            took_all(Err(full()), Ok(()), None),
+            took_all(Ok(()), Err(full()), None),
+            took_all(Ok(()), Ok(()), Some(full())),
+        ] {
+            assert!(failed.unwrap_err().contains("No space left"));
+        }
+    }
+
+    #[test]
+    fn a_console_that_takes_nothing_does_not_stop_the_guest() {
+        let stream = Stream::new(File::options().write(true).open("/dev/full").unwrap());
+        let error = stream.error();
+        let console: Box<dyn Write + Send> = Box::new(stream);
+        let run = test_guest::run(&programs::hi(), |config| config.console = Some(console));
+        let Some((machine, end)) = run else { return };
+        assert_eq!(end, End::Exited(0));
+        assert_eq!(machine.serial_output(), b"hi");
+        let error = error.lock().unwrap().take().unwrap();
+        assert_eq!(error.raw_os_error(), Some(libc::ENOSPC));
     }
 }

@@ -25,7 +25,7 @@ use crate::boot::Boot;
 use crate::doorbell::Doorbell;
 use crate::error::MachineError;
 use crate::memory;
-use crate::probe::check::{Check, RemappingSigns};
+use crate::probe::check::{Check, RemappingWords};
 use contract::RAM_START;
 
 pub(crate) use contract::{
@@ -41,10 +41,8 @@ pub(crate) use pci::PciConfig;
 pub(crate) use registers::{PowerOnState, Start, VcpuModel, describe};
 pub(crate) use saved::{SavedInterrupts, SavedVcpu};
 
-pub(crate) const REMAPPING: RemappingSigns = RemappingSigns {
-    confined: &["ITS-"],
+pub(crate) const REMAPPING: RemappingWords = RemappingWords {
     good: "messages go through a translation service (ITS)",
-    free: &["GICv2m", "MBI-"],
     bad: "messages go to the interrupt controller without translation",
     remedy: "only a GICv3 interrupt translation service (ITS) behind the SMMU confines a function to its own interrupts; \
              see that the firmware describes the ITS, and that the kernel has CONFIG_ARM_GIC_V3_ITS",

@@ -25,7 +25,7 @@ use crate::boot::Boot;
 use crate::doorbell::Doorbell;
 use crate::error::MachineError;
 use crate::memory;
-use crate::probe::check::{Check, RemappingSigns};
+use crate::probe::check::{Check, RemappingWords};
 
 pub(crate) use contract::{
     BAR_WINDOW, CPUS_MAX, DOORBELL_HELP, DOORBELL_REGISTER, DOORBELLS, ELF_MACHINE, GUEST_TARGET,
@@ -40,10 +40,8 @@ pub(crate) use pci::PciConfig;
 pub(crate) use registers::{PowerOnState, Start, describe};
 pub(crate) use saved::{SavedInterrupts, SavedVcpu};
 
-pub(crate) const REMAPPING: RemappingSigns = RemappingSigns {
-    confined: &["IR-"],
+pub(crate) const REMAPPING: RemappingWords = RemappingWords {
     good: "the host's interrupts are remapped",
-    free: &["IO-APIC", "PCI-MSI"],
     bad: "interrupts are not remapped",
     remedy: "switch interrupt remapping on in the firmware (VT-d, AMD-Vi), and take intremap=off or nointremap off the \
              kernel's command line; without it the kernel refuses to attach functions, or they stay trapped",

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use kvm_ioctls::{Kvm, VmFd};
 use pvmsi_hypervisor::{
-    FunctionHandle, FunctionPolicy, KvmWindow, MemorySlots, PciFunction, Service, VfioFunction,
-    VfioHost,
+    FunctionHandle, FunctionPolicy, Isolation, KvmWindow, MemorySlots, PciFunction, Policy,
+    Service, VfioFunction, VfioHost,
 };
 use pvmsi_software::{SoftwareDevice, SoftwareFunction};
 use vm_memory::GuestMemoryMmap;
@@ -84,6 +84,8 @@ impl Functions {
                 allow_unisolated: function.allow_unisolated,
                 vectors: function.most_vectors,
             };
+            let isolation = implementation.isolation();
+            functions.notes.extend(stays_trapped(function.backend, isolation, policy));
             let handle = service
                 .add_function(id, implementation, Box::new(window), policy)
                 .map_err(|error| failed(error.to_string()))?;
@@ -156,6 +158,14 @@ impl Functions {
     }
 }
 
+/// Why a function of this host will stay trapped although the operator wants it direct, if that is known now.
+fn stays_trapped(backend: Backend, isolation: Isolation, policy: FunctionPolicy) -> Option<String> {
+    let Isolation::NotIsolated(why) = isolation else { return None };
+    let wanted = policy.policy == Policy::Direct && !policy.allow_unisolated;
+    (wanted && matches!(backend, Backend::Vfio(_)))
+        .then(|| format!("the vector table of {backend} stays trapped: {why}"))
+}
+
 /// Configuration space of one function, for the placement of its BARs. One that the host has taken back answers as nobody does.
 pub(super) struct Access<'a>(&'a FunctionHandle);
 
@@ -181,4 +191,30 @@ pub(super) fn function_access(functions: &[MachineFunction]) -> Vec<Access<'_>> 
             Access(&function.handle)
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use pvmsi_software::SoftwareOptions;
+
+    use super::*;
+
+    #[test]
+    fn a_run_says_why_a_table_stays_trapped() {
+        let vfio = Backend::Vfio("0000:01:00.0".parse().unwrap());
+        let note = |backend, isolation: &Isolation, policy| {
+            stays_trapped(backend, isolation.clone(), policy)
+        };
+        let direct = FunctionPolicy::default();
+        let open = Isolation::NotIsolated("the chips say so; switch it on".to_owned());
+        let said = note(vfio, &open, direct).unwrap();
+        assert!(said.contains("0000:01:00.0") && said.contains("the chips say so"), "{said}");
+        assert_eq!(note(vfio, &Isolation::Isolated, direct), None);
+        let trapped = FunctionPolicy { policy: Policy::Trapped, ..direct };
+        assert_eq!(note(vfio, &open, trapped), None, "it was told to");
+        let allowed = FunctionPolicy { allow_unisolated: true, ..direct };
+        assert_eq!(note(vfio, &open, allowed), None);
+        let software = Backend::Software(SoftwareOptions::default());
+        assert_eq!(note(software, &open, direct), None, "its own option says so");
+    }
 }

@@ -1,5 +1,6 @@
-//! What a check has found, and the signs by which an architecture tells.
+//! What a check has found.
 
+use pvmsi_hypervisor::Isolation;
 use serde::Serialize;
 
 /// One thing that was looked at.
@@ -17,17 +18,16 @@ pub(crate) struct Check {
     /// What to do about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) remedy: Option<String>,
+    /// How to go back to what was before the remedy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) undo: Option<String>,
 }
 
-/// How an architecture's kernel shows, by the names of its interrupt chips, whether the host's own interrupts are confined.
-pub(crate) struct RemappingSigns {
-    /// Starts of the names where they are.
-    pub(crate) confined: &'static [&'static str],
-    /// What that means.
+/// What it means on an architecture whether the host's own interrupts are remapped.
+pub(crate) struct RemappingWords {
+    /// They are.
     pub(crate) good: &'static str,
-    /// Starts of the names where they are not.
-    pub(crate) free: &'static [&'static str],
-    /// What that means.
+    /// They are not.
     pub(crate) bad: &'static str,
     /// What to do about it.
     pub(crate) remedy: &'static str,
@@ -35,7 +35,7 @@ pub(crate) struct RemappingSigns {
 
 impl Check {
     pub(crate) fn good(name: &'static str, found: impl Into<String>) -> Self {
-        Self { name, ok: true, found: found.into(), problem: None, remedy: None }
+        Self { name, ok: true, found: found.into(), problem: None, remedy: None, undo: None }
     }
 
     pub(crate) fn bad(
@@ -45,6 +45,23 @@ impl Check {
         remedy: impl Into<String>,
     ) -> Self {
         let (found, remedy) = (found.into(), Some(remedy.into()));
-        Self { name, ok: false, found, problem: Some(problem), remedy }
+        Self { name, ok: false, found, problem: Some(problem), remedy, undo: None }
+    }
+
+    /// The same with a way back.
+    pub(super) fn with_undo(self, undo: impl Into<String>) -> Self {
+        Self { undo: Some(undo.into()), ..self }
+    }
+
+    /// A verdict, of the host or of a function; `good` says what it means where it is good.
+    pub(super) fn isolation(verdict: Isolation, good: &str) -> Self {
+        match verdict {
+            Isolation::Isolated => Self::good("isolation", good),
+            Isolation::NotIsolated(why) => {
+                // The verdict names the remedy after a semicolon.
+                let (found, remedy) = why.split_once("; ").unwrap_or((why.as_str(), ""));
+                Self::bad("isolation", "no-isolation", found, remedy)
+            }
+        }
     }
 }

@@ -1,83 +1,132 @@
 //! What one function must have.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 
-use kvm_ioctls::Kvm;
-use pvmsi_hypervisor::{
-    BarIndex, Isolation, KvmWindow, Layout, MemorySlots, PciFunction, VfioFunction, VfioHost,
-    Window, host_isolation,
-};
+use pvmsi_hypervisor::{BarIndex, HostPaths, Layout, function_isolation};
 use pvmsi_protocol::FunctionId;
 
+use super::attach::confined;
 use super::check::Check;
+use super::driver::{driver, group};
 use super::host::HostProbe;
 use crate::host;
 
 /// `struct resource` flags: the BAR is memory.
 const IORESOURCE_MEM: u64 = 0x200;
+/// Offsets of configuration space: class code, and the layout of the header. PCI Code and ID Assignment; PCI 3.0, 6.1.
+const SUB_CLASS: usize = 0x0a;
+const BASE_CLASS: usize = 0x0b;
+const HEADER_TYPE: usize = 0x0e;
+const BRIDGES: u8 = 0x06;
+const SYSTEM_PERIPHERALS: u8 = 0x08;
+const IOMMUS: u8 = 0x06;
+
+/// What was found of a function.
+pub(super) struct Found {
+    pub(super) checks: Vec<Check>,
+    /// Whether the kernel has attached it as isolated, or refused it for want of isolation; `None` where it did neither.
+    pub(super) isolated: Option<bool>,
+}
 
 /// The functions with an MSI-X capability, in order. Without the right to read configuration space there are none.
-pub(super) fn with_msix(sysfs: &Path) -> Vec<FunctionId> {
-    let mut ids: Vec<FunctionId> = fs::read_dir(sysfs.join("bus/pci/devices"))
+pub(super) fn with_msix(paths: &HostPaths) -> Vec<FunctionId> {
+    let mut ids: Vec<FunctionId> = fs::read_dir(paths.sysfs.join("bus/pci/devices"))
         .into_iter()
         .flatten()
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(|&id| layout(&folder(sysfs, id)).is_ok())
+        .filter(|id: &FunctionId| layout(&paths.function(&id.to_string())).is_ok())
         .collect();
     ids.sort();
     ids
 }
 
 /// Looks at a function; stops where nothing more can be said.
-pub(super) fn probe(id: FunctionId, sysfs: &Path, dev: &Path, host: &HostProbe) -> Vec<Check> {
-    let folder = folder(sysfs, id);
+pub(super) fn probe(id: FunctionId, paths: &HostPaths, host: &HostProbe) -> Found {
+    let folder = paths.function(&id.to_string());
+    match table_of(&folder) {
+        Ok(layout) => with_table(id, paths, &folder, &layout, host),
+        Err(check) => Found { checks: vec![check], isolated: None },
+    }
+}
+
+/// The layout of a function that can be passed through.
+///
+/// # Errors
+/// What keeps it from that whatever its driver is.
+fn table_of(folder: &Path) -> Result<Layout, Check> {
     if !folder.exists() {
-        return vec![Check::bad(
+        return Err(Check::bad(
             "function",
             "no-function",
             "there is none at this address",
             "lspci -D lists the functions of this host",
-        )];
+        ));
     }
-    if !config_is_readable(&folder) {
-        return vec![Check::bad(
+    if let Some(what) = belongs_to_the_host(folder) {
+        return Err(Check::bad(
+            "function",
+            "host-function",
+            what,
+            "leave it alone, for others depend on it; VFIO hands out what is below it",
+        ));
+    }
+    if !config_is_readable(folder) {
+        return Err(Check::bad(
             "config space",
             "config-unreadable",
             "this user may not read it beyond its header, so the vector table is unknown",
             "run as root",
-        )];
+        ));
     }
-    let layout = match layout(&folder) {
-        Ok(layout) => layout,
-        Err(error) => {
-            return vec![Check::bad(
-                "MSI-X",
-                "no-msix",
-                error,
-                "without a vector table nothing can be done, nor need be",
-            )];
-        }
-    };
-    let mut checks = vec![table(&layout), neighbours(&layout), group(&folder)];
-    let driver = driver(&folder, id);
-    let bound = driver.ok;
-    checks.push(driver);
-    // The truth is what attaching the function shows; a made-up tree has nothing to attach.
-    let attachable = bound && sysfs == Path::new("/sys") && dev == Path::new("/dev");
-    if attachable {
-        checks.extend(attach(&folder));
-    } else if let Some(backend) = host.backend {
-        checks.push(isolation(host_isolation(sysfs, backend)));
-        checks.push(mappable(small_bar(&folder, &layout).is_none(), &layout));
-    }
-    checks
+    layout(folder).map_err(|error| {
+        let remedy = "without a vector table nothing can be done, nor need be";
+        Check::bad("MSI-X", "no-msix", error, remedy)
+    })
 }
 
-fn folder(sysfs: &Path, id: FunctionId) -> PathBuf {
-    sysfs.join("bus/pci/devices").join(id.to_string())
+fn with_table(
+    id: FunctionId,
+    paths: &HostPaths,
+    folder: &Path,
+    layout: &Layout,
+    host: &HostProbe,
+) -> Found {
+    let group = group(paths, folder);
+    let driver = driver(paths, folder, id);
+    // Without an IOMMU there is nothing that it could be attached to.
+    let has_iommu = !matches!(group.problem, Some("no-group" | "no-iommu"));
+    let mut checks = vec![table(layout), neighbours(layout), group];
+    checks.extend(driver.checks);
+    let mut isolated = None;
+    // The truth is what attaching the function shows.
+    let attach = host.attach.filter(|_| has_iommu && driver.is_vfio);
+    if let Some(attach) = attach {
+        let attached = attach(folder);
+        checks.extend(attached.checks);
+        isolated = attached.isolated;
+    } else if let Some(backend) = host.backend {
+        if has_iommu {
+            checks.push(confined(function_isolation(paths, backend, folder)));
+        }
+        checks.push(mappable(small_bar(folder, layout).is_none(), layout));
+    }
+    Found { checks, isolated }
+}
+
+/// What a function is that VFIO does not hand out, or that the host needs for others. The header can be read by everybody.
+fn belongs_to_the_host(folder: &Path) -> Option<String> {
+    let config = fs::read(folder.join("config")).ok()?;
+    let byte = |offset: usize| config.get(offset).copied();
+    let (header, class) = (byte(HEADER_TYPE)? & 0x7f, byte(BASE_CLASS)?);
+    if header != 0 || class == BRIDGES {
+        Some("it is a port or a bridge".to_owned())
+    } else if (class, byte(SUB_CLASS)?) == (SYSTEM_PERIPHERALS, IOMMUS) {
+        Some("it is an IOMMU".to_owned())
+    } else {
+        None
+    }
 }
 
 fn layout(folder: &Path) -> Result<Layout, String> {
@@ -147,78 +196,6 @@ fn neighbours(layout: &Layout) -> Check {
     )
 }
 
-fn group(folder: &Path) -> Check {
-    let Ok(group) = fs::read_link(folder.join("iommu_group")) else {
-        return Check::bad(
-            "IOMMU group",
-            "no-group",
-            "the function is in none",
-            "switch the IOMMU on (see host)",
-        );
-    };
-    let name = group.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let mut others: Vec<String> = fs::read_dir(folder.join("iommu_group/devices"))
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter(|entry| entry.file_name() != folder.file_name().unwrap_or_default())
-        .filter(|entry| !is_harmless(&entry.path()))
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect();
-    others.sort();
-    if others.is_empty() {
-        return Check::good("IOMMU group", name);
-    }
-    Check::bad(
-        "IOMMU group",
-        "group-not-viable",
-        format!("{name}, shared with {}, which the host uses", others.join(", ")),
-        "bind these to vfio-pci too, or unbind them; or move the device to another slot",
-    )
-}
-
-/// Whether a member of a group does not keep VFIO from using it.
-fn is_harmless(folder: &Path) -> bool {
-    matches!(driver_name(folder).as_deref(), None | Some("vfio-pci" | "pci-stub" | "pcieport"))
-}
-
-fn driver_name(folder: &Path) -> Option<String> {
-    let driver = fs::read_link(folder.join("driver")).ok()?;
-    Some(driver.file_name()?.to_string_lossy().into_owned())
-}
-
-fn driver(folder: &Path, id: FunctionId) -> Check {
-    match driver_name(folder) {
-        Some(name) if name == "vfio-pci" => Check::good("driver", name),
-        other => {
-            let name = other.as_deref().unwrap_or("none");
-            let unbind = match other {
-                Some(_) => format!("echo {id} > /sys/bus/pci/devices/{id}/driver/unbind; "),
-                None => String::new(),
-            };
-            Check::bad(
-                "driver",
-                "driver",
-                format!("{name}, not vfio-pci"),
-                format!(
-                    "modprobe vfio-pci; echo vfio-pci > /sys/bus/pci/devices/{id}/driver_override; \
-                     {unbind}echo {id} > /sys/bus/pci/drivers_probe"
-                ),
-            )
-        }
-    }
-}
-
-fn isolation(verdict: Isolation) -> Check {
-    match verdict {
-        Isolation::Isolated => Check::good("isolation", "confined to its own interrupts"),
-        Isolation::NotIsolated(why) => {
-            let (found, remedy) = why.split_once("; ").unwrap_or((why.as_str(), ""));
-            Check::bad("isolation", "no-isolation", found, remedy)
-        }
-    }
-}
-
 /// A BAR with a switched page that is smaller than a page and does not start one: VFIO cannot keep the rest of the page free.
 fn small_bar(folder: &Path, layout: &Layout) -> Option<BarIndex> {
     let resources = fs::read_to_string(folder.join("resource")).unwrap_or_default();
@@ -242,7 +219,7 @@ fn config_is_readable(folder: &Path) -> bool {
     fs::read(folder.join("config")).is_ok_and(|config| config.len() >= CAPABILITIES_END)
 }
 
-fn mappable(can: bool, layout: &Layout) -> Check {
+pub(super) fn mappable(can: bool, layout: &Layout) -> Check {
     if can {
         return Check::good("mapping", "the table's pages can be mapped");
     }
@@ -255,31 +232,4 @@ fn mappable(can: bool, layout: &Layout) -> Check {
         ),
         "use a kernel with smaller pages, or ask the firmware to align BARs to pages (pci=resource_alignment=)",
     )
-}
-
-/// Attaches the function, without starting a guest, and looks at what can be mapped.
-fn attach(folder: &Path) -> Vec<Check> {
-    let attached = || -> Result<Vec<Check>, String> {
-        let text = |error: kvm_ioctls::Error| error.to_string();
-        let vm = Arc::new(Kvm::new().map_err(text)?.create_vm().map_err(text)?);
-        let host = VfioHost::new(&vm).map_err(|error| error.to_string())?;
-        let function = VfioFunction::open(&host, folder).map_err(|error| error.to_string())?;
-        let mappings = function.mappings().map_err(|error| error.to_string())?;
-        let slots = Arc::new(MemorySlots::new(vm, 0..1));
-        let window = KvmWindow::new(slots, function.layout(), mappings);
-        Ok(vec![
-            Check::good("attach", "VFIO hands the function out"),
-            isolation(function.isolation()),
-            mappable(window.table_can_be_direct(), function.layout()),
-        ])
-    };
-    attached().unwrap_or_else(|error| {
-        vec![Check::bad(
-            "attach",
-            "attach",
-            error,
-            "see that no other process uses the function's IOMMU group; where the kernel log speaks of \
-             interrupt remapping, switch that on in the firmware",
-        )]
-    })
 }

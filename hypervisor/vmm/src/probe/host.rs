@@ -6,8 +6,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use kvm_ioctls::{Cap, Kvm};
-use pvmsi_hypervisor::{Isolation, VfioBackend, host_isolation};
+use pvmsi_hypervisor::{
+    HostPaths, Isolation, Remapping, VfioBackend, host_isolation, interrupt_remapping,
+};
 
+use super::attach::{Attached, attach};
 use super::check::Check;
 use crate::{arch, file_limit, host};
 
@@ -15,26 +18,43 @@ use crate::{arch, file_limit, host};
 pub(super) struct HostProbe {
     pub(super) checks: Vec<Check>,
     pub(super) backend: Option<VfioBackend>,
+    /// What attaches a function and says what that shows; a made-up host has nothing to attach.
+    pub(super) attach: Option<fn(&Path) -> Attached>,
 }
 
-pub(super) fn probe(sysfs: &Path, dev: &Path) -> HostProbe {
-    let backend = backend(dev);
+pub(super) fn probe(paths: &HostPaths) -> HostProbe {
+    let backend = backend(paths);
     let found = format!("{}, pages of {} bytes", host::kernel(), host::page_size());
     let mut checks = vec![Check::good("kernel", found)];
-    checks.extend(kvm(sysfs, dev));
-    checks.extend([vfio(dev, backend), iommu(sysfs)]);
-    if let Some(backend) = backend {
-        checks.push(isolation(sysfs, backend));
-    }
-    checks.extend(interrupt_remapping(sysfs));
+    checks.extend(kvm(paths));
+    checks.extend([vfio(&paths.dev, backend), iommu(&paths.sysfs)]);
+    checks.extend(backend.map(|backend| isolation(host_isolation(paths, backend))));
+    checks.extend(remapping(paths));
     // Not a condition: a small limit leads to a short grant.
     checks.push(Check::good("open files", format!("at most {}", file_limit::hard())));
-    HostProbe { checks, backend }
+    let attach = paths.are_of_this_machine().then_some(attach as fn(&Path) -> Attached);
+    HostProbe { checks, backend, attach }
 }
 
-/// How functions are attached: as the machine chooses.
-fn backend(dev: &Path) -> Option<VfioBackend> {
-    let opens = |name: &str| OpenOptions::new().read(true).write(true).open(dev.join(name)).is_ok();
+impl HostProbe {
+    /// The kernel has refused to attach functions for want of isolation, and has attached none with it: its word counts for more than that of the parameters.
+    pub(super) fn isolation_was_refused(&mut self, function: &str) {
+        for check in self.checks.iter_mut().filter(|check| check.name == "isolation" && check.ok) {
+            *check = isolation(Isolation::NotIsolated(format!(
+                "the kernel refuses to attach {function}, for it knows of nothing that isolates its interrupts; {}",
+                arch::REMAPPING.remedy
+            )));
+        }
+    }
+}
+
+/// How functions are attached: as the machine chooses. A made-up host has no more than the names.
+fn backend(paths: &HostPaths) -> Option<VfioBackend> {
+    if paths.are_of_this_machine() {
+        return VfioBackend::usable();
+    }
+    let opens =
+        |name: &str| OpenOptions::new().read(true).write(true).open(paths.dev.join(name)).is_ok();
     if opens("vfio/vfio") {
         Some(VfioBackend::Group)
     } else if opens("iommu") {
@@ -44,15 +64,15 @@ fn backend(dev: &Path) -> Option<VfioBackend> {
     }
 }
 
-fn kvm(sysfs: &Path, dev: &Path) -> Vec<Check> {
-    let path = dev.join("kvm");
+fn kvm(paths: &HostPaths) -> Vec<Check> {
+    let path = paths.dev.join("kvm");
     let opened = CString::new(path.as_os_str().as_bytes())
         .map_err(|error| error.to_string())
         .and_then(|path| Kvm::new_with_path(path.as_c_str()).map_err(|error| error.to_string()));
     match opened {
         Ok(kvm) => {
             let routes = kvm.check_extension_int(Cap::IrqRouting);
-            let module = host::kvm_module(sysfs);
+            let module = host::kvm_module(&paths.sysfs);
             let found = format!("{module}, {routes} interrupt routes for each VM");
             let mut checks = vec![Check::good("KVM", found)];
             checks.extend(arch::kvm_checks(&kvm));
@@ -74,7 +94,7 @@ fn vfio(dev: &Path, backend: Option<VfioBackend>) -> Check {
         None => Check::bad(
             "VFIO",
             "no-vfio",
-            format!("neither {0}/vfio/vfio nor {0}/iommu can be opened", dev.display()),
+            format!("neither {0}/vfio/vfio nor {0}/iommu can be used", dev.display()),
             "modprobe vfio-pci, and run as a user that may open it",
         ),
     }
@@ -94,36 +114,20 @@ fn iommu(sysfs: &Path) -> Check {
     Check::good("IOMMU", names.join(", "))
 }
 
-fn isolation(sysfs: &Path, backend: VfioBackend) -> Check {
-    match host_isolation(sysfs, backend) {
-        Isolation::Isolated => Check::good(
-            "isolation",
-            "functions are attached only where the host confines them to their own interrupts",
-        ),
-        Isolation::NotIsolated(why) => {
-            // The verdict names the remedy after a semicolon.
-            let (found, remedy) = why.split_once("; ").unwrap_or((why.as_str(), ""));
-            Check::bad("isolation", "no-isolation", found, remedy)
-        }
-    }
+fn isolation(verdict: Isolation) -> Check {
+    let good = "functions are attached only where the host confines them to their own interrupts";
+    Check::isolation(verdict, good)
 }
 
-/// Whether the host's own interrupts are confined, as far as the names of its interrupt chips tell; `None` where they do not.
-fn interrupt_remapping(sysfs: &Path) -> Option<Check> {
-    let chips: Vec<String> = fs::read_dir(sysfs.join("kernel/irq"))
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| fs::read_to_string(entry.path().join("chip_name")).ok())
-        .collect();
-    let some = |starts: &[&str]| {
-        chips.iter().any(|chip| starts.iter().any(|start| chip.starts_with(start)))
-    };
-    if some(arch::REMAPPING.confined) {
-        Some(Check::good("remapping", arch::REMAPPING.good))
-    } else if some(arch::REMAPPING.free) {
-        Some(Check::bad("remapping", "no-isolation", arch::REMAPPING.bad, arch::REMAPPING.remedy))
-    } else {
-        None
+/// Whether the host's own interrupts are remapped, as far as the names of its interrupt chips tell; `None` where they do not.
+fn remapping(paths: &HostPaths) -> Option<Check> {
+    let words = arch::REMAPPING;
+    match interrupt_remapping(paths) {
+        Remapping::Seen => Some(Check::good("remapping", words.good)),
+        Remapping::Missing { chip, .. } => {
+            let found = format!("{} ({chip})", words.bad);
+            Some(Check::bad("remapping", "no-isolation", found, words.remedy))
+        }
+        Remapping::Unknown => None,
     }
 }

@@ -1,9 +1,12 @@
 //! Probes of made-up hosts.
 
+mod in_use;
+
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use super::attach::Attached;
 use super::*;
 
 /// A host that exists as a folder; removed in the end.
@@ -20,6 +23,7 @@ impl MadeUp {
         let root = std::env::temp_dir().join(format!("pvmsi-probe-{name}-{}", std::process::id()));
         let host = Self(root);
         host.write("dev/vfio/vfio", b"");
+        host.write("proc/cmdline", b"ro quiet\n");
         host.write("sys/class/iommu/dmar0/name", b"");
         host.write("sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts", b"N\n");
         host.add_function("0000:01:00.0", "vfio-pci", "7");
@@ -45,18 +49,32 @@ impl MadeUp {
         fs::create_dir_all(&members).unwrap();
         symlink(self.0.join(&folder), members.join(id)).unwrap();
         symlink(members.parent().unwrap(), self.0.join(&folder).join("iommu_group")).unwrap();
-        let drivers = self.0.join("sys/bus/pci/drivers").join(driver);
-        fs::create_dir_all(&drivers).unwrap();
-        symlink(drivers, self.0.join(&folder).join("driver")).unwrap();
+        symlink(self.0.join("sys/class/iommu/dmar0"), self.0.join(&folder).join("iommu")).unwrap();
+        self.link(&format!("{folder}/driver"), &format!("sys/bus/pci/drivers/{driver}"));
+    }
+
+    /// A link to a folder, which is made.
+    fn link(&self, path: &str, target: &str) {
+        let (path, target) = (self.0.join(path), self.0.join(target));
+        fs::create_dir_all(&target).unwrap();
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        symlink(target, path).unwrap();
+    }
+
+    fn paths(&self) -> HostPaths {
+        let at = |name| self.0.join(name);
+        HostPaths { sysfs: at("sys"), procfs: at("proc"), dev: at("dev") }
     }
 
     fn probe(&self, functions: &[&str]) -> Probe {
-        probe(&ProbeArguments {
-            functions: functions.iter().map(|id| id.parse().unwrap()).collect(),
-            json: false,
-            sysfs: self.0.join("sys"),
-            dev: self.0.join("dev"),
-        })
+        probe(&ids(functions), &self.paths())
+    }
+
+    /// What the probe says of a function under this name.
+    fn check(&self, function: &str, name: &str) -> Check {
+        let mut functions = self.probe(&[function]).functions;
+        let checks = functions.pop().unwrap().checks;
+        checks.into_iter().find(|check| check.name == name).unwrap()
     }
 
     /// The problems that the probe names, but for KVM's: a made-up host has none.
@@ -73,6 +91,10 @@ impl MadeUp {
 }
 
 const DRIVE: &str = "0000:01:00.0";
+
+fn ids(functions: &[&str]) -> Vec<FunctionId> {
+    functions.iter().map(|id| id.parse().unwrap()).collect()
+}
 
 #[test]
 fn a_host_that_is_ready_has_no_problem() {
@@ -120,15 +142,87 @@ fn each_problem_has_its_name_and_a_remedy() {
 #[test]
 fn interrupts_that_are_not_remapped_are_no_isolation() {
     let host = MadeUp::new("remapping");
-    let signs = crate::arch::REMAPPING;
-    let chip = |start: &str| {
-        let name = format!("{start}X-0000:00:1f.2\n");
-        host.write("sys/kernel/irq/24/chip_name", name.as_bytes());
+    let chip = |name: &str| {
+        host.write("sys/kernel/irq/24/chip_name", format!("{name}\n").as_bytes());
         host.problems(&[DRIVE])
     };
-    assert!(signs.confined.iter().all(|start| chip(start).is_empty()));
-    assert!(signs.free.iter().all(|start| chip(start) == ["no-isolation"]));
+    assert!(chip("IR-PCI-MSIX-0000:00:1f.2").is_empty());
+    assert!(chip("ITS-PCI-MSIX-0000:00:1f.2").is_empty());
+    assert_eq!(chip("PCI-MSIX-0000:00:1f.2"), ["no-isolation"]);
+    assert_eq!(chip("IO-APIC"), ["no-isolation"]);
+    assert_eq!(chip("GICv2m-PCI-MSIX-0000:00:1f.2"), ["no-isolation"]);
     assert!(chip("chip of another kind").is_empty(), "unknown is no problem");
+}
+
+/// What the host and the function say of isolation.
+fn isolation(host: &MadeUp) -> [bool; 2] {
+    let probe = host.probe(&[DRIVE]);
+    [&probe.host, &probe.functions[0].checks]
+        .map(|checks| checks.iter().find(|check| check.name == "isolation").is_some_and(|c| c.ok))
+}
+
+#[test]
+fn the_probe_contradicts_what_contradicts_isolation() {
+    let host = MadeUp::new("contradiction");
+    assert_eq!(isolation(&host), [true, true]);
+    host.write("proc/cmdline", b"intremap=nosid\n");
+    assert_eq!(isolation(&host), [false, false]);
+    host.write("proc/cmdline", b"\n");
+    host.write("dev/kmsg", b"3,1,1,-;AMD-Vi: Disabling interrupt remapping\n");
+    assert_eq!(isolation(&host), [false, false]);
+    host.write("dev/kmsg", b"");
+    host.write("sys/module/iommufd/parameters/allow_unsafe_interrupts", b"Y\n");
+    assert_eq!(isolation(&host), [false, false]);
+}
+
+#[test]
+fn without_an_iommu_there_is_no_isolation() {
+    let host = MadeUp::new("nothing");
+    fs::remove_dir_all(host.0.join("sys/class/iommu")).unwrap();
+    let folder = host.0.join("sys/bus/pci/devices").join(DRIVE);
+    for link in ["iommu", "iommu_group"] {
+        fs::remove_file(folder.join(link)).unwrap();
+    }
+    assert_eq!(host.problems(&[DRIVE]), ["no-iommu", "no-isolation", "no-group"]);
+    assert_eq!(isolation(&host), [false, false]);
+}
+
+#[test]
+fn a_function_in_no_iommu_mode_is_not_eligible() {
+    let folder = format!("sys/bus/pci/devices/{DRIVE}");
+    let host = MadeUp::new("noiommu-group");
+    host.write("sys/kernel/iommu_groups/7/name", b"vfio-noiommu\n");
+    assert_eq!(host.problems(&[DRIVE]), ["no-iommu"]);
+    let host = MadeUp::new("noiommu-device");
+    host.write(&format!("{folder}/vfio-dev/noiommu-vfio0/dev"), b"511:0\n");
+    assert_eq!(host.problems(&[DRIVE]), ["no-iommu"]);
+    let host = MadeUp::new("noiommu-link");
+    fs::remove_file(host.0.join(&folder).join("iommu")).unwrap();
+    assert_eq!(host.problems(&[DRIVE]), ["no-iommu"]);
+}
+
+#[test]
+fn what_the_kernel_refuses_is_not_ok_on_the_host_either() {
+    let host = MadeUp::new("refused");
+    host.add_function("0000:02:00.0", "vfio-pci", "8");
+    let host_says = |attach: fn(&Path) -> Attached| {
+        let found = HostProbe { attach: Some(attach), ..host::probe(&host.paths()) };
+        let probe = probe_on(found, &ids(&[DRIVE, "0000:02:00.0"]), &host.paths());
+        probe.host.into_iter().find(|check| check.name == "isolation").unwrap()
+    };
+    assert!(host_says(|_| Attached { checks: Vec::new(), isolated: Some(true) }).ok);
+    assert!(host_says(|_| Attached { checks: Vec::new(), isolated: None }).ok);
+    let refused = host_says(|_| Attached { checks: Vec::new(), isolated: Some(false) });
+    assert_eq!((refused.ok, refused.problem), (false, Some("no-isolation")));
+    assert!(refused.found.contains(DRIVE), "{}", refused.found);
+    // Of one function alone, where another is isolated.
+    assert!(
+        host_says(|folder| Attached {
+            checks: Vec::new(),
+            isolated: Some(folder.ends_with(DRIVE))
+        })
+        .ok
+    );
 }
 
 #[test]
