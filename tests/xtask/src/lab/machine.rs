@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::description::PageSize;
 use super::host::Host;
 use crate::process;
 
@@ -62,8 +61,6 @@ pub(crate) struct Hardware {
     /// Whether functions can raise no other interrupts than their own. If not, VFIO is told to do
     /// without, and the IOMMU does not remap interrupts where that can be chosen.
     pub isolation: bool,
-    /// Of the host's kernel.
-    pub pages: PageSize,
     /// Linux guests run there: what the network function sends reaches the host.
     pub linux: bool,
     /// Vectors of the drive.
@@ -71,9 +68,8 @@ pub(crate) struct Hardware {
 }
 
 impl Hardware {
-    /// Isolated functions, pages of 4K, no Linux guests, a vector for each of the drive's 64 I/O queues and one more.
-    pub(crate) const USUAL: Self =
-        Self { isolation: true, pages: PageSize::K4, linux: false, drive_vectors: 65 };
+    /// Isolated functions, no Linux guests, a vector for each of the drive's 64 I/O queues and one more.
+    pub(crate) const USUAL: Self = Self { isolation: true, linux: false, drive_vectors: 65 };
 }
 
 /// The results of one run of the emulated host.
@@ -123,7 +119,8 @@ pub(crate) fn boot(
     for file in [&console, &results] {
         fs::write(file, "")?;
     }
-    let description = host.architecture().description();
+    let kind = host.kind();
+    let description = kind.architecture.description();
     let unsafe_interrupts = if hardware.isolation { "0" } else { "1" };
     // `timeout` ends the emulator even when this program is killed.
     let mut command = Command::new("timeout");
@@ -132,7 +129,8 @@ pub(crate) fn boot(
         .arg((limit.as_secs().saturating_add(10)).to_string())
         .arg(description.emulator)
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
-        .args((description.machine)(hardware.isolation))
+        .args(description.machine)
+        .args((description.iommu)(kind.iommu, hardware.isolation))
         .args(["-accel", if hardware.linux { ACCELERATOR_LINUX } else { ACCELERATOR }])
         .args(["-smp", &CPUS.to_string(), "-m", if hardware.linux { "3G" } else { "2G" }])
         .args(["-device", "pcie-root-port,id=port1,chassis=1,addr=1"])
@@ -153,7 +151,7 @@ pub(crate) fn boot(
         .arg(format!("file:{}", console.display()))
         .args((description.results_port)(&results.to_string_lossy()))
         .arg("-kernel")
-        .arg(host.kernel(hardware.pages))
+        .arg(host.kernel())
         .arg("-initrd")
         .arg(archive)
         .arg("-append")

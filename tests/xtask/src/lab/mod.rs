@@ -5,8 +5,11 @@ mod description;
 mod host;
 mod hostile;
 mod initramfs;
+mod kernel;
+mod kind;
 mod linux;
 mod machine;
+mod refused;
 mod scenario;
 
 use std::fs;
@@ -14,12 +17,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use clap::builder::PossibleValue;
+use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{Args, ValueEnum};
 
-use self::description::PageSize;
 use self::host::Host;
 use self::initramfs::Addition;
+pub(crate) use self::kind::Kind;
 pub(crate) use self::linux::{Extent, LinuxLab, LinuxScenario};
 use self::machine::{Hardware, Step};
 pub(crate) use self::scenario::Scenario;
@@ -40,6 +43,9 @@ pub(crate) struct Options {
     /// The architecture of the emulated host.
     #[arg(value_enum)]
     architecture: Architecture,
+    /// On which host of the architecture; the first when not given.
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(Kind::names()))]
+    host: Option<String>,
     /// Which case to run.
     #[arg(long, value_enum, default_value = "all")]
     scenario: Choice,
@@ -64,18 +70,18 @@ enum Choice {
 /// # Errors
 /// When something cannot be prepared or run.
 pub(crate) fn command(workspace: &Workspace, options: &Options) -> Result<bool> {
-    let architecture = options.architecture;
-    let possible = Scenario::all(architecture);
+    let kind = options.kind()?;
+    let possible = Scenario::all(kind);
     let scenarios = match options.scenario {
         Choice::All => possible,
-        Choice::Linux(scenario) => return linux::command(workspace, options, scenario),
+        Choice::Linux(scenario) => return linux::command(workspace, options, kind, scenario),
         Choice::One(scenario) if possible.contains(&scenario) => vec![scenario],
         Choice::One(scenario) => {
-            bail!("hosts of {} cannot show {}", architecture.name(), scenario.name())
+            bail!("the host {} cannot show {}", kind.name, scenario.name())
         }
     };
-    let pvmsi = workspace.build_pvmsi(architecture)?;
-    let lab = Lab::prepare(workspace, architecture, &scenarios)?;
+    let pvmsi = workspace.build_pvmsi(kind.architecture)?;
+    let lab = Lab::prepare(workspace, kind, &scenarios)?;
     let mut good = true;
     for (index, &scenario) in scenarios.iter().enumerate() {
         let run = lab.run(&pvmsi, scenario)?;
@@ -89,6 +95,16 @@ pub(crate) fn command(workspace: &Workspace, options: &Options) -> Result<bool> 
     Ok(good)
 }
 
+impl Options {
+    /// The host that is named.
+    fn kind(&self) -> Result<&'static Kind> {
+        match &self.host {
+            Some(name) => Kind::named(self.architecture, name),
+            None => Kind::usual(self.architecture),
+        }
+    }
+}
+
 impl ValueEnum for Choice {
     fn value_variants<'a>() -> &'a [Self] {
         &[
@@ -96,9 +112,9 @@ impl ValueEnum for Choice {
             Self::One(Scenario::Direct),
             Self::One(Scenario::Off),
             Self::One(Scenario::Unisolated),
-            Self::One(Scenario::Direct16k),
             Self::One(Scenario::Hostile),
             Self::One(Scenario::Bounded),
+            Self::One(Scenario::Refused),
             Self::Linux(LinuxScenario::Events),
             Self::Linux(LinuxScenario::Peers),
         ]
@@ -116,7 +132,7 @@ impl ValueEnum for Choice {
     }
 }
 
-/// The emulated host, ready to boot.
+/// An emulated host, ready to boot.
 pub(crate) struct Lab {
     host: Host,
     /// Which tests of the conformance suite its guests cannot run.
@@ -140,16 +156,10 @@ impl Lab {
     /// When they cannot be had.
     pub(crate) fn prepare(
         workspace: &Workspace,
-        architecture: Architecture,
+        kind: &'static Kind,
         scenarios: &[Scenario],
     ) -> Result<Self> {
-        let mut pages = Vec::new();
-        for scenario in scenarios {
-            let wanted = scenario.hardware().pages;
-            if !pages.contains(&wanted) {
-                pages.push(wanted);
-            }
-        }
+        let architecture = kind.architecture;
         if architecture.description().software_function {
             workspace.build_machine_tests(architecture)?;
         }
@@ -159,7 +169,7 @@ impl Lab {
             additions.push(Addition::program(&program, format!("bin/{}", bounded::PROGRAM)));
         }
         Ok(Self {
-            host: Host::prepare(workspace, architecture, &pages)?,
+            host: Host::prepare(workspace, kind)?,
             conformance: Expected::read(workspace, architecture)?,
             additions,
         })
@@ -174,7 +184,7 @@ impl Lab {
         architecture: Architecture,
     ) -> Result<Self> {
         Ok(Self {
-            host: Host::prepare(workspace, architecture, &[PageSize::K4])?,
+            host: Host::prepare(workspace, Kind::usual(architecture)?)?,
             conformance: Expected::read(workspace, architecture)?,
             additions: Vec::new(),
         })
@@ -196,16 +206,9 @@ impl Lab {
         let limit = Duration::from_secs(plan.limit().saturating_add(30));
         let steps = [Step { name: "soak", limit, command: plan.shell_command() }];
         let hardware = Hardware::USUAL;
-        initramfs::pack(
-            &self.host,
-            hardware.pages,
-            pvmsi,
-            &steps,
-            &[],
-            &folder.join("root"),
-            &archive,
-        )?;
-        let title = format!("lab {}, soak", self.host.architecture().name());
+        let root = folder.join("root");
+        initramfs::pack(&self.host, pvmsi, &steps, &[], &root, &archive)?;
+        let title = format!("{}, soak", self.title());
         let results = process::step(&title, || {
             machine::boot(
                 &self.host,
@@ -223,28 +226,29 @@ impl Lab {
     /// # Errors
     /// When the host does not boot or does not come to its end.
     pub(crate) fn run(&self, pvmsi: &Path, scenario: Scenario) -> Result<Run> {
-        let architecture = self.host.architecture();
+        let kind = self.host.kind();
         let hardware = scenario.hardware();
         let folder = self.host.scratch(scenario.name());
         fs::create_dir_all(&folder)?;
         let archive = folder.join("initramfs.gz");
-        let steps = scenario.steps(architecture);
+        let steps = scenario.steps(kind.architecture);
         let root = folder.join("root");
         let additions = if scenario == Scenario::Bounded { &self.additions[..] } else { &[] };
-        initramfs::pack(&self.host, hardware.pages, pvmsi, &steps, additions, &root, &archive)?;
-        let title = format!(
-            "lab {}, scenario \"{}\": {}",
-            architecture.name(),
-            scenario.name(),
-            scenario.about()
-        );
+        initramfs::pack(&self.host, pvmsi, &steps, additions, &root, &archive)?;
+        let title =
+            format!("{}, scenario \"{}\": {}", self.title(), scenario.name(), scenario.about());
         let results = process::step(&title, || {
             machine::boot(&self.host, &archive, &hardware, &folder, BOOT_LIMIT)
         })?;
-        let run = scenario.judge(architecture, &results, &self.conformance);
+        let run = scenario.judge(kind, &results, &self.conformance);
         if run.checks.iter().any(|check| check.result.is_err()) {
             process::show_tail(&folder.join("console.log"));
         }
         Ok(run)
+    }
+
+    fn title(&self) -> String {
+        let kind = self.host.kind();
+        format!("lab {}, host {} ({kind})", kind.architecture.name(), kind.name)
     }
 }

@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::slice;
 
 use anyhow::{Context, Result, bail};
 use elf::ElfBytes;
@@ -12,56 +13,14 @@ use elf::endian::AnyEndian;
 
 use crate::architecture::Architecture;
 use crate::debian::{self, Apt};
-use crate::lab::host::{decompress, files_under, is_module};
+use crate::lab::host::files_under;
+use crate::lab::kernel::{self, Order, SUITES, Series};
 use crate::module;
 use crate::process;
 use crate::workspace::Workspace;
 
-/// The Debian of guests and of their QEMU.
-const SUITES: &[&str] = &["trixie", "trixie-security", "trixie-backports"];
-
 /// Drivers of a guest; what they depend on comes along.
 const DRIVERS: &[&str] = &["nvme", "igb"];
-
-/// A series of guest kernels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Series {
-    /// Debian's stable one.
-    Stable,
-    /// The newest of Debian's backports.
-    Newest,
-}
-
-impl Series {
-    /// Its folder.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Stable => "6.12",
-            Self::Newest => "newest",
-        }
-    }
-
-    /// What the packages of its kernel images match.
-    fn expression(self, architecture: &str) -> String {
-        match self {
-            Self::Stable => format!(r"^linux-image-6\.12\.[^-]*-{architecture}-unsigned$"),
-            Self::Newest => format!(r"^linux-binary-[^-]*-{architecture}$"),
-        }
-    }
-
-    /// Release, and the package of modules where that is another one, by the package of an image.
-    fn split(self, image: &str) -> Option<(&str, Option<String>)> {
-        match self {
-            Self::Stable => {
-                Some((image.strip_prefix("linux-image-")?.strip_suffix("-unsigned")?, None))
-            }
-            Self::Newest => {
-                let release = image.strip_prefix("linux-binary-")?;
-                Some((release, Some(format!("linux-modules-{release}"))))
-            }
-        }
-    }
-}
 
 /// A guest's kernel.
 pub(crate) struct Kernel {
@@ -110,20 +69,19 @@ impl<'a> Parts<'a> {
         }
         let architecture = self.architecture.debian().architecture;
         let apt = self.apt()?;
-        let image = apt
-            .search(&series.expression(architecture))?
-            .into_iter()
-            .max_by_key(|name| debian::numbers(name))
-            .with_context(|| format!("Debian offers no guest kernel {}", series.name()))?;
-        let (release, modules) =
-            series.split(&image).with_context(|| format!("{image} has another name"))?;
-        let title = format!("fetching the guest's kernel {release} (100 MB)");
-        process::step(&title, || {
-            unpack_kernel(apt, &folder, [Some(image.clone()), modules].into_iter().flatten())
-        })?;
+        let orders = DRIVERS
+            .iter()
+            .map(|driver| Order {
+                file: format!("{driver}.order"),
+                drivers: slice::from_ref(driver),
+            })
+            .collect::<Vec<_>>();
+        let title = format!("fetching the guest's kernel {} (100 MB)", series.name());
+        let release =
+            process::step(&title, || kernel::fetch(apt, series, architecture, &orders, &folder))?;
         // Last: this file is the mark of a complete set.
-        fs::write(&mark, release)?;
-        self.with_module(&folder, release)
+        fs::write(&mark, &release)?;
+        self.with_module(&folder, &release)
     }
 
     /// Builds the module for a kernel that is there.
@@ -195,73 +153,6 @@ fn firmware(architecture: Architecture) -> &'static [&'static str] {
         Architecture::X86_64 => &["bios-256k.bin", "kvmvapic.bin", "linuxboot_dma.bin"],
         Architecture::Aarch64 => &[],
     }
-}
-
-fn unpack_kernel(apt: &Apt, folder: &Path, packages: impl Iterator<Item = String>) -> Result<()> {
-    let unpacked = folder.join("unpacked");
-    if unpacked.exists() {
-        fs::remove_dir_all(&unpacked)?;
-    }
-    for name in packages {
-        let package = apt.download(&name)?;
-        debian::unpack(
-            &package,
-            &unpacked,
-            &["*/vmlinuz*", "*/kernel/drivers/*", "*/kernel/crypto/*", "*/kernel/lib/*"],
-        )?;
-        fs::remove_file(package)?;
-    }
-    let files = files_under(&unpacked);
-    let modules = folder.join("modules");
-    fs::create_dir_all(&modules)?;
-    for driver in DRIVERS {
-        let mut order = Vec::new();
-        with_dependencies(&files, driver, &modules, &mut order)?;
-        fs::write(modules.join(format!("{driver}.order")), order.join("\n"))?;
-    }
-    let image = files
-        .iter()
-        .find(|file| file.file_name().is_some_and(|n| n.to_string_lossy().starts_with("vmlinuz")))
-        .context("the packages hold no kernel image")?;
-    fs::rename(image, folder.join("vmlinuz"))?;
-    fs::remove_dir_all(unpacked)?;
-    Ok(())
-}
-
-/// Decompresses a module and those that it depends on, and lists them in the order of loading.
-fn with_dependencies(
-    files: &[PathBuf],
-    module: &str,
-    to: &Path,
-    order: &mut Vec<String>,
-) -> Result<()> {
-    if order.iter().any(|listed| listed == module) {
-        return Ok(());
-    }
-    let file = files
-        .iter()
-        .find(|file| is_module(file, module) || is_module(file, &module.replace('_', "-")))
-        .with_context(|| format!("the packages hold no module {module}"))?;
-    let plain = to.join(format!("{module}.ko"));
-    decompress(file, &plain)?;
-    for needed in dependencies(&fs::read(&plain)?) {
-        with_dependencies(files, &needed, to, order)?;
-    }
-    order.push(module.to_owned());
-    Ok(())
-}
-
-/// What a module says that it depends on.
-fn dependencies(module: &[u8]) -> Vec<String> {
-    module
-        .split(|&byte| byte == 0)
-        .find_map(|text| text.strip_prefix(b"depends="))
-        .map(String::from_utf8_lossy)
-        .iter()
-        .flat_map(|list| list.split(','))
-        .filter(|name| !name.is_empty())
-        .map(str::to_owned)
-        .collect()
 }
 
 fn unpack_program(
@@ -369,31 +260,4 @@ fn needed_libraries(file: &Path) -> Result<Vec<String>> {
             Ok(strings.get(at)?.to_owned())
         })
         .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn packages_tell_the_release() {
-        assert_eq!(
-            Series::Stable.split("linux-image-6.12.118+deb13-amd64-unsigned"),
-            Some(("6.12.118+deb13-amd64", None))
-        );
-        assert_eq!(
-            Series::Newest.split("linux-binary-7.3.4+deb13-arm64"),
-            Some(("7.3.4+deb13-arm64", Some("linux-modules-7.3.4+deb13-arm64".to_owned())))
-        );
-    }
-
-    #[test]
-    fn modules_tell_what_they_need() {
-        assert_eq!(
-            dependencies(b"\x7fELF\0depends=dca,i2c-algo-bit\0name=igb\0"),
-            ["dca", "i2c-algo-bit"]
-        );
-        assert!(dependencies(b"\0depends=\0").is_empty());
-        assert!(dependencies(b"").is_empty());
-    }
 }
