@@ -380,9 +380,9 @@ fn lab(workspace: &Workspace, architecture: Architecture, summary: &mut Summary)
         for &scenario in scenarios {
             summary.step(&format!("{name}: {}", scenario.name()), || match &parts {
                 Some((pvmsi, lab)) => {
-                    let run = lab.run(pvmsi, scenario)?;
-                    if let Some((_, report)) = &run.report {
-                        eprintln!("{report}");
+                    let run = lab.run(pvmsi, scenario, 1)?;
+                    if let Some(shown) = &run.shown {
+                        eprintln!("{}", shown.text);
                     }
                     Ok(Verdict::Checked(run.checks))
                 }

@@ -103,7 +103,7 @@ pub(super) fn judge(architecture: Architecture, results: &Results) -> Run {
         ),
         Check::new("the function works in a new guest", forged("again")),
     ]);
-    Run { report: None, checks }
+    Run { shown: None, checks }
 }
 
 fn contains(output: &str, parts: &[&str]) -> Result<(), String> {

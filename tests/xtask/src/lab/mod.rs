@@ -9,6 +9,7 @@ mod kernel;
 mod kind;
 mod linux;
 mod machine;
+mod moving;
 mod refused;
 mod scenario;
 
@@ -30,12 +31,14 @@ use crate::architecture::Architecture;
 use crate::check::{self, Check};
 use crate::conformance::Expected;
 use crate::process;
-use crate::report::Report;
 use crate::soak::Plan;
 use crate::workspace::Workspace;
 
 /// Bound of one boot of the emulated host, on two processors that others may use as well.
 const BOOT_LIMIT: Duration = Duration::from_secs(900);
+
+/// The program that takes the place of a VMM in some scenarios; also its package.
+const HOST_PROGRAM: &str = "pvmsi-host-lab";
 
 /// Options of `cargo xtask lab`.
 #[derive(Args)]
@@ -49,6 +52,9 @@ pub(crate) struct Options {
     /// Which case to run.
     #[arg(long, value_enum, default_value = "all")]
     scenario: Choice,
+    /// How long `moving` moves, in each of its parts; one minute when not given.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    minutes: Option<u64>,
     /// Of scenarios with Linux guests, run only what is in `cargo xtask test`.
     #[arg(long)]
     short: bool,
@@ -80,15 +86,18 @@ pub(crate) fn command(workspace: &Workspace, options: &Options) -> Result<bool> 
             bail!("the host {} cannot show {}", kind.name, scenario.name())
         }
     };
+    if options.minutes.is_some() && !scenarios.contains(&Scenario::Moving) {
+        bail!("--minutes is how long the scenario \"moving\" moves");
+    }
     let pvmsi = workspace.build_pvmsi(kind.architecture)?;
     let lab = Lab::prepare(workspace, kind, &scenarios)?;
     let mut good = true;
     for (index, &scenario) in scenarios.iter().enumerate() {
-        let run = lab.run(&pvmsi, scenario)?;
+        let run = lab.run(&pvmsi, scenario, options.minutes.unwrap_or(1))?;
         good &= check::print(scenario.name(), &run.checks);
-        match (&run.report, options.json) {
-            (Some((text, _)), true) if index == 0 => process::print(text),
-            (Some((_, report)), false) => process::print(&report.to_string()),
+        match (&run.shown, options.json) {
+            (Some(shown), true) if index == 0 => process::print(&shown.json),
+            (Some(shown), false) => process::print(&shown.text),
             _ => {}
         }
     }
@@ -114,6 +123,7 @@ impl ValueEnum for Choice {
             Self::One(Scenario::Unisolated),
             Self::One(Scenario::Hostile),
             Self::One(Scenario::Bounded),
+            Self::One(Scenario::Moving),
             Self::One(Scenario::Refused),
             Self::Linux(LinuxScenario::Events),
             Self::Linux(LinuxScenario::Peers),
@@ -143,10 +153,18 @@ pub(crate) struct Lab {
 
 /// What a scenario has shown.
 pub(crate) struct Run {
-    /// The report of `pvmsi run` as it was printed, and read.
-    pub report: Option<(String, Report)>,
+    /// What was measured.
+    pub shown: Option<Shown>,
     /// What must hold.
     pub checks: Vec<Check>,
+}
+
+/// A report.
+pub(crate) struct Shown {
+    /// One object.
+    pub json: String,
+    /// For people.
+    pub text: String,
 }
 
 impl Lab {
@@ -164,9 +182,9 @@ impl Lab {
             workspace.build_machine_tests(architecture)?;
         }
         let mut additions = Vec::new();
-        if scenarios.contains(&Scenario::Bounded) {
-            let program = workspace.build_program(architecture, bounded::PROGRAM)?;
-            additions.push(Addition::program(&program, format!("bin/{}", bounded::PROGRAM)));
+        if scenarios.iter().any(|scenario| scenario.has_host_program()) {
+            let program = workspace.build_program(architecture, HOST_PROGRAM)?;
+            additions.push(Addition::program(&program, format!("bin/{}", HOST_PROGRAM)));
         }
         Ok(Self {
             host: Host::prepare(workspace, kind)?,
@@ -221,24 +239,25 @@ impl Lab {
         Ok(results.outcome("soak")?.output)
     }
 
-    /// Boots the host for a scenario and judges what it shows.
+    /// Boots the host for a scenario and judges what it shows. `minutes` is how long interrupts are moved.
     ///
     /// # Errors
     /// When the host does not boot or does not come to its end.
-    pub(crate) fn run(&self, pvmsi: &Path, scenario: Scenario) -> Result<Run> {
+    pub(crate) fn run(&self, pvmsi: &Path, scenario: Scenario, minutes: u64) -> Result<Run> {
         let kind = self.host.kind();
         let hardware = scenario.hardware();
         let folder = self.host.scratch(scenario.name());
         fs::create_dir_all(&folder)?;
         let archive = folder.join("initramfs.gz");
-        let steps = scenario.steps(kind.architecture);
+        let steps = scenario.steps(kind.architecture, minutes);
+        let limit = steps.iter().fold(BOOT_LIMIT, |sum, step| sum.saturating_add(step.limit));
         let root = folder.join("root");
-        let additions = if scenario == Scenario::Bounded { &self.additions[..] } else { &[] };
+        let additions = if scenario.has_host_program() { &self.additions[..] } else { &[] };
         initramfs::pack(&self.host, pvmsi, &steps, additions, &root, &archive)?;
         let title =
             format!("{}, scenario \"{}\": {}", self.title(), scenario.name(), scenario.about());
         let results = process::step(&title, || {
-            machine::boot(&self.host, &archive, &hardware, &folder, BOOT_LIMIT)
+            machine::boot(&self.host, &archive, &hardware, &folder, limit)
         })?;
         let run = scenario.judge(kind, &results, &self.conformance);
         if run.checks.iter().any(|check| check.result.is_err()) {

@@ -43,5 +43,5 @@ pub(super) fn judge(results: &Results) -> Run {
         Check::new("the probe says that there is no IOMMU", look("probe", UNUSABLE, &["no-iommu"])),
         Check::new("the VMM refuses the function, by name", look("run", CANNOT_RUN, &[NVME])),
     ];
-    Run { report: None, checks }
+    Run { shown: None, checks }
 }

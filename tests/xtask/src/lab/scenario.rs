@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use super::kernel::Series;
 use super::kind::{Iommu, Kind, PageSize};
 use super::machine::{Hardware, NETWORK, NVME, Results, Step};
-use super::{Run, bounded, hostile, refused};
+use super::{Run, Shown, bounded, hostile, moving, refused};
 use crate::architecture::Architecture;
 use crate::check::{self, Check, equal};
 use crate::conformance::{self, Expected, Service};
@@ -30,6 +30,8 @@ pub(crate) enum Scenario {
     Hostile,
     /// A drive of 256 vectors, at most 16 for each call (x86_64, where vectors can be added).
     Bounded,
+    /// The host moves a function's interrupts back to back, while the table is direct; then all others.
+    Moving,
     /// A host without an IOMMU: nothing can be attached.
     Refused,
 }
@@ -59,7 +61,7 @@ impl Scenario {
             Self::Bounded => {
                 kind.architecture == Architecture::X86_64 && kind.kernel != Series::V6_1
             }
-            Self::Direct | Self::Off | Self::Unisolated | Self::Hostile => true,
+            Self::Direct | Self::Off | Self::Unisolated | Self::Hostile | Self::Moving => true,
         };
         Self::value_variants().iter().copied().filter(possible).collect()
     }
@@ -72,6 +74,7 @@ impl Scenario {
             Self::Unisolated => "unisolated",
             Self::Hostile => "hostile",
             Self::Bounded => "bounded",
+            Self::Moving => "moving",
             Self::Refused => "refused",
         }
     }
@@ -84,6 +87,7 @@ impl Scenario {
             Self::Unisolated => "functions without isolation, the table stays trapped",
             Self::Hostile => "a guest forges messages, and the host wants a function back",
             Self::Bounded => "256 vectors, 16 for each call, counted by the host's tracepoints",
+            Self::Moving => "interrupts moved under a direct table, and processors taken off",
             Self::Refused => "no IOMMU, nothing can be attached",
         }
     }
@@ -93,15 +97,22 @@ impl Scenario {
         match self {
             Self::Bounded => Hardware { drive_vectors: bounded::VECTORS, ..Hardware::USUAL },
             Self::Unisolated => Hardware { isolation: false, ..Hardware::USUAL },
+            Self::Moving => Hardware { parallel: true, ..Hardware::USUAL },
             Self::Direct | Self::Off | Self::Hostile | Self::Refused => Hardware::USUAL,
         }
     }
 
-    /// What the host runs.
-    pub(crate) fn steps(self, architecture: Architecture) -> Vec<Step> {
+    /// Whether the program runs that takes the place of a VMM.
+    pub(crate) fn has_host_program(self) -> bool {
+        matches!(self, Self::Bounded | Self::Moving)
+    }
+
+    /// What the host runs; `minutes` is how long interrupts are moved.
+    pub(crate) fn steps(self, architecture: Architecture, minutes: u64) -> Vec<Step> {
         match self {
             Self::Hostile => return hostile::steps(),
             Self::Bounded => return bounded::steps(),
+            Self::Moving => return moving::steps(minutes),
             Self::Refused => return refused::steps(),
             Self::Direct | Self::Off | Self::Unisolated => {}
         }
@@ -164,6 +175,7 @@ impl Scenario {
         match self {
             Self::Hostile => return hostile::judge(architecture, results),
             Self::Bounded => return bounded::judge(results),
+            Self::Moving => return moving::judge(results),
             Self::Refused => return refused::judge(results),
             Self::Direct | Self::Off | Self::Unisolated => {}
         }
@@ -196,11 +208,11 @@ impl Scenario {
         match report {
             Ok((text, report)) => {
                 checks.extend(self.check_report(kind, &report));
-                Run { report: Some((text, report)), checks }
+                Run { shown: Some(Shown { json: text, text: report.to_string() }), checks }
             }
             Err(error) => {
                 checks.push(Check::new("report", Err(error)));
-                Run { report: None, checks }
+                Run { shown: None, checks }
             }
         }
     }
@@ -210,7 +222,7 @@ impl Scenario {
         match self {
             Self::Direct => Some(Service::On),
             Self::Off => Some(Service::Off),
-            Self::Unisolated | Self::Hostile | Self::Bounded | Self::Refused => None,
+            Self::Unisolated | Self::Hostile | Self::Bounded | Self::Moving | Self::Refused => None,
         }
     }
 
@@ -227,7 +239,7 @@ impl Scenario {
     /// The mode of the table that a guest must reach.
     fn mode(self) -> &'static str {
         match self {
-            Self::Direct | Self::Hostile | Self::Bounded => "direct",
+            Self::Direct | Self::Hostile | Self::Bounded | Self::Moving => "direct",
             Self::Off | Self::Refused => "legacy",
             Self::Unisolated => "trapped",
         }
@@ -269,9 +281,7 @@ impl Scenario {
                 }
                 Ok(())
             }
-            Self::Direct | Self::Off | Self::Hostile | Self::Bounded | Self::Refused => {
-                equal("exit status", probe.status, 0)
-            }
+            _ => equal("exit status", probe.status, 0),
         }
     }
 
@@ -415,7 +425,7 @@ mod tests {
     fn each_scenario_accepts_its_report_and_no_other() {
         for kind in Architecture::ALL.into_iter().flat_map(Kind::all) {
             let reporting = Scenario::all(kind).into_iter();
-            let own = [Scenario::Hostile, Scenario::Bounded, Scenario::Refused];
+            let own = [Scenario::Hostile, Scenario::Bounded, Scenario::Moving, Scenario::Refused];
             for scenario in reporting.filter(|scenario| !own.contains(scenario)) {
                 for mode in ["legacy", "trapped", "direct"] {
                     let report = report(kind, scenario, mode);
@@ -432,11 +442,13 @@ mod tests {
 
     #[test]
     fn a_host_runs_what_it_can_show() {
-        use Scenario::{Bounded, Direct, Hostile, Off, Refused, Unisolated};
-        assert_eq!(Scenario::all(kind("vtd")), [Direct, Off, Unisolated, Hostile, Bounded]);
-        assert_eq!(Scenario::all(kind("vtd-6.1")), [Direct, Off, Unisolated, Hostile]);
+        use Scenario::{Bounded, Direct, Hostile, Moving, Off, Refused, Unisolated};
+        let grows = [Direct, Off, Unisolated, Hostile, Bounded, Moving];
+        assert_eq!(Scenario::all(kind("vtd")), grows);
+        let others = [Direct, Off, Unisolated, Hostile, Moving];
+        assert_eq!(Scenario::all(kind("vtd-6.1")), others);
+        assert_eq!(Scenario::all(kind("smmu-16k")), others);
         assert_eq!(Scenario::all(kind("none")), [Refused]);
-        assert_eq!(Scenario::all(kind("smmu-16k")), [Direct, Off, Unisolated, Hostile]);
     }
 
     #[test]

@@ -85,13 +85,7 @@ impl Run {
     /// The report: one object of schema `pvmsi.report/1`.
     fn report(&self) -> Value {
         let first = self.events.first();
-        let wrong: Vec<String> = self
-            .checks
-            .iter()
-            .filter_map(|check| {
-                check.result.as_ref().err().map(|why| format!("{}: {why}", check.name))
-            })
-            .collect();
+        let wrong: Vec<_> = self.checks.iter().filter_map(Check::complaint).collect();
         json!({
             "schema": SCHEMA,
             "host": {
@@ -299,7 +293,7 @@ fn plan(
     let host = |name, isolation, kind, boots| HostBoot {
         name,
         kind,
-        hardware: Hardware { isolation, linux: true, ..Hardware::USUAL },
+        hardware: Hardware { isolation, linux: true, parallel: true, ..Hardware::USUAL },
         boots,
     };
     let mut hosts = Vec::new();
