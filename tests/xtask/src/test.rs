@@ -363,7 +363,10 @@ fn emulated_tests(workspace: &Workspace, architecture: Architecture, summary: &m
 /// usual one, and of another what it alone can show. The rest is named, not run.
 fn lab(workspace: &Workspace, architecture: Architecture, summary: &mut Summary) {
     let name = format!("lab {}", architecture.name());
-    let usual = Kind::all(architecture).take(1).map(|kind| (kind, Scenario::all(kind)));
+    let usual = Kind::all(architecture).take(1).map(|kind| {
+        let in_short = |scenario: &Scenario| *scenario != Scenario::Moving;
+        (kind, Scenario::all(kind).into_iter().filter(in_short).collect())
+    });
     let large = Kind::all(architecture)
         .filter(|kind| kind.name == LARGE_PAGES)
         .map(|kind| (kind, vec![Scenario::Direct]));
@@ -398,6 +401,11 @@ fn lab(workspace: &Workspace, architecture: Architecture, summary: &mut Summary)
             Ok(Verdict::Skipped(why))
         });
     }
+    summary.step(&format!("{name}: moving"), || {
+        let why = "takes ten minutes for each part: cargo xtask lab";
+        let name = architecture.name();
+        Ok(Verdict::Skipped(format!("{why} {name} --scenario moving --minutes 10")))
+    });
     summary.step(&format!("{name}: linux, in short"), || {
         let scenario = LinuxScenario::Events;
         let kind = Kind::usual(architecture)?;

@@ -1,6 +1,7 @@
 //! What tells the emulated hosts of one architecture from those of another.
 
-use super::kind::Iommu;
+use super::kernel::Series;
+use super::kind::{Iommu, Kind};
 use crate::architecture::Architecture;
 
 /// The emulated hosts of an architecture.
@@ -8,11 +9,13 @@ pub(super) struct Description {
     /// The emulator and its package.
     pub emulator: &'static str,
     pub emulator_package: &'static str,
+    /// What it reads when it starts a kernel with serial console.
+    pub firmware: &'static [&'static str],
     /// Machine and processor.
     pub machine: &'static [&'static str],
-    /// The IOMMU; the second argument says whether interrupts are remapped, where the machine leaves the
-    /// choice.
-    pub iommu: fn(Iommu, bool) -> Vec<String>,
+    /// The IOMMU of a kind; the second argument says whether it offers to remap interrupts, where the
+    /// machine leaves the choice.
+    pub iommu: fn(&Kind, bool) -> Vec<String>,
     /// The serial port, in the emulator's terms, that carries the results in the file named.
     pub results_port: fn(&str) -> Vec<String>,
     /// That port's device in the host.
@@ -45,15 +48,29 @@ impl Architecture {
 const X86_64: Description = Description {
     emulator: "qemu-system-x86_64",
     emulator_package: "qemu-system-x86",
+    firmware: &["bios-256k.bin", "kvmvapic.bin", "linuxboot_dma.bin"],
     machine: &["-machine", "q35,kernel-irqchip=split", "-cpu", "max"],
-    iommu: |iommu, remapping| {
+    iommu: |kind, remapping| {
         let remapping = if remapping { "on" } else { "off" };
-        match iommu {
+        match kind.iommu {
             Iommu::None | Iommu::SmmuV3 => Vec::new(),
             Iommu::VtD => arguments(&[
                 "-device",
                 &format!("intel-iommu,intremap={remapping},caching-mode=on"),
             ]),
+            Iommu::Amd => {
+                // 6.1 leaves remapping off where the IOMMU has x2APIC ids and the processors do not use them.
+                let wide = if kind.kernel == Series::V6_1 { "off" } else { "on" };
+                // It is a PCI function as well, whose address shall be none of the others'.
+                arguments(&[
+                    "-device",
+                    "AMDVI-PCI,id=iommu,addr=0x10",
+                    "-device",
+                    &format!(
+                        "amd-iommu,pci-id=iommu,intremap={remapping},xtsup={wide},dma-remap=on"
+                    ),
+                ])
+            }
         }
     },
     results_port: |file| arguments(&["-serial", &format!("file:{file}")]),
@@ -69,6 +86,7 @@ const X86_64: Description = Description {
 const AARCH64: Description = Description {
     emulator: "qemu-system-aarch64",
     emulator_package: "qemu-system-arm",
+    firmware: &[],
     machine: &[
         "-machine",
         "virt,virtualization=on,gic-version=3,iommu=smmuv3",

@@ -7,8 +7,10 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use super::kernel::{self, Order, SUITES};
-use super::kind::Kind;
+use super::built;
+use super::kernel::{self, Order, RELEASE, SUITES};
+use super::kind::{Iommu, Kind};
+use super::program::{Program, Wanted};
 use crate::debian::{self, Apt};
 use crate::process;
 use crate::tools::{self, Tool};
@@ -32,6 +34,8 @@ pub(crate) struct Host {
     /// The kernel's.
     kernel: PathBuf,
     disk: PathBuf,
+    /// The emulator, where that of the machine does not serve.
+    emulator: Option<Program>,
 }
 
 impl Host {
@@ -43,22 +47,35 @@ impl Host {
     pub(crate) fn prepare(workspace: &Workspace, kind: &'static Kind) -> Result<Self> {
         let lab = workspace.target.join("lab");
         let folder = lab.join(kind.architecture.name());
-        let kernel = folder.join("kernels").join(kind.kernel_folder());
-        let host = Self { kind, folder, kernel, disk: lab.join("disk.img") };
+        let kernel = kernel_folder(workspace, kind);
+        if kind.is_built() && !built::is_there(kind, &kernel) {
+            bail!(
+                "the kernel of the host {0} is not built; run: cargo xtask lab-kernel {1}",
+                kind.name,
+                kind.architecture.name()
+            );
+        }
+        let disk = lab.join("disk.img");
+        let mut host = Self { kind, folder, kernel, disk, emulator: None };
+        let own = host.own_emulator();
         let description = kind.architecture.description();
+        let installed =
+            || qemu_version(description.emulator).is_some_and(|found| found >= OLDEST_QEMU);
         tools::install_missing(
             workspace,
             &[
-                Tool::found(
-                    qemu_version(description.emulator).is_some_and(|found| found >= OLDEST_QEMU),
-                    description.emulator_package,
-                ),
+                Tool::found(own.is_some() || installed(), description.emulator_package),
                 Tool::program("cpio", "cpio"),
                 Tool::program("xz", "xz-utils"),
                 Tool::program("gzip", "gzip"),
             ],
         )?;
-        if !host.busybox().is_file() || !host.has_kernel() {
+        let qemu = host.folder.join("qemu");
+        host.emulator = Program::in_folder(&qemu).filter(|_| own.is_some());
+        if own.is_some() != host.emulator.is_some()
+            || !host.busybox().is_file()
+            || !host.has_kernel()
+        {
             let packages = host.folder.join("packages");
             let apt = process::step("fetching the package lists of the host's Debian", || {
                 Apt::update(&packages, Some(kind.architecture), SUITES)
@@ -68,9 +85,30 @@ impl Host {
                 let title = format!("fetching the host's kernel {} (100 MB)", kind.kernel_folder());
                 process::step(&title, || host.fetch_kernel(&apt))?;
             }
+            if let (Some(wanted), None) = (&own, &host.emulator) {
+                host.emulator = Some(Program::fetch(&apt, &qemu, wanted)?);
+            }
         }
         host.write_disk()?;
         Ok(host)
+    }
+
+    /// An emulator of its own. That of Debian 12's backports has an AMD IOMMU, but no host comes up
+    /// whole with it.
+    fn own_emulator(&self) -> Option<Wanted> {
+        let description = self.kind.architecture.description();
+        (self.kind.iommu == Iommu::Amd).then_some(Wanted {
+            program: description.emulator,
+            package: description.emulator_package,
+            suite: Some("trixie-backports"),
+            firmware: description.firmware,
+        })
+    }
+
+    /// How the emulator is started.
+    pub(crate) fn emulator(&self) -> Vec<PathBuf> {
+        let name = self.kind.architecture.description().emulator;
+        self.emulator.as_ref().map_or_else(|| vec![name.into()], |own| own.command(name))
     }
 
     /// Its kind.
@@ -81,6 +119,15 @@ impl Host {
     /// The kernel image.
     pub(crate) fn kernel(&self) -> PathBuf {
         self.kernel.join("vmlinuz")
+    }
+
+    /// The kernel's release.
+    ///
+    /// # Errors
+    /// When it is not noted.
+    pub(crate) fn release(&self) -> Result<String> {
+        let text = fs::read_to_string(self.kernel.join(RELEASE)).context("no kernel release")?;
+        Ok(text.trim().to_owned())
     }
 
     /// The statically linked busybox.
@@ -105,7 +152,8 @@ impl Host {
 
     /// Whether the kernel is there with the drivers that are wanted today.
     fn has_kernel(&self) -> bool {
-        fs::read_to_string(self.wanted()).is_ok_and(|wanted| wanted == self.wish())
+        self.kind.is_built()
+            || fs::read_to_string(self.wanted()).is_ok_and(|wanted| wanted == self.wish())
     }
 
     /// The drivers that were wanted when the kernel was fetched.
@@ -156,6 +204,12 @@ impl Host {
         fs::rename(partial, &self.disk)?;
         Ok(())
     }
+}
+
+/// The folder of a kind's kernel.
+pub(super) fn kernel_folder(workspace: &Workspace, kind: &Kind) -> PathBuf {
+    let lab = workspace.target.join("lab").join(kind.architecture.name());
+    lab.join("kernels").join(kind.kernel_folder())
 }
 
 /// Major version of an emulator.

@@ -12,6 +12,9 @@ use crate::debian::{self, Apt};
 pub(super) const SUITES: &[&str] =
     &["bookworm", "bookworm-security", "trixie", "trixie-security", "trixie-backports"];
 
+/// The file that says which kernel is in a folder.
+pub(super) const RELEASE: &str = "release";
+
 /// A series of kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Series {
@@ -67,8 +70,8 @@ pub(super) struct Order<'a> {
     pub(super) drivers: &'a [&'a str],
 }
 
-/// Fetches the newest kernel of a series into a folder: `vmlinuz`, `modules/*.ko` and the orders of
-/// loading, beside them. Returns its release.
+/// Fetches the newest kernel of a series into a folder: `vmlinuz`, its `release`, `modules/*.ko` and the orders of
+/// loading, beside them.
 ///
 /// # Errors
 /// When Debian lacks the kernel, or the kernel a driver.
@@ -78,7 +81,7 @@ pub(super) fn fetch(
     flavour: &str,
     orders: &[Order<'_>],
     folder: &Path,
-) -> Result<String> {
+) -> Result<()> {
     let image = apt
         .search(&series.expression(flavour))?
         .into_iter()
@@ -115,7 +118,9 @@ pub(super) fn fetch(
         .with_context(|| format!("the packages of {release} hold no kernel image"))?;
     fs::rename(image, folder.join("vmlinuz"))?;
     fs::remove_dir_all(unpacked)?;
-    Ok(release.to_owned())
+    // Last: this file is the mark of a complete set.
+    fs::write(folder.join(RELEASE), release)?;
+    Ok(())
 }
 
 /// The modules of an unpacked kernel.

@@ -27,6 +27,8 @@ pub(crate) enum Iommu {
     None,
     /// Intel's.
     VtD,
+    /// AMD's.
+    Amd,
     /// Arm's, before an interrupt translation service.
     SmmuV3,
 }
@@ -36,6 +38,9 @@ pub(crate) enum Iommu {
 pub(crate) enum Attach {
     /// By group and type1 container: the one way of Debian's kernels.
     Group,
+    /// By character device and iommufd: the one way of kernels that `cargo xtask lab-kernel` builds from
+    /// Debian's sources.
+    Iommufd,
 }
 
 /// The page size of a host's kernel.
@@ -45,6 +50,8 @@ pub(crate) enum PageSize {
     K4,
     /// 16 KiB: NVMe's doorbells share a page with its vector table.
     K16,
+    /// 64 KiB: the same. No kernel of Debian has them.
+    K64,
 }
 
 /// All kinds. The first of an architecture is the usual one.
@@ -52,12 +59,17 @@ static KINDS: &[Kind] = &[
     x86("vtd", Series::V6_12, Iommu::VtD),
     x86("vtd-6.1", Series::V6_1, Iommu::VtD),
     x86("vtd-newest", Series::Newest, Iommu::VtD),
+    x86("amd", Series::V6_12, Iommu::Amd),
+    x86("amd-6.1", Series::V6_1, Iommu::Amd),
+    x86("amd-newest", Series::Newest, Iommu::Amd),
     x86("none", Series::V6_12, Iommu::None),
+    built(x86("vtd-iommufd", Series::V6_12, Iommu::VtD)),
     arm("smmu", Series::V6_12, PageSize::K4),
     arm("smmu-16k", Series::V6_12, PageSize::K16),
     arm("smmu-6.1", Series::V6_1, PageSize::K4),
     arm("smmu-newest", Series::Newest, PageSize::K4),
     arm("smmu-newest-16k", Series::Newest, PageSize::K16),
+    built(arm("smmu-64k", Series::V6_12, PageSize::K64)),
 ];
 
 const fn x86(name: &'static str, kernel: Series, iommu: Iommu) -> Kind {
@@ -68,6 +80,11 @@ const fn x86(name: &'static str, kernel: Series, iommu: Iommu) -> Kind {
 const fn arm(name: &'static str, kernel: Series, pages: PageSize) -> Kind {
     let architecture = Architecture::Aarch64;
     Kind { name, architecture, kernel, iommu: Iommu::SmmuV3, attach: Attach::Group, pages }
+}
+
+/// The same with a kernel that is built from Debian's sources.
+const fn built(kind: Kind) -> Kind {
+    Kind { attach: Attach::Iommufd, ..kind }
 }
 
 impl Kind {
@@ -99,14 +116,30 @@ impl Kind {
         KINDS.iter().map(|kind| PossibleValue::new(kind.name).help(kind.to_string()))
     }
 
+    /// Whether its kernel remaps interrupts where the IOMMU can. The newest finds no IOAPIC that it would
+    /// trust beside the emulated AMD IOMMU ("No southbridge IOAPIC found"), and leaves it off.
+    pub(crate) fn remaps(&self) -> bool {
+        match self.iommu {
+            Iommu::None => false,
+            Iommu::Amd => self.kernel != Series::Newest,
+            Iommu::VtD | Iommu::SmmuV3 => true,
+        }
+    }
+
+    /// Whether its kernel is none of Debian's.
+    pub(crate) fn is_built(&self) -> bool {
+        self.attach == Attach::Iommufd
+    }
+
     /// Debian's name for kernels like this one's.
     pub(super) fn flavour(&self) -> &'static str {
         match (self.architecture, self.kernel, self.pages) {
+            _ if self.is_built() => "built",
             // The generic one: that for clouds lacks KVM for AMD, and SVM is what is emulated.
             (Architecture::X86_64, ..) => "amd64",
             (Architecture::Aarch64, Series::V6_12, PageSize::K4) => "cloud-arm64",
             (Architecture::Aarch64, _, PageSize::K4) => "arm64",
-            (Architecture::Aarch64, _, PageSize::K16) => "arm64-16k",
+            (Architecture::Aarch64, _, PageSize::K16 | PageSize::K64) => "arm64-16k",
         }
     }
 
@@ -123,30 +156,10 @@ impl fmt::Display for Kind {
             "{}, kernel {}, IOMMU {}, attached by {}, pages of {}",
             self.architecture.name(),
             self.kernel.name(),
-            self.iommu.name(),
-            self.attach.name(),
-            self.pages.name()
+            self.iommu,
+            self.attach,
+            self.pages
         )
-    }
-}
-
-impl Iommu {
-    /// For people.
-    fn name(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::VtD => "VT-d",
-            Self::SmmuV3 => "SMMUv3",
-        }
-    }
-}
-
-impl Attach {
-    /// For people.
-    fn name(self) -> &'static str {
-        match self {
-            Self::Group => "group",
-        }
     }
 }
 
@@ -156,15 +169,38 @@ impl PageSize {
         match self {
             Self::K4 => 4096,
             Self::K16 => 16384,
+            Self::K64 => 65536,
         }
     }
+}
 
-    /// For people.
-    fn name(self) -> &'static str {
-        match self {
+impl fmt::Display for Iommu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::VtD => "VT-d",
+            Self::Amd => "AMD",
+            Self::SmmuV3 => "SMMUv3",
+        })
+    }
+}
+
+impl fmt::Display for Attach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Group => "group",
+            Self::Iommufd => "iommufd",
+        })
+    }
+}
+
+impl fmt::Display for PageSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
             Self::K4 => "4K",
             Self::K16 => "16K",
-        }
+            Self::K64 => "64K",
+        })
     }
 }
 

@@ -131,10 +131,10 @@ pub(crate) fn boot(
     command
         .args(["--foreground", "--kill-after=5"])
         .arg((limit.as_secs().saturating_add(10)).to_string())
-        .arg(description.emulator)
+        .args(host.emulator())
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
         .args(description.machine)
-        .args((description.iommu)(kind.iommu, hardware.isolation))
+        .args((description.iommu)(kind, hardware.isolation || !kind.remaps()))
         .args(["-accel", if hardware.parallel { ACCELERATOR_PARALLEL } else { ACCELERATOR }])
         .args(["-smp", &CPUS.to_string(), "-m", if hardware.linux { "3G" } else { "2G" }])
         .args(["-device", "pcie-root-port,id=port1,chassis=1,addr=1"])

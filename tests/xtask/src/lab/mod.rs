@@ -1,6 +1,7 @@
 //! `cargo xtask lab`: the main job in an emulated host with Linux, KVM, VFIO and an IOMMU.
 
 mod bounded;
+pub(crate) mod built;
 mod description;
 mod host;
 mod hostile;
@@ -9,7 +10,9 @@ mod kernel;
 mod kind;
 mod linux;
 mod machine;
+mod matrix;
 mod moving;
+mod program;
 mod refused;
 mod scenario;
 
@@ -58,6 +61,9 @@ pub(crate) struct Options {
     /// Of scenarios with Linux guests, run only what is in `cargo xtask test`.
     #[arg(long)]
     short: bool,
+    /// Run all hosts of the architecture and all that they can show, but for Linux guests, and print a table.
+    #[arg(long, conflicts_with_all = ["host", "scenario", "short", "json"])]
+    matrix: bool,
     /// Print the report of the run (with all: of `direct`) as JSON on stdout.
     #[arg(long)]
     json: bool,
@@ -76,6 +82,9 @@ enum Choice {
 /// # Errors
 /// When something cannot be prepared or run.
 pub(crate) fn command(workspace: &Workspace, options: &Options) -> Result<bool> {
+    if options.matrix {
+        return matrix::command(workspace, options);
+    }
     let kind = options.kind()?;
     let possible = Scenario::all(kind);
     let scenarios = match options.scenario {
@@ -93,7 +102,7 @@ pub(crate) fn command(workspace: &Workspace, options: &Options) -> Result<bool> 
     let lab = Lab::prepare(workspace, kind, &scenarios)?;
     let mut good = true;
     for (index, &scenario) in scenarios.iter().enumerate() {
-        let run = lab.run(&pvmsi, scenario, options.minutes.unwrap_or(1))?;
+        let run = lab.run(&pvmsi, scenario, options.minutes())?;
         good &= check::print(scenario.name(), &run.checks);
         match (&run.shown, options.json) {
             (Some(shown), true) if index == 0 => process::print(&shown.json),
@@ -111,6 +120,11 @@ impl Options {
             Some(name) => Kind::named(self.architecture, name),
             None => Kind::usual(self.architecture),
         }
+    }
+
+    /// How long interrupts are moved.
+    fn minutes(&self) -> u64 {
+        self.minutes.unwrap_or(1)
     }
 }
 
@@ -264,6 +278,14 @@ impl Lab {
             process::show_tail(&folder.join("console.log"));
         }
         Ok(run)
+    }
+
+    /// The release of the host's kernel.
+    ///
+    /// # Errors
+    /// When it is not noted.
+    fn release(&self) -> Result<String> {
+        self.host.release()
     }
 
     fn title(&self) -> String {

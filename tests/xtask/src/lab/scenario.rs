@@ -58,12 +58,24 @@ impl Scenario {
             Self::Refused => kind.iommu == Iommu::None,
             _ if kind.iommu == Iommu::None => false,
             // The program there is its own VMM, for this architecture alone; MSI-X of 6.1 cannot grow.
+            // Kernels that are built have no tracepoints.
             Self::Bounded => {
-                kind.architecture == Architecture::X86_64 && kind.kernel != Series::V6_1
+                kind.remaps()
+                    && !kind.is_built()
+                    && kind.architecture == Architecture::X86_64
+                    && kind.kernel != Series::V6_1
             }
-            Self::Direct | Self::Off | Self::Unisolated | Self::Hostile | Self::Moving => true,
+            Self::Unisolated => true,
+            Self::Direct | Self::Off | Self::Hostile => kind.remaps(),
+            // It attaches by group.
+            Self::Moving => kind.remaps() && !kind.is_built(),
         };
-        Self::value_variants().iter().copied().filter(possible).collect()
+        Self::each().filter(possible).collect()
+    }
+
+    /// Those of all hosts.
+    pub(crate) fn each() -> impl Iterator<Item = Self> {
+        Self::value_variants().iter().copied()
     }
 
     /// Its name on the command line and of its folder.
@@ -173,7 +185,7 @@ impl Scenario {
     pub(crate) fn judge(self, kind: &Kind, results: &Results, conformance: &Expected) -> Run {
         let architecture = kind.architecture;
         match self {
-            Self::Hostile => return hostile::judge(architecture, results),
+            Self::Hostile => return hostile::judge(kind, results),
             Self::Bounded => return bounded::judge(results),
             Self::Moving => return moving::judge(results),
             Self::Refused => return refused::judge(results),
@@ -307,7 +319,7 @@ impl Scenario {
             check::at_least(&format!("{mode}: io.interrupts"), io.interrupts, 1)?;
             check::at_least(&format!("{mode}: io.queues"), io.queues, u64::from(GUEST_CPUS))?;
             // A trapped table takes the rest of its pages with it.
-            let doorbells_trapped = pages == PageSize::K16 && mode != "direct";
+            let doorbells_trapped = pages != PageSize::K4 && mode != "direct";
             if doorbells_trapped {
                 check::command_exits(phase)?;
             } else {
@@ -386,7 +398,7 @@ mod tests {
         let plain = |vectors| -> Value {
             modes.iter().map(|mode| sample::phase(mode, vectors)).collect::<Vec<_>>().into()
         };
-        let shared = kind.pages == PageSize::K16;
+        let shared = kind.pages != PageSize::K4;
         let drive = modes
             .iter()
             .map(|&mode| sample::with_io(sample::phase(mode, 65), shared && mode != "direct"))
@@ -449,6 +461,11 @@ mod tests {
         assert_eq!(Scenario::all(kind("vtd-6.1")), others);
         assert_eq!(Scenario::all(kind("smmu-16k")), others);
         assert_eq!(Scenario::all(kind("none")), [Refused]);
+        assert_eq!(Scenario::all(kind("amd")), grows);
+        assert_eq!(Scenario::all(kind("amd-newest")), [Unisolated]);
+        let untraced = [Direct, Off, Unisolated, Hostile];
+        assert_eq!(Scenario::all(kind("vtd-iommufd")), untraced);
+        assert_eq!(Scenario::all(kind("smmu-64k")), untraced);
     }
 
     #[test]

@@ -15,14 +15,15 @@ use pvmsi_linux_lab::report::{LinuxEvent, Policy, Vmm};
 use serde_json::{Value, json};
 use std::slice;
 
-use self::parts::{Kernel, Parts, Program};
+use self::parts::{Kernel, Parts};
 use super::BOOT_LIMIT;
 use super::Options;
 use super::host::Host;
 use super::initramfs::{self, Addition, Packing};
 use super::kernel::Series;
-use super::kind::{Iommu, Kind, PageSize};
+use super::kind::{Kind, PageSize};
 use super::machine::{self, Hardware, NETWORK, NVME, Step};
+use super::program::Program;
 use crate::architecture::Architecture;
 use crate::check::{self, Check};
 use crate::process;
@@ -109,8 +110,8 @@ pub(crate) fn command(
     kind: &'static Kind,
     scenario: LinuxScenario,
 ) -> Result<bool> {
-    if kind.iommu == Iommu::None {
-        bail!("the host {} cannot give functions to guests", kind.name);
+    if !kind.remaps() || kind.is_built() {
+        bail!("the host {} cannot run Linux guests with functions", kind.name);
     }
     let extent = if options.short { Extent::Short } else { Extent::Full };
     let lab = LinuxLab::prepare(workspace, kind, scenario, extent)?;
@@ -193,7 +194,7 @@ impl LinuxLab {
             };
             let mut checks = judge::checks(&outcome, host.hardware.isolation);
             match (scenario, host.kind.pages) {
-                (LinuxScenario::Peers, PageSize::K16) => {
+                (LinuxScenario::Peers, PageSize::K16 | PageSize::K64) => {
                     checks.extend(judge::large_page_checks(&outcome));
                 }
                 (LinuxScenario::Peers, PageSize::K4) => {
