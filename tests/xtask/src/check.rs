@@ -17,6 +17,11 @@ impl Check {
     pub(crate) fn new(name: &str, result: Result<(), String>) -> Self {
         Self { name: name.to_owned(), result }
     }
+
+    /// What did not hold, and why; none where it did.
+    pub(crate) fn complaint(&self) -> Option<String> {
+        self.result.as_ref().err().map(|why| format!("{}: {why}", self.name))
+    }
 }
 
 /// Prints checks on stderr as a test runner does; true when all held.

@@ -110,16 +110,20 @@ impl Apt {
     }
 
     /// Downloads a package and all that it needs, as if nothing was installed, and returns the
-    /// paths of the files.
+    /// paths of the files. `suite`: from there, as far as it has them.
     ///
     /// # Errors
     /// When the download fails.
-    pub(crate) fn download_with_dependencies(&self, package: &str) -> Result<Vec<PathBuf>> {
+    pub(crate) fn download_with_dependencies(
+        &self,
+        package: &str,
+        suite: Option<&str>,
+    ) -> Result<Vec<PathBuf>> {
         let archives = self.folder.join("cache/archives");
-        self.logged(
-            "apt-get",
-            &["install", "-y", "--no-install-recommends", "--download-only", package],
-        )?;
+        let mut arguments = vec!["install", "-y", "--no-install-recommends", "--download-only"];
+        arguments.extend(suite.iter().flat_map(|suite| ["-t", suite]));
+        arguments.push(package);
+        self.logged("apt-get", &arguments)?;
         let files = fs::read_dir(&archives)?.flatten().map(|entry| entry.path());
         Ok(files.filter(|path| path.extension().is_some_and(|e| e == "deb")).collect())
     }

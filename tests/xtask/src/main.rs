@@ -63,6 +63,8 @@ enum Command {
     Conformance(conformance::Options),
     /// Runs the main job in an emulated host, with real PCI functions through VFIO.
     Lab(lab::Options),
+    /// Builds a host kernel with iommufd (x86_64), or with that and pages of 64K (aarch64), for the lab.
+    LabKernel(lab::built::Options),
     /// Attacks wire types and host service with inputs that libFuzzer makes up.
     Fuzz(fuzz::Options),
     /// Counts what the operations of both halves cost, beside the standard table.
@@ -89,6 +91,7 @@ fn main() -> ExitCode {
             Command::Demo(options) => demo::command(&workspace, options),
             Command::Conformance(options) => conformance::command(&workspace, options),
             Command::Lab(options) => lab::command(&workspace, options),
+            Command::LabKernel(options) => lab::built::command(&workspace, options),
             Command::Fuzz(options) => fuzz::command(&workspace, options),
             Command::Bench(options) => bench::command(&workspace, options),
             Command::Soak(options) => soak::command(&workspace, options),

@@ -52,6 +52,37 @@ pub(crate) struct Soak {
     pub while_masked: u64,
 }
 
+/// What became of a function's interrupts while the host moved them, or others: an item of `moving`.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Moving {
+    host_kernel: String,
+    page_size: u64,
+    mode: String,
+    /// How long.
+    pub seconds: u64,
+    /// Interrupts that were moved.
+    pub moves: u64,
+    /// Times a processor was taken off.
+    pub processors_off: u64,
+    /// Times the table changed hands.
+    pub switches: u64,
+    /// Commands of the drive, each an event.
+    pub events: u64,
+    /// Events that were due and did not come.
+    pub lost: u64,
+    held: u64,
+    /// Events without a command.
+    pub doubled: u64,
+    /// Events of a masked vector.
+    pub while_masked: u64,
+    /// Mask bits that the guest has set in a direct table.
+    pub masks: u64,
+    /// Those that somebody else has cleared.
+    pub masks_cleared: u64,
+    /// Mask bits that somebody else has set.
+    pub masks_set: u64,
+}
+
 /// Where it ran.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Host {
@@ -272,6 +303,29 @@ impl fmt::Display for Soak {
             ("lost", self.lost),
             ("doubled", self.doubled),
             ("while masked", self.while_masked),
+        ] {
+            writeln!(f, "{name:<32}{figure:>12}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Moving {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "host {}, page size {}, {}", self.host_kernel, self.page_size, self.mode)?;
+        for (name, figure) in [
+            ("seconds", self.seconds),
+            ("interrupts moved", self.moves),
+            ("processors taken off", self.processors_off),
+            ("mode switches", self.switches),
+            ("events", self.events),
+            ("lost", self.lost),
+            ("  of these, held for ever", self.held),
+            ("doubled", self.doubled),
+            ("while masked", self.while_masked),
+            ("mask bits set by the guest", self.masks),
+            ("  cleared by somebody else", self.masks_cleared),
+            ("mask bits set by somebody else", self.masks_set),
         ] {
             writeln!(f, "{name:<32}{figure:>12}")?;
         }

@@ -13,7 +13,7 @@ use crate::conformance;
 use crate::demo;
 use crate::fuzz::{self, FuzzTarget};
 use crate::guests;
-use crate::lab::{Extent, Lab, LinuxLab, LinuxScenario, Scenario};
+use crate::lab::{Extent, Kind, Lab, LinuxLab, LinuxScenario, Scenario};
 use crate::model;
 use crate::module;
 use crate::package;
@@ -41,6 +41,9 @@ const FUZZING: Duration = Duration::from_secs(10);
 
 /// The short soak of a test run; a longer one is a command of its own.
 const SOAK: Plan = Plan { seconds: 20, seed: 1 };
+
+/// The emulated host beside the usual ones: the one whose pages show what larger pages cost.
+const LARGE_PAGES: &str = "smmu-16k";
 
 /// Options of `cargo xtask test`.
 #[derive(Args)]
@@ -356,36 +359,63 @@ fn emulated_tests(workspace: &Workspace, architecture: Architecture, summary: &m
     });
 }
 
+/// What the emulated hosts of an architecture show in the time that continuous integration has: all on the
+/// usual one, and of another what it alone can show. The rest is named, not run.
 fn lab(workspace: &Workspace, architecture: Architecture, summary: &mut Summary) {
-    let mut parts = None;
     let name = format!("lab {}", architecture.name());
-    let scenarios = Scenario::all(architecture);
-    summary.step(&format!("{name}: set-up"), || {
-        let pvmsi = workspace.build_pvmsi(architecture)?;
-        parts = Some((pvmsi, Lab::prepare(workspace, architecture, &scenarios)?));
-        Ok(Verdict::Passed)
+    let usual = Kind::all(architecture).take(1).map(|kind| {
+        let in_short = |scenario: &Scenario| *scenario != Scenario::Moving;
+        (kind, Scenario::all(kind).into_iter().filter(in_short).collect())
     });
-    for &scenario in &scenarios {
-        summary.step(&format!("{name}: {}", scenario.name()), || match &parts {
-            Some((pvmsi, lab)) => {
-                let run = lab.run(pvmsi, scenario)?;
-                if let Some((_, report)) = &run.report {
-                    eprintln!("{report}");
+    let large = Kind::all(architecture)
+        .filter(|kind| kind.name == LARGE_PAGES)
+        .map(|kind| (kind, vec![Scenario::Direct]));
+    let sample: Vec<_> = usual.chain(large).collect();
+    let mut usual = None;
+    for (kind, scenarios) in &sample {
+        let name = format!("{name}, host {}", kind.name);
+        let mut parts = None;
+        summary.step(&format!("{name}: set-up"), || {
+            let pvmsi = workspace.build_pvmsi(architecture)?;
+            parts = Some((pvmsi, Lab::prepare(workspace, kind, scenarios)?));
+            Ok(Verdict::Passed)
+        });
+        for &scenario in scenarios {
+            summary.step(&format!("{name}: {}", scenario.name()), || match &parts {
+                Some((pvmsi, lab)) => {
+                    let run = lab.run(pvmsi, scenario, 1)?;
+                    if let Some(shown) = &run.shown {
+                        eprintln!("{}", shown.text);
+                    }
+                    Ok(Verdict::Checked(run.checks))
                 }
-                Ok(Verdict::Checked(run.checks))
-            }
-            None => Ok(Verdict::Skipped("the set-up failed".to_owned())),
+                None => Ok(Verdict::Skipped("the set-up failed".to_owned())),
+            });
+        }
+        usual = usual.or(parts);
+    }
+    for kind in Kind::all(architecture).filter(|kind| sample.iter().all(|(run, _)| run != kind)) {
+        summary.step(&format!("{name}, host {}", kind.name), || {
+            let why =
+                format!("takes time: cargo xtask lab {} --host {}", architecture.name(), kind.name);
+            Ok(Verdict::Skipped(why))
         });
     }
+    summary.step(&format!("{name}: moving"), || {
+        let why = "takes ten minutes for each part: cargo xtask lab";
+        let name = architecture.name();
+        Ok(Verdict::Skipped(format!("{why} {name} --scenario moving --minutes 10")))
+    });
     summary.step(&format!("{name}: linux, in short"), || {
         let scenario = LinuxScenario::Events;
-        let lab = LinuxLab::prepare(workspace, architecture, scenario, Extent::Short)?;
+        let kind = Kind::usual(architecture)?;
+        let lab = LinuxLab::prepare(workspace, kind, scenario, Extent::Short)?;
         let run = lab.run(scenario, Extent::Short)?;
         eprintln!("{}", run.text);
         Ok(Verdict::Checked(run.checks))
     });
     if Lab::counts_exactly(architecture) {
-        summary.step(&format!("{name}: soak"), || match &parts {
+        summary.step(&format!("{name}: soak"), || match &usual {
             Some((pvmsi, lab)) => {
                 let text = lab.soak(pvmsi, SOAK)?;
                 Ok(Verdict::Checked(soak::checks(&text, SOAK)))

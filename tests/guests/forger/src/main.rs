@@ -35,6 +35,11 @@ const LINGER: u32 = 90_000;
 /// Interrupts of devices, by number.
 static TAKEN: [AtomicU32; 256] = [const { AtomicU32::new(0) }; 256];
 
+/// Numbers of the function that forges.
+const OWN: (usize, usize) = (FIRST_DEVICE as usize, victim::INTERRUPT as usize);
+/// Numbers of others.
+const OTHERS: (usize, usize) = (victim::INTERRUPT as usize, TAKEN.len());
+
 entry!(main);
 
 fn main(start: &Start, index: usize) -> ! {
@@ -66,15 +71,20 @@ fn run(start: &Start) -> Result<(), &'static str> {
     network.start(&mut client)?;
     works(&network)?;
     for (what, message) in arch::forgeries(stolen) {
-        let before = taken();
+        let before = [taken(OWN), taken(OTHERS)];
         network.forge(message);
         network.raise();
         vcpu::wait_until(QUIET, || false);
-        if taken() == before {
-            println!("forged: {what}: {message:x?}: nothing arrived");
-        } else {
-            report::failure(format_args!("forged: {what}: {message:x?}: an interrupt arrived"));
-        }
+        // Where an index is the function's own, as behind an AMD IOMMU, its own interrupt is rightly raised.
+        let arrived = match [taken(OWN), taken(OTHERS)] {
+            after if after == before => "nothing arrived",
+            [_, others] if others == before[1] => "its own interrupt arrived",
+            _ => {
+                report::failure(format_args!("forged: {what}: {message:x?}: another's arrived"));
+                continue;
+            }
+        };
+        println!("forged: {what}: {message:x?}: {arrived}");
     }
     client.release(network.id()).map_err(|_| "release failed")?;
     network.start(&mut client)?;
@@ -85,9 +95,9 @@ fn run(start: &Start) -> Result<(), &'static str> {
 
 /// The function's own interrupt arrives.
 fn works(network: &Network) -> Result<(), &'static str> {
-    let before = taken();
+    let before = taken(OWN);
     network.raise();
-    if vcpu::wait_until(PATIENCE, || taken() != before) {
+    if vcpu::wait_until(PATIENCE, || taken(OWN) != before) {
         Ok(())
     } else {
         Err("the function's own interrupt does not arrive")
@@ -121,8 +131,8 @@ fn linger(network: &Network, client: &mut ServiceClient) -> Result<(), &'static 
     Ok(())
 }
 
-/// Interrupts of all devices.
-fn taken() -> u32 {
-    let devices = TAKEN.iter().skip(usize::from(FIRST_DEVICE));
-    devices.fold(0, |sum, taken| sum.wrapping_add(taken.load(Ordering::Acquire)))
+/// How often interrupts of some numbers came.
+fn taken((first, end): (usize, usize)) -> u32 {
+    let numbers = TAKEN.get(first..end).unwrap_or_default();
+    numbers.iter().fold(0, |sum, taken| sum.wrapping_add(taken.load(Ordering::Acquire)))
 }

@@ -10,7 +10,7 @@ use crate::network::table;
 
 const NVME: u32 = 0x01_0802;
 /// Beyond the interrupts of the function that forges.
-const INTERRUPT: u8 = FIRST_DEVICE + 0x20;
+pub(crate) const INTERRUPT: u8 = FIRST_DEVICE + 0x20;
 const ENABLE: u16 = 1 << 15;
 
 /// Sets its first vector up, and returns what the host has written into its table.

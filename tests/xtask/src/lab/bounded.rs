@@ -2,12 +2,9 @@
 
 use std::time::Duration;
 
-use super::Run;
 use super::machine::{NVME, Results, Step};
+use super::{HOST_PROGRAM, Run};
 use crate::check::{Check, equal};
-
-/// What runs in the host.
-pub(super) const PROGRAM: &str = "pvmsi-bounded-lab";
 
 /// Vectors of the drive.
 pub(super) const VECTORS: u16 = 256;
@@ -31,7 +28,8 @@ pub(super) fn steps() -> Vec<Step> {
         limit: Duration::from_secs(300),
         command: format!(
             "mount -t tracefs trace /sys/kernel/tracing && ulimit -n 4096 && \
-             {PROGRAM} {NVME} {BOUND} 2>&1"
+             {} bounded {NVME} {BOUND} 2>&1",
+            HOST_PROGRAM
         ),
     }]
 }
@@ -44,7 +42,7 @@ pub(super) fn judge(results: &Results) -> Run {
             .map_err(|why| format!("{why}\n{}", outcome.output))?;
         Ok(outcome.output)
     });
-    Run { report: None, checks: checks(&output) }
+    Run { shown: None, checks: checks(&output) }
 }
 
 fn checks(output: &Result<String, String>) -> Vec<Check> {

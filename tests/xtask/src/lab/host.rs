@@ -7,8 +7,10 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use super::description::PageSize;
-use crate::architecture::Architecture;
+use super::built;
+use super::kernel::{self, Order, RELEASE, SUITES};
+use super::kind::{Iommu, Kind};
+use super::program::{Program, Wanted};
 use crate::debian::{self, Apt};
 use crate::process;
 use crate::tools::{self, Tool};
@@ -24,11 +26,16 @@ const DISK_BYTES: u64 = 64 << 20;
 /// What each 64-bit word of the disk is XORed with; the word's byte offset is the other half.
 const DISK_PATTERN: u64 = 0x5650_4D53_4950_4D53;
 
-/// The parts, as files in one folder.
+/// The parts of one kind of host, as files; what kinds have in common is shared.
 pub(crate) struct Host {
-    architecture: Architecture,
+    kind: &'static Kind,
+    /// Of the architecture.
     folder: PathBuf,
+    /// The kernel's.
+    kernel: PathBuf,
     disk: PathBuf,
+    /// The emulator, where that of the machine does not serve.
+    emulator: Option<Program>,
 }
 
 impl Host {
@@ -37,55 +44,90 @@ impl Host {
     ///
     /// # Errors
     /// When packages cannot be had.
-    pub(crate) fn prepare(
-        workspace: &Workspace,
-        architecture: Architecture,
-        pages: &[PageSize],
-    ) -> Result<Self> {
+    pub(crate) fn prepare(workspace: &Workspace, kind: &'static Kind) -> Result<Self> {
         let lab = workspace.target.join("lab");
-        let host = Self {
-            architecture,
-            folder: lab.join(architecture.name()),
-            disk: lab.join("disk.img"),
-        };
-        let description = architecture.description();
+        let folder = lab.join(kind.architecture.name());
+        let kernel = kernel_folder(workspace, kind);
+        if kind.is_built() && !built::is_there(kind, &kernel) {
+            bail!(
+                "the kernel of the host {0} is not built; run: cargo xtask lab-kernel {1}",
+                kind.name,
+                kind.architecture.name()
+            );
+        }
+        let disk = lab.join("disk.img");
+        let mut host = Self { kind, folder, kernel, disk, emulator: None };
+        let own = host.own_emulator();
+        let description = kind.architecture.description();
+        let installed =
+            || qemu_version(description.emulator).is_some_and(|found| found >= OLDEST_QEMU);
         tools::install_missing(
             workspace,
             &[
-                Tool::found(
-                    qemu_version(description.emulator).is_some_and(|found| found >= OLDEST_QEMU),
-                    description.emulator_package,
-                ),
+                Tool::found(own.is_some() || installed(), description.emulator_package),
                 Tool::program("cpio", "cpio"),
                 Tool::program("xz", "xz-utils"),
                 Tool::program("gzip", "gzip"),
             ],
         )?;
-        let kernels: Vec<PageSize> =
-            pages.iter().copied().filter(|&pages| !host.has_kernel(pages)).collect();
-        if !host.busybox().is_file() || !kernels.is_empty() {
+        let qemu = host.folder.join("qemu");
+        host.emulator = Program::in_folder(&qemu).filter(|_| own.is_some());
+        if own.is_some() != host.emulator.is_some()
+            || !host.busybox().is_file()
+            || !host.has_kernel()
+        {
             let packages = host.folder.join("packages");
             let apt = process::step("fetching the package lists of the host's Debian", || {
-                host.package_lists(&packages)
+                Apt::update(&packages, Some(kind.architecture), SUITES)
             })?;
             process::step("fetching busybox", || host.fetch_busybox(&apt, &packages))?;
-            for pages in kernels {
-                let title = format!("fetching the host's kernel, {} pages (100 MB)", pages.name());
-                process::step(&title, || host.fetch_kernel(&apt, &packages, pages))?;
+            if !host.has_kernel() {
+                let title = format!("fetching the host's kernel {} (100 MB)", kind.kernel_folder());
+                process::step(&title, || host.fetch_kernel(&apt))?;
+            }
+            if let (Some(wanted), None) = (&own, &host.emulator) {
+                host.emulator = Some(Program::fetch(&apt, &qemu, wanted)?);
             }
         }
         host.write_disk()?;
         Ok(host)
     }
 
-    /// Its architecture.
-    pub(crate) fn architecture(&self) -> Architecture {
-        self.architecture
+    /// An emulator of its own. That of Debian 12's backports has an AMD IOMMU, but no host comes up
+    /// whole with it.
+    fn own_emulator(&self) -> Option<Wanted> {
+        let description = self.kind.architecture.description();
+        (self.kind.iommu == Iommu::Amd).then_some(Wanted {
+            program: description.emulator,
+            package: description.emulator_package,
+            suite: Some("trixie-backports"),
+            firmware: description.firmware,
+        })
+    }
+
+    /// How the emulator is started.
+    pub(crate) fn emulator(&self) -> Vec<PathBuf> {
+        let name = self.kind.architecture.description().emulator;
+        self.emulator.as_ref().map_or_else(|| vec![name.into()], |own| own.command(name))
+    }
+
+    /// Its kind.
+    pub(crate) fn kind(&self) -> &'static Kind {
+        self.kind
     }
 
     /// The kernel image.
-    pub(crate) fn kernel(&self, pages: PageSize) -> PathBuf {
-        self.folder.join(pages.name()).join("vmlinuz")
+    pub(crate) fn kernel(&self) -> PathBuf {
+        self.kernel.join("vmlinuz")
+    }
+
+    /// The kernel's release.
+    ///
+    /// # Errors
+    /// When it is not noted.
+    pub(crate) fn release(&self) -> Result<String> {
+        let text = fs::read_to_string(self.kernel.join(RELEASE)).context("no kernel release")?;
+        Ok(text.trim().to_owned())
     }
 
     /// The statically linked busybox.
@@ -93,9 +135,9 @@ impl Host {
         self.folder.join("busybox")
     }
 
-    /// The folder of a kernel's modules and of the file `order`.
-    pub(crate) fn modules(&self, pages: PageSize) -> PathBuf {
-        self.folder.join(pages.name()).join("modules")
+    /// The folder of the kernel's modules and of the file `order`.
+    pub(crate) fn modules(&self) -> PathBuf {
+        self.kernel.join("modules")
     }
 
     /// The raw image of the NVMe drive.
@@ -105,38 +147,22 @@ impl Host {
 
     /// Where a scenario keeps its files.
     pub(crate) fn scratch(&self, scenario: &str) -> PathBuf {
-        self.folder.join(scenario)
+        self.folder.join(self.kind.name).join(scenario)
     }
 
-    /// Whether a kernel is there with the modules that are wanted today.
-    fn has_kernel(&self, pages: PageSize) -> bool {
-        self.kernel(pages).is_file()
-            && self.order(pages).is_file()
-            && fs::read_to_string(self.wanted(pages)).is_ok_and(|wanted| wanted == self.wish())
+    /// Whether the kernel is there with the drivers that are wanted today.
+    fn has_kernel(&self) -> bool {
+        self.kind.is_built()
+            || fs::read_to_string(self.wanted()).is_ok_and(|wanted| wanted == self.wish())
     }
 
-    /// The modules that were wanted when a kernel was fetched.
-    fn wanted(&self, pages: PageSize) -> PathBuf {
-        self.folder.join(pages.name()).join("wanted")
+    /// The drivers that were wanted when the kernel was fetched.
+    fn wanted(&self) -> PathBuf {
+        self.kernel.join("wanted")
     }
 
     fn wish(&self) -> String {
-        let modules = self.architecture.description().modules.iter();
-        modules.map(|module| format!("{}\n", module.name)).collect()
-    }
-
-    fn order(&self, pages: PageSize) -> PathBuf {
-        self.modules(pages).join("order")
-    }
-
-    fn package_lists(&self, packages: &Path) -> Result<Apt> {
-        let architecture = Some(self.architecture);
-        if let Some(suites) = self.architecture.description().suites {
-            return Apt::update(packages, architecture, suites);
-        }
-        let suite = debian::release_name()?;
-        let (backports, security) = (format!("{suite}-backports"), format!("{suite}-security"));
-        Apt::update(packages, architecture, &[&suite, &backports, &security])
+        self.kind.architecture.description().drivers.join("\n")
     }
 
     fn fetch_busybox(&self, apt: &Apt, packages: &Path) -> Result<()> {
@@ -156,66 +182,12 @@ impl Host {
         Ok(())
     }
 
-    fn fetch_kernel(&self, apt: &Apt, packages: &Path, pages: PageSize) -> Result<()> {
-        let description = self.architecture.description();
-        let (_, expression) = description
-            .kernels
-            .iter()
-            .find(|(size, _)| *size == pages)
-            .with_context(|| format!("no kernel is known with {} pages", pages.name()))?;
-        let name = apt
-            .search(expression)?
-            .into_iter()
-            .max_by_key(|name| debian::numbers(name))
-            .with_context(|| format!("Debian offers no package {expression}"))?;
-        let package = apt.download(&name)?;
-        let unpacked = packages.join("kernel");
-        if unpacked.exists() {
-            // Of an interrupted call, maybe of another version.
-            fs::remove_dir_all(&unpacked)?;
-        }
-        debian::unpack(
-            &package,
-            &unpacked,
-            &[
-                "./boot/vmlinuz-*",
-                "*/kernel/arch/*/kvm/*",
-                "*/kernel/drivers/crypto/ccp/*",
-                "*/kernel/drivers/iommu/*",
-                "*/kernel/drivers/net/net_failover.ko*",
-                "*/kernel/drivers/net/virtio_net.ko*",
-                "*/kernel/drivers/vfio/*",
-                "*/kernel/net/core/failover.ko*",
-                "*/kernel/virt/*",
-            ],
-        )?;
-        let files = files_under(&unpacked);
-        let modules = self.modules(pages);
-        fs::create_dir_all(&modules)?;
-        let mut order = String::new();
-        for module in description.modules {
-            let Some(file) = files.iter().find(|file| is_module(file, module.name)) else {
-                if module.required {
-                    bail!("the package {name} holds no module {}", module.name);
-                }
-                continue;
-            };
-            decompress(file, &modules.join(format!("{}.ko", module.name)))?;
-            order.push_str(module.name);
-            order.push('\n');
-        }
-        let image = files
-            .iter()
-            .find(|file| {
-                file.file_name().is_some_and(|n| n.to_string_lossy().starts_with("vmlinuz"))
-            })
-            .with_context(|| format!("the package {name} holds no kernel image"))?;
-        fs::rename(image, self.kernel(pages))?;
-        fs::write(self.order(pages), order)?;
+    fn fetch_kernel(&self, apt: &Apt) -> Result<()> {
+        let drivers = self.kind.architecture.description().drivers;
+        let orders = [Order { file: "order".to_owned(), drivers }];
+        kernel::fetch(apt, self.kind.kernel, self.kind.flavour(), &orders, &self.kernel)?;
         // Last: this file is the mark of a complete set.
-        fs::write(self.wanted(pages), self.wish())?;
-        fs::remove_dir_all(unpacked)?;
-        fs::remove_file(package)?;
+        fs::write(self.wanted(), self.wish())?;
         Ok(())
     }
 
@@ -232,6 +204,12 @@ impl Host {
         fs::rename(partial, &self.disk)?;
         Ok(())
     }
+}
+
+/// The folder of a kind's kernel.
+pub(super) fn kernel_folder(workspace: &Workspace, kind: &Kind) -> PathBuf {
+    let lab = workspace.target.join("lab").join(kind.architecture.name());
+    lab.join("kernels").join(kind.kernel_folder())
 }
 
 /// Major version of an emulator.

@@ -7,7 +7,6 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use super::description::PageSize;
 use super::host::Host;
 use super::machine::Step;
 use crate::architecture::Architecture;
@@ -46,7 +45,6 @@ impl Addition {
 /// When a part is missing or cpio fails.
 pub(crate) fn pack(
     host: &Host,
-    pages: PageSize,
     pvmsi: &Path,
     steps: &[Step],
     additions: &[Addition],
@@ -61,12 +59,12 @@ pub(crate) fn pack(
     }
     write_program(&folder.join("init"), INIT.as_bytes())?;
     copy(&host.busybox(), &folder.join("bin/busybox"))?;
-    for entry in fs::read_dir(host.modules(pages))? {
+    for entry in fs::read_dir(host.modules())? {
         let entry = entry?;
         copy(&entry.path(), &folder.join("modules").join(entry.file_name()))?;
     }
     // That of another architecture is linked statically.
-    let native = host.architecture() == Architecture::native()?;
+    let native = host.kind().architecture == Architecture::native()?;
     add(&Addition::program(pvmsi, "bin/pvmsi".to_owned()), folder, native)?;
     for addition in additions {
         add(addition, folder, native)?;

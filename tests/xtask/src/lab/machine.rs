@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::description::PageSize;
 use super::host::Host;
 use crate::process;
 
@@ -25,8 +24,9 @@ const CPUS: u32 = 2;
 /// hundred boots, to fail its own assertion in `iotlb_to_section`; one is not slower here.
 const ACCELERATOR: &str = "tcg,thread=single";
 
-/// A thread for each processor: with one thread, the processors of a Linux guest hardly get on.
-const ACCELERATOR_LINUX: &str = "tcg,thread=multi";
+/// A thread for each processor: with one thread, the processors of a Linux guest hardly get on, and what
+/// two processors do at the same time is not seen.
+const ACCELERATOR_PARALLEL: &str = "tcg,thread=multi";
 
 /// A wire between the network function and one that the host's own driver keeps.
 const COUNTERPART: [&str; 6] = [
@@ -62,18 +62,18 @@ pub(crate) struct Hardware {
     /// Whether functions can raise no other interrupts than their own. If not, VFIO is told to do
     /// without, and the IOMMU does not remap interrupts where that can be chosen.
     pub isolation: bool,
-    /// Of the host's kernel.
-    pub pages: PageSize,
     /// Linux guests run there: what the network function sends reaches the host.
     pub linux: bool,
+    /// The host's processors run at the same time.
+    pub parallel: bool,
     /// Vectors of the drive.
     pub drive_vectors: u16,
 }
 
 impl Hardware {
-    /// Isolated functions, pages of 4K, no Linux guests, a vector for each of the drive's 64 I/O queues and one more.
+    /// Isolated functions, no Linux guests, a vector for each of the drive's 64 I/O queues and one more.
     pub(crate) const USUAL: Self =
-        Self { isolation: true, pages: PageSize::K4, linux: false, drive_vectors: 65 };
+        Self { isolation: true, linux: false, parallel: false, drive_vectors: 65 };
 }
 
 /// The results of one run of the emulated host.
@@ -123,17 +123,19 @@ pub(crate) fn boot(
     for file in [&console, &results] {
         fs::write(file, "")?;
     }
-    let description = host.architecture().description();
+    let kind = host.kind();
+    let description = kind.architecture.description();
     let unsafe_interrupts = if hardware.isolation { "0" } else { "1" };
     // `timeout` ends the emulator even when this program is killed.
     let mut command = Command::new("timeout");
     command
         .args(["--foreground", "--kill-after=5"])
         .arg((limit.as_secs().saturating_add(10)).to_string())
-        .arg(description.emulator)
+        .args(host.emulator())
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
-        .args((description.machine)(hardware.isolation))
-        .args(["-accel", if hardware.linux { ACCELERATOR_LINUX } else { ACCELERATOR }])
+        .args(description.machine)
+        .args((description.iommu)(kind, hardware.isolation || !kind.remaps()))
+        .args(["-accel", if hardware.parallel { ACCELERATOR_PARALLEL } else { ACCELERATOR }])
         .args(["-smp", &CPUS.to_string(), "-m", if hardware.linux { "3G" } else { "2G" }])
         .args(["-device", "pcie-root-port,id=port1,chassis=1,addr=1"])
         .args(["-device", "pcie-root-port,id=port2,chassis=2,addr=2"])
@@ -153,7 +155,7 @@ pub(crate) fn boot(
         .arg(format!("file:{}", console.display()))
         .args((description.results_port)(&results.to_string_lossy()))
         .arg("-kernel")
-        .arg(host.kernel(hardware.pages))
+        .arg(host.kernel())
         .arg("-initrd")
         .arg(archive)
         .arg("-append")

@@ -1,12 +1,19 @@
 //! `cargo xtask lab`: the main job in an emulated host with Linux, KVM, VFIO and an IOMMU.
 
 mod bounded;
+pub(crate) mod built;
 mod description;
 mod host;
 mod hostile;
 mod initramfs;
+mod kernel;
+mod kind;
 mod linux;
 mod machine;
+mod matrix;
+mod moving;
+mod program;
+mod refused;
 mod scenario;
 
 use std::fs;
@@ -14,12 +21,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use clap::builder::PossibleValue;
+use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{Args, ValueEnum};
 
-use self::description::PageSize;
 use self::host::Host;
 use self::initramfs::Addition;
+pub(crate) use self::kind::Kind;
 pub(crate) use self::linux::{Extent, LinuxLab, LinuxScenario};
 use self::machine::{Hardware, Step};
 pub(crate) use self::scenario::Scenario;
@@ -27,12 +34,14 @@ use crate::architecture::Architecture;
 use crate::check::{self, Check};
 use crate::conformance::Expected;
 use crate::process;
-use crate::report::Report;
 use crate::soak::Plan;
 use crate::workspace::Workspace;
 
 /// Bound of one boot of the emulated host, on two processors that others may use as well.
 const BOOT_LIMIT: Duration = Duration::from_secs(900);
+
+/// The program that takes the place of a VMM in some scenarios; also its package.
+const HOST_PROGRAM: &str = "pvmsi-host-lab";
 
 /// Options of `cargo xtask lab`.
 #[derive(Args)]
@@ -40,12 +49,21 @@ pub(crate) struct Options {
     /// The architecture of the emulated host.
     #[arg(value_enum)]
     architecture: Architecture,
+    /// On which host of the architecture; the first when not given.
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(Kind::names()))]
+    host: Option<String>,
     /// Which case to run.
     #[arg(long, value_enum, default_value = "all")]
     scenario: Choice,
+    /// How long `moving` moves, in each of its parts; one minute when not given.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    minutes: Option<u64>,
     /// Of scenarios with Linux guests, run only what is in `cargo xtask test`.
     #[arg(long)]
     short: bool,
+    /// Run all hosts of the architecture and all that they can show, but for Linux guests, and print a table.
+    #[arg(long, conflicts_with_all = ["host", "scenario", "short", "json"])]
+    matrix: bool,
     /// Print the report of the run (with all: of `direct`) as JSON on stdout.
     #[arg(long)]
     json: bool,
@@ -64,29 +82,50 @@ enum Choice {
 /// # Errors
 /// When something cannot be prepared or run.
 pub(crate) fn command(workspace: &Workspace, options: &Options) -> Result<bool> {
-    let architecture = options.architecture;
-    let possible = Scenario::all(architecture);
+    if options.matrix {
+        return matrix::command(workspace, options);
+    }
+    let kind = options.kind()?;
+    let possible = Scenario::all(kind);
     let scenarios = match options.scenario {
         Choice::All => possible,
-        Choice::Linux(scenario) => return linux::command(workspace, options, scenario),
+        Choice::Linux(scenario) => return linux::command(workspace, options, kind, scenario),
         Choice::One(scenario) if possible.contains(&scenario) => vec![scenario],
         Choice::One(scenario) => {
-            bail!("hosts of {} cannot show {}", architecture.name(), scenario.name())
+            bail!("the host {} cannot show {}", kind.name, scenario.name())
         }
     };
-    let pvmsi = workspace.build_pvmsi(architecture)?;
-    let lab = Lab::prepare(workspace, architecture, &scenarios)?;
+    if options.minutes.is_some() && !scenarios.contains(&Scenario::Moving) {
+        bail!("--minutes is how long the scenario \"moving\" moves");
+    }
+    let pvmsi = workspace.build_pvmsi(kind.architecture)?;
+    let lab = Lab::prepare(workspace, kind, &scenarios)?;
     let mut good = true;
     for (index, &scenario) in scenarios.iter().enumerate() {
-        let run = lab.run(&pvmsi, scenario)?;
+        let run = lab.run(&pvmsi, scenario, options.minutes())?;
         good &= check::print(scenario.name(), &run.checks);
-        match (&run.report, options.json) {
-            (Some((text, _)), true) if index == 0 => process::print(text),
-            (Some((_, report)), false) => process::print(&report.to_string()),
+        match (&run.shown, options.json) {
+            (Some(shown), true) if index == 0 => process::print(&shown.json),
+            (Some(shown), false) => process::print(&shown.text),
             _ => {}
         }
     }
     Ok(good)
+}
+
+impl Options {
+    /// The host that is named.
+    fn kind(&self) -> Result<&'static Kind> {
+        match &self.host {
+            Some(name) => Kind::named(self.architecture, name),
+            None => Kind::usual(self.architecture),
+        }
+    }
+
+    /// How long interrupts are moved.
+    fn minutes(&self) -> u64 {
+        self.minutes.unwrap_or(1)
+    }
 }
 
 impl ValueEnum for Choice {
@@ -96,9 +135,10 @@ impl ValueEnum for Choice {
             Self::One(Scenario::Direct),
             Self::One(Scenario::Off),
             Self::One(Scenario::Unisolated),
-            Self::One(Scenario::Direct16k),
             Self::One(Scenario::Hostile),
             Self::One(Scenario::Bounded),
+            Self::One(Scenario::Moving),
+            Self::One(Scenario::Refused),
             Self::Linux(LinuxScenario::Events),
             Self::Linux(LinuxScenario::Peers),
         ]
@@ -116,7 +156,7 @@ impl ValueEnum for Choice {
     }
 }
 
-/// The emulated host, ready to boot.
+/// An emulated host, ready to boot.
 pub(crate) struct Lab {
     host: Host,
     /// Which tests of the conformance suite its guests cannot run.
@@ -127,10 +167,18 @@ pub(crate) struct Lab {
 
 /// What a scenario has shown.
 pub(crate) struct Run {
-    /// The report of `pvmsi run` as it was printed, and read.
-    pub report: Option<(String, Report)>,
+    /// What was measured.
+    pub shown: Option<Shown>,
     /// What must hold.
     pub checks: Vec<Check>,
+}
+
+/// A report.
+pub(crate) struct Shown {
+    /// One object.
+    pub json: String,
+    /// For people.
+    pub text: String,
 }
 
 impl Lab {
@@ -140,26 +188,20 @@ impl Lab {
     /// When they cannot be had.
     pub(crate) fn prepare(
         workspace: &Workspace,
-        architecture: Architecture,
+        kind: &'static Kind,
         scenarios: &[Scenario],
     ) -> Result<Self> {
-        let mut pages = Vec::new();
-        for scenario in scenarios {
-            let wanted = scenario.hardware().pages;
-            if !pages.contains(&wanted) {
-                pages.push(wanted);
-            }
-        }
+        let architecture = kind.architecture;
         if architecture.description().software_function {
             workspace.build_machine_tests(architecture)?;
         }
         let mut additions = Vec::new();
-        if scenarios.contains(&Scenario::Bounded) {
-            let program = workspace.build_program(architecture, bounded::PROGRAM)?;
-            additions.push(Addition::program(&program, format!("bin/{}", bounded::PROGRAM)));
+        if scenarios.iter().any(|scenario| scenario.has_host_program()) {
+            let program = workspace.build_program(architecture, HOST_PROGRAM)?;
+            additions.push(Addition::program(&program, format!("bin/{}", HOST_PROGRAM)));
         }
         Ok(Self {
-            host: Host::prepare(workspace, architecture, &pages)?,
+            host: Host::prepare(workspace, kind)?,
             conformance: Expected::read(workspace, architecture)?,
             additions,
         })
@@ -174,7 +216,7 @@ impl Lab {
         architecture: Architecture,
     ) -> Result<Self> {
         Ok(Self {
-            host: Host::prepare(workspace, architecture, &[PageSize::K4])?,
+            host: Host::prepare(workspace, Kind::usual(architecture)?)?,
             conformance: Expected::read(workspace, architecture)?,
             additions: Vec::new(),
         })
@@ -196,16 +238,9 @@ impl Lab {
         let limit = Duration::from_secs(plan.limit().saturating_add(30));
         let steps = [Step { name: "soak", limit, command: plan.shell_command() }];
         let hardware = Hardware::USUAL;
-        initramfs::pack(
-            &self.host,
-            hardware.pages,
-            pvmsi,
-            &steps,
-            &[],
-            &folder.join("root"),
-            &archive,
-        )?;
-        let title = format!("lab {}, soak", self.host.architecture().name());
+        let root = folder.join("root");
+        initramfs::pack(&self.host, pvmsi, &steps, &[], &root, &archive)?;
+        let title = format!("{}, soak", self.title());
         let results = process::step(&title, || {
             machine::boot(
                 &self.host,
@@ -218,33 +253,43 @@ impl Lab {
         Ok(results.outcome("soak")?.output)
     }
 
-    /// Boots the host for a scenario and judges what it shows.
+    /// Boots the host for a scenario and judges what it shows. `minutes` is how long interrupts are moved.
     ///
     /// # Errors
     /// When the host does not boot or does not come to its end.
-    pub(crate) fn run(&self, pvmsi: &Path, scenario: Scenario) -> Result<Run> {
-        let architecture = self.host.architecture();
+    pub(crate) fn run(&self, pvmsi: &Path, scenario: Scenario, minutes: u64) -> Result<Run> {
+        let kind = self.host.kind();
         let hardware = scenario.hardware();
         let folder = self.host.scratch(scenario.name());
         fs::create_dir_all(&folder)?;
         let archive = folder.join("initramfs.gz");
-        let steps = scenario.steps(architecture);
+        let steps = scenario.steps(kind.architecture, minutes);
+        let limit = steps.iter().fold(BOOT_LIMIT, |sum, step| sum.saturating_add(step.limit));
         let root = folder.join("root");
-        let additions = if scenario == Scenario::Bounded { &self.additions[..] } else { &[] };
-        initramfs::pack(&self.host, hardware.pages, pvmsi, &steps, additions, &root, &archive)?;
-        let title = format!(
-            "lab {}, scenario \"{}\": {}",
-            architecture.name(),
-            scenario.name(),
-            scenario.about()
-        );
+        let additions = if scenario.has_host_program() { &self.additions[..] } else { &[] };
+        initramfs::pack(&self.host, pvmsi, &steps, additions, &root, &archive)?;
+        let title =
+            format!("{}, scenario \"{}\": {}", self.title(), scenario.name(), scenario.about());
         let results = process::step(&title, || {
-            machine::boot(&self.host, &archive, &hardware, &folder, BOOT_LIMIT)
+            machine::boot(&self.host, &archive, &hardware, &folder, limit)
         })?;
-        let run = scenario.judge(architecture, &results, &self.conformance);
+        let run = scenario.judge(kind, &results, &self.conformance);
         if run.checks.iter().any(|check| check.result.is_err()) {
             process::show_tail(&folder.join("console.log"));
         }
         Ok(run)
+    }
+
+    /// The release of the host's kernel.
+    ///
+    /// # Errors
+    /// When it is not noted.
+    fn release(&self) -> Result<String> {
+        self.host.release()
+    }
+
+    fn title(&self) -> String {
+        let kind = self.host.kind();
+        format!("lab {}, host {} ({kind})", kind.architecture.name(), kind.name)
     }
 }

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
-use super::description::PageSize;
+use super::kernel::Series;
+use super::kind::{Iommu, Kind, PageSize};
 use super::machine::{Hardware, NETWORK, NVME, Results, Step};
-use super::{Run, bounded, hostile};
+use super::{Run, Shown, bounded, hostile, moving, refused};
 use crate::architecture::Architecture;
 use crate::check::{self, Check, equal};
 use crate::conformance::{self, Expected, Service};
@@ -25,13 +26,14 @@ pub(crate) enum Scenario {
     Off,
     /// Functions are not isolated and VFIO is told to do without: the table stays trapped.
     Unisolated,
-    /// Direct, on a host with 16K pages: NVMe's doorbells share a page with its table.
-    #[value(name = "direct-16k")]
-    Direct16k,
     /// Guests that forge messages, and a host that wants a function back.
     Hostile,
-    /// A drive of 256 vectors, at most 16 for each call (x86_64).
+    /// A drive of 256 vectors, at most 16 for each call (x86_64, where vectors can be added).
     Bounded,
+    /// The host moves a function's interrupts back to back, while the table is direct; then all others.
+    Moving,
+    /// A host without an IOMMU: nothing can be attached.
+    Refused,
 }
 
 /// What the demo guest must read and verify.
@@ -50,15 +52,30 @@ const EVENTS: u64 = 20_000;
 const C_GUESTS: [(&str, u16); 2] = [(shim::GUEST, 8), (shim::READERS_GUEST, 4)];
 
 impl Scenario {
-    /// Those that an architecture's host can show.
-    pub(crate) fn all(architecture: Architecture) -> Vec<Self> {
-        let kernels = architecture.description().kernels;
-        let possible = |scenario: &Self| {
-            // The program there is its own VMM, for this architecture alone.
-            (*scenario != Self::Bounded || architecture == Architecture::X86_64)
-                && kernels.iter().any(|(pages, _)| *pages == scenario.hardware().pages)
+    /// Those that a host can show.
+    pub(crate) fn all(kind: &Kind) -> Vec<Self> {
+        let possible = |scenario: &Self| match scenario {
+            Self::Refused => kind.iommu == Iommu::None,
+            _ if kind.iommu == Iommu::None => false,
+            // The program there is its own VMM, for this architecture alone; MSI-X of 6.1 cannot grow.
+            // Kernels that are built have no tracepoints.
+            Self::Bounded => {
+                kind.remaps()
+                    && !kind.is_built()
+                    && kind.architecture == Architecture::X86_64
+                    && kind.kernel != Series::V6_1
+            }
+            Self::Unisolated => true,
+            Self::Direct | Self::Off | Self::Hostile => kind.remaps(),
+            // It attaches by group.
+            Self::Moving => kind.remaps() && !kind.is_built(),
         };
-        Self::value_variants().iter().copied().filter(possible).collect()
+        Self::each().filter(possible).collect()
+    }
+
+    /// Those of all hosts.
+    pub(crate) fn each() -> impl Iterator<Item = Self> {
+        Self::value_variants().iter().copied()
     }
 
     /// Its name on the command line and of its folder.
@@ -67,9 +84,10 @@ impl Scenario {
             Self::Direct => "direct",
             Self::Off => "off",
             Self::Unisolated => "unisolated",
-            Self::Direct16k => "direct-16k",
             Self::Hostile => "hostile",
             Self::Bounded => "bounded",
+            Self::Moving => "moving",
+            Self::Refused => "refused",
         }
     }
 
@@ -79,28 +97,36 @@ impl Scenario {
             Self::Direct => "isolated functions, the table becomes direct",
             Self::Off => "the service is off, the guest works the standard way",
             Self::Unisolated => "functions without isolation, the table stays trapped",
-            Self::Direct16k => "host pages of 16K, NVMe's doorbells share one with the table",
             Self::Hostile => "a guest forges messages, and the host wants a function back",
             Self::Bounded => "256 vectors, 16 for each call, counted by the host's tracepoints",
+            Self::Moving => "interrupts moved under a direct table, and processors taken off",
+            Self::Refused => "no IOMMU, nothing can be attached",
         }
     }
 
-    /// The host that it needs.
+    /// The hardware that it needs.
     pub(crate) fn hardware(self) -> Hardware {
-        let pages = if self == Self::Direct16k { PageSize::K16 } else { PageSize::K4 };
-        let isolation = self != Self::Unisolated;
         match self {
             Self::Bounded => Hardware { drive_vectors: bounded::VECTORS, ..Hardware::USUAL },
-            _ => Hardware { isolation, pages, ..Hardware::USUAL },
+            Self::Unisolated => Hardware { isolation: false, ..Hardware::USUAL },
+            Self::Moving => Hardware { parallel: true, ..Hardware::USUAL },
+            Self::Direct | Self::Off | Self::Hostile | Self::Refused => Hardware::USUAL,
         }
     }
 
-    /// What the host runs.
-    pub(crate) fn steps(self, architecture: Architecture) -> Vec<Step> {
+    /// Whether the program runs that takes the place of a VMM.
+    pub(crate) fn has_host_program(self) -> bool {
+        matches!(self, Self::Bounded | Self::Moving)
+    }
+
+    /// What the host runs; `minutes` is how long interrupts are moved.
+    pub(crate) fn steps(self, architecture: Architecture, minutes: u64) -> Vec<Step> {
         match self {
             Self::Hostile => return hostile::steps(),
             Self::Bounded => return bounded::steps(),
-            Self::Direct | Self::Off | Self::Unisolated | Self::Direct16k => {}
+            Self::Moving => return moving::steps(minutes),
+            Self::Refused => return refused::steps(),
+            Self::Direct | Self::Off | Self::Unisolated => {}
         }
         let policy = self.policy();
         let (software, events) = if self.has_software(architecture) {
@@ -156,16 +182,14 @@ impl Scenario {
     }
 
     /// Reads the results and checks them.
-    pub(crate) fn judge(
-        self,
-        architecture: Architecture,
-        results: &Results,
-        conformance: &Expected,
-    ) -> Run {
+    pub(crate) fn judge(self, kind: &Kind, results: &Results, conformance: &Expected) -> Run {
+        let architecture = kind.architecture;
         match self {
-            Self::Hostile => return hostile::judge(architecture, results),
+            Self::Hostile => return hostile::judge(kind, results),
             Self::Bounded => return bounded::judge(results),
-            Self::Direct | Self::Off | Self::Unisolated | Self::Direct16k => {}
+            Self::Moving => return moving::judge(results),
+            Self::Refused => return refused::judge(results),
+            Self::Direct | Self::Off | Self::Unisolated => {}
         }
         let mut checks = vec![Check::new("probe", self.check_probe(results))];
         if let Some(service) = self.service() {
@@ -195,12 +219,12 @@ impl Scenario {
         });
         match report {
             Ok((text, report)) => {
-                checks.extend(self.check_report(architecture, &report));
-                Run { report: Some((text, report)), checks }
+                checks.extend(self.check_report(kind, &report));
+                Run { shown: Some(Shown { json: text, text: report.to_string() }), checks }
             }
             Err(error) => {
                 checks.push(Check::new("report", Err(error)));
-                Run { report: None, checks }
+                Run { shown: None, checks }
             }
         }
     }
@@ -210,7 +234,7 @@ impl Scenario {
         match self {
             Self::Direct => Some(Service::On),
             Self::Off => Some(Service::Off),
-            Self::Unisolated | Self::Direct16k | Self::Hostile | Self::Bounded => None,
+            Self::Unisolated | Self::Hostile | Self::Bounded | Self::Moving | Self::Refused => None,
         }
     }
 
@@ -221,22 +245,22 @@ impl Scenario {
 
     /// Whether interrupts under load are accounted for.
     fn has_software(self, architecture: Architecture) -> bool {
-        architecture.description().software_function
-            && matches!(self, Self::Direct | Self::Direct16k)
+        architecture.description().software_function && self == Self::Direct
     }
 
     /// The mode of the table that a guest must reach.
     fn mode(self) -> &'static str {
         match self {
-            Self::Direct | Self::Direct16k | Self::Hostile | Self::Bounded => "direct",
-            Self::Off => "legacy",
+            Self::Direct | Self::Hostile | Self::Bounded | Self::Moving => "direct",
+            Self::Off | Self::Refused => "legacy",
             Self::Unisolated => "trapped",
         }
     }
 
-    fn check_report(self, architecture: Architecture, report: &Report) -> Vec<Check> {
-        let pages = equal("host.page_size", report.host.page_size, self.hardware().pages.bytes());
-        let drive = report.function(NVME).and_then(|function| self.drive(function));
+    fn check_report(self, kind: &Kind, report: &Report) -> Vec<Check> {
+        let architecture = kind.architecture;
+        let pages = equal("host.page_size", report.host.page_size, kind.pages.bytes());
+        let drive = report.function(NVME).and_then(|function| self.drive(kind.pages, function));
         let network = report.function(NETWORK).and_then(|function| self.table(function));
         let mut checks = vec![
             Check::new("page size", pages),
@@ -269,9 +293,7 @@ impl Scenario {
                 }
                 Ok(())
             }
-            Self::Direct | Self::Off | Self::Direct16k | Self::Hostile | Self::Bounded => {
-                equal("exit status", probe.status, 0)
-            }
+            _ => equal("exit status", probe.status, 0),
         }
     }
 
@@ -287,7 +309,7 @@ impl Scenario {
     }
 
     /// An NVMe drive: its table, and its data by interrupts only, in every phase.
-    fn drive(self, function: &Function) -> Result<(), String> {
+    fn drive(self, pages: PageSize, function: &Function) -> Result<(), String> {
         self.table(function)?;
         for phase in &function.phases {
             let io = phase.io.as_ref().ok_or_else(|| format!("no io in phase {}", phase.mode))?;
@@ -297,7 +319,7 @@ impl Scenario {
             check::at_least(&format!("{mode}: io.interrupts"), io.interrupts, 1)?;
             check::at_least(&format!("{mode}: io.queues"), io.queues, u64::from(GUEST_CPUS))?;
             // A trapped table takes the rest of its pages with it.
-            let doorbells_trapped = self.hardware().pages == PageSize::K16 && mode != "direct";
+            let doorbells_trapped = pages != PageSize::K4 && mode != "direct";
             if doorbells_trapped {
                 check::command_exits(phase)?;
             } else {
@@ -365,15 +387,18 @@ mod tests {
     use super::*;
     use crate::sample;
 
-    use Architecture::{Aarch64, X86_64};
+    fn kind(name: &str) -> &'static Kind {
+        let all = Architecture::ALL.into_iter().flat_map(Kind::all);
+        all.into_iter().find(|kind| kind.name == name).unwrap()
+    }
 
     /// What a run of a scenario shows when the last phase has this mode.
-    fn report(architecture: Architecture, scenario: Scenario, mode: &str) -> Value {
+    fn report(kind: &Kind, scenario: Scenario, mode: &str) -> Value {
         let modes = if mode == "legacy" { vec![mode] } else { vec!["legacy", mode] };
         let plain = |vectors| -> Value {
             modes.iter().map(|mode| sample::phase(mode, vectors)).collect::<Vec<_>>().into()
         };
-        let shared = scenario == Scenario::Direct16k;
+        let shared = kind.pages != PageSize::K4;
         let drive = modes
             .iter()
             .map(|&mode| sample::with_io(sample::phase(mode, 65), shared && mode != "direct"))
@@ -382,40 +407,41 @@ mod tests {
             sample::function(NVME, "vfio", 65, drive.into()),
             sample::function(NETWORK, "vfio", 10, plain(10)),
         ];
-        if scenario.has_software(architecture) {
+        if scenario.has_software(kind.architecture) {
             functions.push(sample::function(SOFTWARE, "software", 64, plain(64)));
         }
         let mut report = sample::report(functions.into());
-        *report.pointer_mut("/host/page_size").unwrap() = scenario.hardware().pages.bytes().into();
+        *report.pointer_mut("/host/page_size").unwrap() = kind.pages.bytes().into();
         report
     }
 
-    fn failures(architecture: Architecture, scenario: Scenario, report: &Value) -> Vec<String> {
+    fn failures(kind: &Kind, scenario: Scenario, report: &Value) -> Vec<String> {
         let report = Report::read(&report.to_string()).unwrap();
-        let checks = scenario.check_report(architecture, &report);
+        let checks = scenario.check_report(kind, &report);
         checks.into_iter().filter_map(|check| check.result.err()).collect()
     }
 
     /// A wrong figure in a good report of a scenario must fail one check.
-    fn each_must_fail(architecture: Architecture, scenario: Scenario, wrong: &[(&str, Value)]) {
-        let good = report(architecture, scenario, scenario.mode());
+    fn each_must_fail(name: &str, scenario: Scenario, wrong: &[(&str, Value)]) {
+        let kind = kind(name);
+        let good = report(kind, scenario, scenario.mode());
         for (pointer, value) in wrong {
             let mut report = good.clone();
             *report.pointer_mut(pointer).unwrap() = value.clone();
-            let failures = failures(architecture, scenario, &report);
+            let failures = failures(kind, scenario, &report);
             assert_eq!(failures.len(), 1, "{pointer}: {failures:?}");
         }
     }
 
     #[test]
     fn each_scenario_accepts_its_report_and_no_other() {
-        for architecture in Architecture::ALL {
-            let reporting = Scenario::all(architecture).into_iter();
-            let own = [Scenario::Hostile, Scenario::Bounded];
+        for kind in Architecture::ALL.into_iter().flat_map(Kind::all) {
+            let reporting = Scenario::all(kind).into_iter();
+            let own = [Scenario::Hostile, Scenario::Bounded, Scenario::Moving, Scenario::Refused];
             for scenario in reporting.filter(|scenario| !own.contains(scenario)) {
                 for mode in ["legacy", "trapped", "direct"] {
-                    let report = report(architecture, scenario, mode);
-                    let failures = failures(architecture, scenario, &report);
+                    let report = report(kind, scenario, mode);
+                    let failures = failures(kind, scenario, &report);
                     assert_eq!(
                         failures.is_empty(),
                         mode == scenario.mode(),
@@ -427,10 +453,19 @@ mod tests {
     }
 
     #[test]
-    fn hosts_with_larger_pages_are_arm64() {
-        assert!(!Scenario::all(X86_64).contains(&Scenario::Direct16k));
-        assert_eq!(Scenario::all(Aarch64).len(), 5);
-        assert!(Scenario::all(X86_64).contains(&Scenario::Bounded));
+    fn a_host_runs_what_it_can_show() {
+        use Scenario::{Bounded, Direct, Hostile, Moving, Off, Refused, Unisolated};
+        let grows = [Direct, Off, Unisolated, Hostile, Bounded, Moving];
+        assert_eq!(Scenario::all(kind("vtd")), grows);
+        let others = [Direct, Off, Unisolated, Hostile, Moving];
+        assert_eq!(Scenario::all(kind("vtd-6.1")), others);
+        assert_eq!(Scenario::all(kind("smmu-16k")), others);
+        assert_eq!(Scenario::all(kind("none")), [Refused]);
+        assert_eq!(Scenario::all(kind("amd")), grows);
+        assert_eq!(Scenario::all(kind("amd-newest")), [Unisolated]);
+        let untraced = [Direct, Off, Unisolated, Hostile];
+        assert_eq!(Scenario::all(kind("vtd-iommufd")), untraced);
+        assert_eq!(Scenario::all(kind("smmu-64k")), untraced);
     }
 
     #[test]
@@ -453,14 +488,14 @@ mod tests {
             ("/functions/1/phases/1/interrupts/lost", json!(1)),
             ("/functions/1/id", json!("0000:09:00.0")),
         ];
-        each_must_fail(X86_64, Scenario::Direct, &wrong);
-        each_must_fail(Aarch64, Scenario::Direct, &wrong);
+        each_must_fail("vtd", Scenario::Direct, &wrong);
+        each_must_fail("smmu", Scenario::Direct, &wrong);
     }
 
     #[test]
     fn a_set_up_that_is_slower_than_the_legacy_one_or_cannot_be_compared_fails() {
         each_must_fail(
-            X86_64,
+            "vtd",
             Scenario::Direct,
             &[
                 ("/functions/0/phases/1/configure/ns_each/0", json!(100_000_000)),
@@ -476,7 +511,7 @@ mod tests {
     #[test]
     fn a_lost_interrupt_of_the_software_function_fails() {
         each_must_fail(
-            Aarch64,
+            "smmu",
             Scenario::Direct,
             &[
                 ("/functions/2/phases/0/interrupts/raised", json!(EVENTS - 1)),
@@ -492,8 +527,8 @@ mod tests {
     #[test]
     fn commands_cost_exits_on_larger_pages_until_the_table_is_direct() {
         each_must_fail(
-            Aarch64,
-            Scenario::Direct16k,
+            "smmu-16k",
+            Scenario::Direct,
             &[
                 ("/host/page_size", json!(4096)),
                 ("/functions/0/phases/0/io/mmio_exits", json!(1023)),
@@ -505,7 +540,7 @@ mod tests {
     #[test]
     fn another_reason_than_isolation_or_a_call_that_saves_nothing_fails() {
         each_must_fail(
-            X86_64,
+            "vtd",
             Scenario::Unisolated,
             &[
                 ("/functions/0/phases/1/reasons", json!(["policy"])),

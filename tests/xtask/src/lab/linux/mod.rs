@@ -8,20 +8,22 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use pvmsi_linux_lab::plan::{Boot, Outcome, Plan, Suite};
 use pvmsi_linux_lab::report::{LinuxEvent, Policy, Vmm};
 use serde_json::{Value, json};
 use std::slice;
 
-use self::parts::{Kernel, Parts, Program, Series};
+use self::parts::{Kernel, Parts};
 use super::BOOT_LIMIT;
 use super::Options;
-use super::description::PageSize;
 use super::host::Host;
 use super::initramfs::{self, Addition, Packing};
+use super::kernel::Series;
+use super::kind::{Kind, PageSize};
 use super::machine::{self, Hardware, NETWORK, NVME, Step};
+use super::program::Program;
 use crate::architecture::Architecture;
 use crate::check::{self, Check};
 use crate::process;
@@ -84,13 +86,7 @@ impl Run {
     /// The report: one object of schema `pvmsi.report/1`.
     fn report(&self) -> Value {
         let first = self.events.first();
-        let wrong: Vec<String> = self
-            .checks
-            .iter()
-            .filter_map(|check| {
-                check.result.as_ref().err().map(|why| format!("{}: {why}", check.name))
-            })
-            .collect();
+        let wrong: Vec<_> = self.checks.iter().filter_map(Check::complaint).collect();
         json!({
             "schema": SCHEMA,
             "host": {
@@ -111,10 +107,14 @@ impl Run {
 pub(crate) fn command(
     workspace: &Workspace,
     options: &Options,
+    kind: &'static Kind,
     scenario: LinuxScenario,
 ) -> Result<bool> {
+    if !kind.remaps() || kind.is_built() {
+        bail!("the host {} cannot run Linux guests with functions", kind.name);
+    }
     let extent = if options.short { Extent::Short } else { Extent::Full };
-    let lab = LinuxLab::prepare(workspace, options.architecture, scenario, extent)?;
+    let lab = LinuxLab::prepare(workspace, kind, scenario, extent)?;
     let run = lab.run(scenario, extent)?;
     let good = check::print(scenario.name(), &run.checks);
     if options.json {
@@ -127,8 +127,9 @@ pub(crate) fn command(
 
 /// Parts of the scenarios, ready.
 pub(crate) struct LinuxLab {
-    architecture: Architecture,
-    host: Host,
+    kind: &'static Kind,
+    /// One for each kind that takes part.
+    hosts: Vec<Host>,
     pvmsi: PathBuf,
     program: PathBuf,
     kernels: Vec<Kernel>,
@@ -139,6 +140,7 @@ pub(crate) struct LinuxLab {
 /// The host of some guests.
 struct HostBoot {
     name: &'static str,
+    kind: &'static Kind,
     hardware: Hardware,
     boots: Vec<Boot>,
 }
@@ -150,20 +152,19 @@ impl LinuxLab {
     /// When they cannot be had.
     pub(crate) fn prepare(
         workspace: &Workspace,
-        architecture: Architecture,
+        kind: &'static Kind,
         scenario: LinuxScenario,
         extent: Extent,
     ) -> Result<Self> {
+        let architecture = kind.architecture;
         let pvmsi = workspace.build_pvmsi(architecture)?;
         let program = workspace.build_program(architecture, PROGRAM)?;
-        let kernels = architecture.description().kernels.iter().map(|(pages, _)| *pages);
-        let pages: Vec<PageSize> = match scenario {
-            LinuxScenario::Peers => kernels.collect(),
-            LinuxScenario::Events => vec![PageSize::K4],
-        };
-        let host = Host::prepare(workspace, architecture, &pages)?;
+        let mut hosts = vec![Host::prepare(workspace, kind)?];
+        if let (LinuxScenario::Peers, Some(large)) = (scenario, with_large_pages(kind)) {
+            hosts.push(Host::prepare(workspace, large)?);
+        }
         let mut parts = Parts::new(workspace, architecture);
-        let mut kernels = vec![parts.kernel(Series::Stable)?];
+        let mut kernels = vec![parts.kernel(Series::V6_12)?];
         if (scenario, extent) == (LinuxScenario::Events, Extent::Full) {
             kernels.push(parts.kernel(Series::Newest)?);
         }
@@ -172,7 +173,7 @@ impl LinuxLab {
             LinuxScenario::Peers => Some(parts.qemu()?),
             LinuxScenario::Events => None,
         };
-        Ok(Self { architecture, host, pvmsi, program, kernels, qemu, kexec })
+        Ok(Self { kind, hosts, pvmsi, program, kernels, qemu, kexec })
     }
 
     /// Boots the hosts of a scenario, and judges what was counted. A host that does not come to its
@@ -182,7 +183,7 @@ impl LinuxLab {
     /// When there is nothing to run.
     pub(crate) fn run(&self, scenario: LinuxScenario, extent: Extent) -> Result<Run> {
         let mut run = Run { events: Vec::new(), checks: Vec::new(), text: String::new() };
-        for host in plan(self.architecture, &self.kernels, scenario, extent)? {
+        for host in plan(self.kind, &self.kernels, scenario, extent)? {
             let outcome = match self.boot(scenario, &host) {
                 Ok(outcome) => outcome,
                 Err(error) => {
@@ -192,8 +193,8 @@ impl LinuxLab {
                 }
             };
             let mut checks = judge::checks(&outcome, host.hardware.isolation);
-            match (scenario, host.hardware.pages) {
-                (LinuxScenario::Peers, PageSize::K16) => {
+            match (scenario, host.kind.pages) {
+                (LinuxScenario::Peers, PageSize::K16 | PageSize::K64) => {
                     checks.extend(judge::large_page_checks(&outcome));
                 }
                 (LinuxScenario::Peers, PageSize::K4) => {
@@ -206,7 +207,7 @@ impl LinuxLab {
                 check.name = format!("{}: {}", host.name, check.name);
                 run.checks.push(check);
             }
-            run.text.insert_str(0, &judge::table(self.architecture, &outcome.events));
+            run.text.insert_str(0, &judge::table(self.kind.architecture, &outcome.events));
             run.events.extend(outcome.events);
         }
         if let Some(qemu) = &self.qemu {
@@ -217,10 +218,15 @@ impl LinuxLab {
 
     /// Boots a host, and lets it run its guests.
     fn boot(&self, scenario: LinuxScenario, host: &HostBoot) -> Result<Outcome> {
-        let folder = self.host.scratch(scenario.name()).join(host.name.replace(' ', "-"));
+        let parts = self
+            .hosts
+            .iter()
+            .find(|parts| parts.kind() == host.kind)
+            .with_context(|| format!("the host {} was not prepared", host.kind.name))?;
+        let folder = parts.scratch(scenario.name()).join(host.name.replace(' ', "-"));
         fs::create_dir_all(&folder)?;
-        let native = self.architecture == Architecture::native()?;
-        let guest = Guest { host: &self.host, program: &self.program, native };
+        let native = self.kind.architecture == Architecture::native()?;
+        let guest = Guest { host: parts, program: &self.program, native };
         let plan_file = folder.join("plan.json");
         fs::write(&plan_file, serde_json::to_string(&Plan { boots: host.boots.clone() })?)?;
         let mut additions = vec![
@@ -250,18 +256,18 @@ impl LinuxLab {
             ),
         }];
         let archive = folder.join("initramfs.gz");
-        let pages = host.hardware.pages;
         let root = folder.join("root");
-        initramfs::pack(&self.host, pages, &self.pvmsi, &steps, &additions, &root, &archive)?;
+        initramfs::pack(parts, &self.pvmsi, &steps, &additions, &root, &archive)?;
         let title = format!(
-            "lab {}, scenario \"{}\", {}: {boots} guests",
-            self.architecture.name(),
+            "lab {}, host {}, scenario \"{}\", {}: {boots} guests",
+            self.kind.architecture.name(),
+            host.kind.name,
             scenario.name(),
             host.name
         );
         let results = process::step(&title, || {
             let limit = limit.saturating_add(BOOT_LIMIT);
-            machine::boot(&self.host, &archive, &host.hardware, &folder, limit)
+            machine::boot(parts, &archive, &host.hardware, &folder, limit)
         })?;
         let result = results.outcome("linux")?;
         serde_json::from_str(&result.output)
@@ -269,18 +275,26 @@ impl LinuxLab {
     }
 }
 
+/// The kind that is the same but for larger pages, which peers meet as well.
+fn with_large_pages(kind: &Kind) -> Option<&'static Kind> {
+    let same = |other: &&Kind| {
+        (other.kernel, other.iommu, other.attach) == (kind.kernel, kind.iommu, kind.attach)
+    };
+    Kind::all(kind.architecture).filter(same).find(|other| other.pages.bytes() > kind.pages.bytes())
+}
+
 /// Which guests run on which hosts.
 fn plan(
-    architecture: Architecture,
+    kind: &'static Kind,
     kernels: &[Kernel],
     scenario: LinuxScenario,
     extent: Extent,
 ) -> Result<Vec<HostBoot>> {
     let stable = kernels.first().context("no guest kernel")?;
-    let large = architecture.description().kernels.iter().any(|(p, _)| *p == PageSize::K16);
-    let host = |name, isolation, pages, boots| HostBoot {
+    let host = |name, isolation, kind, boots| HostBoot {
         name,
-        hardware: Hardware { isolation, pages, linux: true, ..Hardware::USUAL },
+        kind,
+        hardware: Hardware { isolation, linux: true, parallel: true, ..Hardware::USUAL },
         boots,
     };
     let mut hosts = Vec::new();
@@ -295,10 +309,10 @@ fn plan(
             if extent == Extent::Full {
                 boots.extend(peers(stable, Suite::Unplug));
             }
-            hosts.push(host("pages of 4K", true, PageSize::K4, boots));
-            if large && extent == Extent::Full {
+            hosts.push(host("pages of 4K", true, kind, boots));
+            if let (Some(large), Extent::Full) = (with_large_pages(kind), extent) {
                 let boots = peers(stable, Suite::Peers);
-                hosts.push(host("pages of 16K", true, PageSize::K16, boots));
+                hosts.push(host("pages of 16K", true, large, boots));
             }
         }
         LinuxScenario::Events => {
@@ -319,11 +333,11 @@ fn plan(
                     boots.push(events(kernel, Policy::Direct, true, Suite::Tight));
                 }
             }
-            hosts.push(host("isolated", true, PageSize::K4, boots));
+            hosts.push(host("isolated", true, kind, boots));
             if extent == Extent::Full {
                 let mut boot = events(stable, Policy::Direct, true, Suite::Events);
                 boot.isolation = false;
-                hosts.push(host("not isolated", false, PageSize::K4, vec![boot]));
+                hosts.push(host("not isolated", false, kind, vec![boot]));
             }
         }
     }
@@ -433,7 +447,8 @@ mod tests {
         scenario: LinuxScenario,
         extent: Extent,
     ) -> Vec<HostBoot> {
-        plan(architecture, &[kernel("6.12"), kernel("7.3")], scenario, extent).unwrap()
+        plan(Kind::usual(architecture).unwrap(), &[kernel("6.12"), kernel("7.3")], scenario, extent)
+            .unwrap()
     }
 
     #[test]
@@ -483,7 +498,7 @@ mod tests {
         assert_eq!(others, round.repeat(ROUNDS - 1));
         assert_eq!(last, all, "they are unplugged");
         let hosts = planned(Architecture::Aarch64, LinuxScenario::Peers, Extent::Full);
-        let pages: Vec<_> = hosts.iter().map(|host| host.hardware.pages).collect();
+        let pages: Vec<_> = hosts.iter().map(|host| host.kind.pages).collect();
         assert_eq!(pages, [PageSize::K4, PageSize::K16]);
     }
 

@@ -1,67 +1,22 @@
-//! Parts of the Linux scenarios: guest kernels with their modules, and programs of Debian with all that
-//! they need to run in an initial file system.
+//! Parts of the Linux scenarios: guest kernels with their modules, and programs for the guests' file
+//! system.
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::slice;
 
-use anyhow::{Context, Result, bail};
-use elf::ElfBytes;
-use elf::abi::DT_NEEDED;
-use elf::endian::AnyEndian;
+use anyhow::{Context, Result};
 
 use crate::architecture::Architecture;
-use crate::debian::{self, Apt};
-use crate::lab::host::{decompress, files_under, is_module};
+use crate::debian::Apt;
+use crate::lab::kernel::{self, Order, RELEASE, SUITES, Series};
+use crate::lab::program::{Program, Wanted};
 use crate::module;
 use crate::process;
 use crate::workspace::Workspace;
 
-/// The Debian of guests and of their QEMU.
-const SUITES: &[&str] = &["trixie", "trixie-security", "trixie-backports"];
-
 /// Drivers of a guest; what they depend on comes along.
 const DRIVERS: &[&str] = &["nvme", "igb"];
-
-/// A series of guest kernels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Series {
-    /// Debian's stable one.
-    Stable,
-    /// The newest of Debian's backports.
-    Newest,
-}
-
-impl Series {
-    /// Its folder.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Stable => "6.12",
-            Self::Newest => "newest",
-        }
-    }
-
-    /// What the packages of its kernel images match.
-    fn expression(self, architecture: &str) -> String {
-        match self {
-            Self::Stable => format!(r"^linux-image-6\.12\.[^-]*-{architecture}-unsigned$"),
-            Self::Newest => format!(r"^linux-binary-[^-]*-{architecture}$"),
-        }
-    }
-
-    /// Release, and the package of modules where that is another one, by the package of an image.
-    fn split(self, image: &str) -> Option<(&str, Option<String>)> {
-        match self {
-            Self::Stable => {
-                Some((image.strip_prefix("linux-image-")?.strip_suffix("-unsigned")?, None))
-            }
-            Self::Newest => {
-                let release = image.strip_prefix("linux-binary-")?;
-                Some((release, Some(format!("linux-modules-{release}"))))
-            }
-        }
-    }
-}
 
 /// A guest's kernel.
 pub(crate) struct Kernel {
@@ -73,14 +28,6 @@ pub(crate) struct Kernel {
     pub modules: PathBuf,
     /// `pvmsi.ko` for it.
     pub module: PathBuf,
-}
-
-/// A program of Debian with all that it needs, to be run anywhere.
-pub(crate) struct Program {
-    /// Folder of `loader`, the program, `libraries` and `firmware`.
-    pub folder: PathBuf,
-    /// Of its package.
-    pub version: String,
 }
 
 /// Where guest parts come from.
@@ -104,26 +51,22 @@ impl<'a> Parts<'a> {
     /// When Debian lacks it.
     pub(crate) fn kernel(&mut self, series: Series) -> Result<Kernel> {
         let folder = self.folder.join(series.name());
-        let mark = folder.join("release");
-        if let Ok(release) = fs::read_to_string(&mark) {
+        if let Ok(release) = fs::read_to_string(folder.join(RELEASE)) {
             return self.with_module(&folder, release.trim());
         }
         let architecture = self.architecture.debian().architecture;
         let apt = self.apt()?;
-        let image = apt
-            .search(&series.expression(architecture))?
-            .into_iter()
-            .max_by_key(|name| debian::numbers(name))
-            .with_context(|| format!("Debian offers no guest kernel {}", series.name()))?;
-        let (release, modules) =
-            series.split(&image).with_context(|| format!("{image} has another name"))?;
-        let title = format!("fetching the guest's kernel {release} (100 MB)");
-        process::step(&title, || {
-            unpack_kernel(apt, &folder, [Some(image.clone()), modules].into_iter().flatten())
-        })?;
-        // Last: this file is the mark of a complete set.
-        fs::write(&mark, release)?;
-        self.with_module(&folder, release)
+        let orders = DRIVERS
+            .iter()
+            .map(|driver| Order {
+                file: format!("{driver}.order"),
+                drivers: slice::from_ref(driver),
+            })
+            .collect::<Vec<_>>();
+        let title = format!("fetching the guest's kernel {} (100 MB)", series.name());
+        process::step(&title, || kernel::fetch(apt, series, architecture, &orders, &folder))?;
+        let release = fs::read_to_string(folder.join(RELEASE))?;
+        self.with_module(&folder, &release)
     }
 
     /// Builds the module for a kernel that is there.
@@ -143,8 +86,13 @@ impl<'a> Parts<'a> {
     /// When Debian lacks it.
     pub(crate) fn qemu(&mut self) -> Result<Program> {
         let names = self.architecture.description();
-        let firmware = firmware(self.architecture);
-        self.program("qemu", names.emulator, names.emulator_package, firmware)
+        let wanted = Wanted {
+            program: names.emulator,
+            package: names.emulator_package,
+            suite: None,
+            firmware: names.firmware,
+        };
+        self.program("qemu", &wanted)
     }
 
     /// What starts another kernel where the kernel itself cannot load one from a file, as Debian's
@@ -153,28 +101,17 @@ impl<'a> Parts<'a> {
     /// # Errors
     /// When Debian lacks it.
     pub(crate) fn kexec(&mut self) -> Result<Program> {
-        self.program("kexec", "kexec", "kexec-tools", &[])
+        let wanted =
+            Wanted { program: "kexec", package: "kexec-tools", suite: None, firmware: &[] };
+        self.program("kexec", &wanted)
     }
 
-    /// A program, fetched unless it is there.
-    fn program(
-        &mut self,
-        name: &str,
-        program: &str,
-        package: &str,
-        firmware: &[&str],
-    ) -> Result<Program> {
+    fn program(&mut self, name: &str, wanted: &Wanted) -> Result<Program> {
         let folder = self.folder.join(name);
-        let mark = folder.join("version");
-        if let Ok(version) = fs::read_to_string(&mark) {
-            return Ok(Program { folder, version: version.trim().to_owned() });
+        match Program::in_folder(&folder) {
+            Some(program) => Ok(program),
+            None => Program::fetch(self.apt()?, &folder, wanted),
         }
-        let apt = self.apt()?;
-        let version = process::step(&format!("fetching {package} and what it needs"), || {
-            unpack_program(apt, &folder, program, package, firmware)
-        })?;
-        fs::write(&mark, &version)?;
-        Ok(Program { folder, version })
     }
 
     fn apt(&mut self) -> Result<&Apt> {
@@ -186,214 +123,5 @@ impl<'a> Parts<'a> {
             self.apt = Some(apt);
         }
         self.apt.as_ref().context("no package lists")
-    }
-}
-
-/// What QEMU reads when it starts a kernel with serial console.
-fn firmware(architecture: Architecture) -> &'static [&'static str] {
-    match architecture {
-        Architecture::X86_64 => &["bios-256k.bin", "kvmvapic.bin", "linuxboot_dma.bin"],
-        Architecture::Aarch64 => &[],
-    }
-}
-
-fn unpack_kernel(apt: &Apt, folder: &Path, packages: impl Iterator<Item = String>) -> Result<()> {
-    let unpacked = folder.join("unpacked");
-    if unpacked.exists() {
-        fs::remove_dir_all(&unpacked)?;
-    }
-    for name in packages {
-        let package = apt.download(&name)?;
-        debian::unpack(
-            &package,
-            &unpacked,
-            &["*/vmlinuz*", "*/kernel/drivers/*", "*/kernel/crypto/*", "*/kernel/lib/*"],
-        )?;
-        fs::remove_file(package)?;
-    }
-    let files = files_under(&unpacked);
-    let modules = folder.join("modules");
-    fs::create_dir_all(&modules)?;
-    for driver in DRIVERS {
-        let mut order = Vec::new();
-        with_dependencies(&files, driver, &modules, &mut order)?;
-        fs::write(modules.join(format!("{driver}.order")), order.join("\n"))?;
-    }
-    let image = files
-        .iter()
-        .find(|file| file.file_name().is_some_and(|n| n.to_string_lossy().starts_with("vmlinuz")))
-        .context("the packages hold no kernel image")?;
-    fs::rename(image, folder.join("vmlinuz"))?;
-    fs::remove_dir_all(unpacked)?;
-    Ok(())
-}
-
-/// Decompresses a module and those that it depends on, and lists them in the order of loading.
-fn with_dependencies(
-    files: &[PathBuf],
-    module: &str,
-    to: &Path,
-    order: &mut Vec<String>,
-) -> Result<()> {
-    if order.iter().any(|listed| listed == module) {
-        return Ok(());
-    }
-    let file = files
-        .iter()
-        .find(|file| is_module(file, module) || is_module(file, &module.replace('_', "-")))
-        .with_context(|| format!("the packages hold no module {module}"))?;
-    let plain = to.join(format!("{module}.ko"));
-    decompress(file, &plain)?;
-    for needed in dependencies(&fs::read(&plain)?) {
-        with_dependencies(files, &needed, to, order)?;
-    }
-    order.push(module.to_owned());
-    Ok(())
-}
-
-/// What a module says that it depends on.
-fn dependencies(module: &[u8]) -> Vec<String> {
-    module
-        .split(|&byte| byte == 0)
-        .find_map(|text| text.strip_prefix(b"depends="))
-        .map(String::from_utf8_lossy)
-        .iter()
-        .flat_map(|list| list.split(','))
-        .filter(|name| !name.is_empty())
-        .map(str::to_owned)
-        .collect()
-}
-
-fn unpack_program(
-    apt: &Apt,
-    folder: &Path,
-    program: &str,
-    package: &str,
-    firmware: &[&str],
-) -> Result<String> {
-    let unpacked = folder.join("unpacked");
-    for old in [&unpacked, &folder.join("libraries"), &folder.join("firmware")] {
-        if old.exists() {
-            fs::remove_dir_all(old)?;
-        }
-    }
-    let packages = apt.download_with_dependencies(package)?;
-    for package in &packages {
-        debian::unpack(package, &unpacked, &["./*"])?;
-    }
-    let version = packages
-        .iter()
-        .filter_map(|file| file.file_name()?.to_str()?.strip_prefix(&format!("{package}_")))
-        .filter_map(|rest| rest.split('_').next())
-        .map(|version| version.replace("%3a", ":"))
-        .next()
-        .with_context(|| format!("apt-get downloaded no {package}"))?;
-    let files = files_under(&unpacked);
-    let find = |name: &str| {
-        files
-            .iter()
-            .find(|file| file.file_name().is_some_and(|found| found == name))
-            .with_context(|| format!("the packages of {package} hold no {name}"))
-    };
-    let libraries = folder.join("libraries");
-    fs::create_dir_all(&libraries)?;
-    fs::create_dir_all(folder.join("firmware"))?;
-    for name in firmware {
-        fs::copy(find(name)?, folder.join("firmware").join(name))?;
-    }
-    // Not its configuration, which may have the same name.
-    let installed = files
-        .iter()
-        .find(|file| ["bin", "sbin"].iter().any(|bin| file.ends_with(format!("{bin}/{program}"))))
-        .with_context(|| format!("the packages of {package} hold no program {program}"))?;
-    fs::copy(installed, folder.join(program))?;
-    let mut open = vec![folder.join(program)];
-    while let Some(file) = open.pop() {
-        for needed in needed_libraries(&file)? {
-            let copy = libraries.join(&needed);
-            if !copy.is_file() {
-                let found = resolve(&unpacked, &needed)?;
-                fs::copy(&found, &copy)?;
-                open.push(copy);
-            }
-        }
-    }
-    let loader = fs::read_dir(&libraries)?
-        .flatten()
-        .map(|entry| entry.path())
-        .find(|path| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("ld-linux")))
-        .with_context(|| format!("{program} needs no loader"))?;
-    fs::copy(loader, folder.join("loader"))?;
-    for package in packages {
-        fs::remove_file(package)?;
-    }
-    fs::remove_dir_all(unpacked)?;
-    Ok(version)
-}
-
-/// A library by its name, which may be a link.
-fn resolve(root: &Path, name: &str) -> Result<PathBuf> {
-    let output = Command::new("find")
-        .arg(root)
-        .args(["-name", name, "-not", "-type", "d"])
-        .stdin(Stdio::null())
-        .output()
-        .context("cannot start find")?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let found = text.lines().next().with_context(|| format!("no library {name}"))?;
-    fs::canonicalize(found).with_context(|| format!("{found} is a link to nowhere"))
-}
-
-/// DT_NEEDED of a program or library.
-fn needed_libraries(file: &Path) -> Result<Vec<String>> {
-    let bytes = fs::read(file)?;
-    let elf = ElfBytes::<AnyEndian>::minimal_parse(&bytes)?;
-    let Some(dynamic) = elf.dynamic()? else {
-        bail!("{} is linked statically", file.display());
-    };
-    let strings = elf.section_headers_with_strtab()?;
-    let (Some(headers), Some(names)) = strings else { bail!("{} has no sections", file.display()) };
-    let table = headers
-        .iter()
-        .find(|header| {
-            usize::try_from(header.sh_name)
-                .is_ok_and(|at| names.get(at).is_ok_and(|name| name == ".dynstr"))
-        })
-        .with_context(|| format!("{} has no .dynstr", file.display()))?;
-    let strings = elf.section_data_as_strtab(&table)?;
-    dynamic
-        .iter()
-        .filter(|entry| entry.d_tag == DT_NEEDED)
-        .map(|entry| {
-            let at = usize::try_from(entry.d_val())?;
-            Ok(strings.get(at)?.to_owned())
-        })
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn packages_tell_the_release() {
-        assert_eq!(
-            Series::Stable.split("linux-image-6.12.118+deb13-amd64-unsigned"),
-            Some(("6.12.118+deb13-amd64", None))
-        );
-        assert_eq!(
-            Series::Newest.split("linux-binary-7.3.4+deb13-arm64"),
-            Some(("7.3.4+deb13-arm64", Some("linux-modules-7.3.4+deb13-arm64".to_owned())))
-        );
-    }
-
-    #[test]
-    fn modules_tell_what_they_need() {
-        assert_eq!(
-            dependencies(b"\x7fELF\0depends=dca,i2c-algo-bit\0name=igb\0"),
-            ["dca", "i2c-algo-bit"]
-        );
-        assert!(dependencies(b"\0depends=\0").is_empty());
-        assert!(dependencies(b"").is_empty());
     }
 }

@@ -1,21 +1,18 @@
-//! `pvmsi-bounded-lab`: a bounded `configure` of a function behind VFIO, as the host's kernel sees it.
+//! A bounded `configure` of a function behind VFIO, as the host's kernel sees it.
 //!
-//! Runs in the emulated host, in place of a VMM: the service with one function, and a call
-//! buffer. Prints a line for each case: what the longest call has asked of the kernel, and what is left
+//! Prints a line for each case: what the longest call has asked of the kernel, and what is left
 //! behind when the configure is given up half way.
 
 mod host;
-mod kernel;
+mod trace;
 
-use std::process::ExitCode;
-
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use pvmsi_protocol::Sequence;
 
-use crate::host::{Answer, Host};
-use crate::kernel::{Trace, interrupts, open_files};
-
-const USAGE: &str = "usage: pvmsi-bounded-lab FUNCTION BOUND, as 0000:01:00.0 16";
+use self::host::Host;
+use self::trace::{Trace, open_files};
+use crate::guest::Answer;
+use crate::interrupts;
 
 /// Calls after which a configure is given up.
 const HALF_WAY: usize = 5;
@@ -33,27 +30,11 @@ const ENDS: [Event; 4] = [
     ("removal", Host::remove),
 ];
 
-fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let result = match words.as_slice() {
-        [function, bound] => run(function, bound),
-        _ => {
-            eprintln!("{USAGE}");
-            return ExitCode::from(2);
-        }
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn run(function: &str, bound: &str) -> Result<()> {
-    let bound: u16 = bound.parse().context("the bound is no number")?;
+/// Runs all cases with at most `bound` vectors for a call.
+///
+/// # Errors
+/// Where something else happens than in an emulated host must.
+pub(crate) fn run(function: &str, bound: u16) -> Result<()> {
     let trace = Trace::start()?;
     let mut host = Host::new(function, bound)?;
     println!("vectors={} grows={}", host.vectors(), host.grows());
@@ -73,7 +54,7 @@ fn run(function: &str, bound: &str) -> Result<()> {
     for (name, end) in ENDS {
         host.start()?;
         begin(&mut host)?;
-        ensure!(interrupts(function)? > 0, "{name}: nothing was prepared");
+        ensure!(!interrupts::of(function)?.is_empty(), "{name}: nothing was prepared");
         end(&mut host)?;
         left(name, &host, function, files)?;
     }
@@ -119,7 +100,7 @@ fn complete(host: &mut Host, trace: &Trace, sequence: Sequence, calls: usize) ->
 
 /// Prints what is left: interrupts of the host, events that are attached, open files.
 fn left(name: &str, host: &Host, function: &str, files: usize) -> Result<()> {
-    let interrupts = interrupts(function)?;
+    let interrupts = interrupts::of(function)?.len();
     // A function that is gone has closed its own as well.
     let files = open_files()?.saturating_sub(files);
     println!("left {name} interrupts={interrupts} attached={} files={files}", host.attached());

@@ -1,4 +1,4 @@
-//! What the host's kernel says: its tracepoints, its interrupts.
+//! What the host's kernel is asked for, by its tracepoints.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -61,15 +61,6 @@ impl Trace {
         let text = fs::read_to_string(&self.buffer).context("the trace cannot be read")?;
         seen(&text)
     }
-}
-
-/// How many interrupts of the host are the function's.
-///
-/// # Errors
-/// Where that cannot be read.
-pub(crate) fn interrupts(function: &str) -> Result<usize> {
-    let text = fs::read_to_string("/proc/interrupts")?;
-    Ok(text.lines().filter(|line| line.contains("vfio-msi") && line.contains(function)).count())
 }
 
 /// Files that this process has open.
