@@ -75,27 +75,21 @@ impl Switch {
         if error.available().is_some() {
             self.complain(SHORT_OF_INTERRUPTS, &error);
         }
-        let (mut has, mut has_not) = (first, most);
+        let mut has_not = most;
         // Ends: what lies between the two becomes less each time.
-        loop {
-            let Some(available) = error.available() else { break };
+        while let Some(available) = error.available() {
             let enough = if error.is_guess() && least < has_not { least } else { 0 };
             let next = available.max(enough);
-            if next <= has || next >= has_not {
+            if next <= first || next >= has_not {
                 break;
             }
-            match self.set_up_from(has, next) {
-                Ok(()) => {
-                    return Ok(if error.is_guess() {
-                        self.grow_set_up(next, has_not)
-                    } else {
-                        next
-                    });
-                }
+            match self.set_up_from(first, next) {
+                Ok(()) if error.is_guess() => return Ok(self.grow_set_up(next, has_not)),
+                Ok(()) => return Ok(next),
                 Err(now) => (has_not, error) = (next, now),
             }
         }
-        has = has.min(self.world.set_up);
+        let has = first.min(self.world.set_up);
         if has > 0 && error.available().is_some() { Ok(has) } else { Err(error) }
     }
 
