@@ -1,6 +1,7 @@
 //! The host's kernel moves the function's interrupts to other processors, and writes mask bits meanwhile.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+#![allow(clippy::cast_possible_truncation)]
 
 mod fixture;
 
