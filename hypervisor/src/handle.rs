@@ -134,6 +134,24 @@ impl FunctionHandle {
         self.entry.operate(|operation| operation.allow())
     }
 
+    /// Takes all of the function's pages out of the guest's memory map, and lets no access reach its BARs, until [`repair`](Self::repair): reads give ones, as of a function that is not there. For a function that has reported an error ([`VfioFunction::watch_errors`](crate::VfioFunction::watch_errors)), and for one that somebody else is about to reset, or put to sleep: what the guest has masked is known then. Its interrupts arrive if it sends any; its vectors stay assigned, and calls say *host-revoked*. Waits for memory slots.
+    ///
+    /// # Errors
+    /// See [`FunctionError`]. Pages that the kernel refuses to take out are tried again with each operation.
+    pub fn freeze(&self) -> Result<(), FunctionError> {
+        self.entry.operate(|operation| operation.freeze())
+    }
+
+    /// Puts the function's table right after something that the service cannot see may have changed it: error recovery, the host's sleep, a reset through sysfs. Reads again where the function is decoded, writes the table messages, and counts another generation; ends [`freeze`](Self::freeze). What is assigned survives. Mask bits stay what they were where the table was trapped or frozen in time; of a direct table those count that stand there by now, and Linux clears them. To call it without need costs no more than two changes of mode. Waits for memory slots, and for the interrupt set-up where the table could not be read before.
+    ///
+    /// `false` where the function still gives nothing but ones: it is frozen then, and may be repaired later. One with decoding off is as good as repaired: its table is written when the guest turns it on. So is one whose table cannot be written: that is tried again with each operation, and the table stays trapped.
+    ///
+    /// # Errors
+    /// See [`FunctionError`].
+    pub fn repair(&self) -> Result<bool, FunctionError> {
+        self.entry.operate(|operation| operation.repair())
+    }
+
     /// How the function stands. Waits for nothing but the lock.
     ///
     /// # Errors

@@ -35,6 +35,10 @@
 //! along: [`ServiceState`]. A VMM that wants to know when a table changes hands
 //! gives the service an observer: [`Service::on_change`].
 //!
+//! A function can lose its table without a word to the service: by an error, or while the host sleeps.
+//! The VMM is told of the first by [`VfioFunction::watch_errors`], and finds the second out with
+//! [`SleepWatch`]; it answers with [`FunctionHandle::freeze`] and [`FunctionHandle::repair`].
+//!
 //! # Locks, re-entry, blocking
 //!
 //! Each function has a lock, held while a call, an access or a [`FunctionHandle`]'s
@@ -56,7 +60,7 @@
 //! | what an irqfd has under way (`KVM_IRQFD`) | short | whatever masks a vector of a trapped table, or takes vectors down |
 //! | the interrupt set-up (`VFIO_DEVICE_SET_IRQS`) | grows with the vectors | `configure`, `release`; a write that changes MSI-X Enable; the first unmask of a trapped table; resets, waking up, [`Service::restore`] and [`Service::resume`]; removal |
 //! | handlers that are under way (`membarrier`) | a grace period, up to four on x86 where mask bits are set; 20 ms more each where they are threads | `configure` and some `update`s; whatever hands a table over or takes it back; [`Service::save`] |
-//! | memory slots (`KVM_SET_USER_MEMORY_REGION`) | a grace period for each that goes | whatever changes the table's mode, a BAR, decoding or the power state; [`Service::add_function`] |
+//! | memory slots (`KVM_SET_USER_MEMORY_REGION`) | a grace period for each that goes | whatever changes the table's mode, a BAR, decoding or the power state; [`FunctionHandle::freeze`], [`FunctionHandle::repair`]; [`Service::add_function`] |
 //! | a reset of the function | its own time, 100 ms and more | a function level reset, [`FunctionHandle::reset`], [`Service::reset`] |
 //!
 //! What the kernel has refused the next operation on the function tries again, whichever
@@ -86,6 +90,7 @@ mod router;
 mod routes;
 mod save;
 mod service;
+mod sleep;
 mod switch;
 mod sync;
 mod vector_table;
@@ -118,6 +123,7 @@ pub use router::Router;
 pub use routes::{Gsi, Route, RouteChange, Routes, RoutesError};
 pub use save::{RestoreError, Saved, ServiceState, StateVersion, Versioned};
 pub use service::{AddFunctionError, DoorbellError, NotAdded, Service, ServiceConfig};
+pub use sleep::SleepWatch;
 pub use vector_table::{MappedTable, TableError, VectorTable};
 #[cfg(feature = "vfio")]
 pub use vfio::{

@@ -29,8 +29,8 @@ use kvm_ioctls::VmFd;
 use pvmsi_protocol::VectorIndex;
 use thiserror::Error;
 use vfio_bindings::bindings::vfio::{
-    VFIO_IRQ_INFO_NORESIZE, VFIO_PCI_MSIX_IRQ_INDEX, VFIO_PCI_REQ_IRQ_INDEX,
-    VFIO_REGION_INFO_FLAG_MMAP,
+    VFIO_IRQ_INFO_NORESIZE, VFIO_PCI_ERR_IRQ_INDEX, VFIO_PCI_MSIX_IRQ_INDEX,
+    VFIO_PCI_REQ_IRQ_INDEX, VFIO_REGION_INFO_FLAG_MMAP,
 };
 use vfio_ioctls::{
     VfioContainer, VfioDevice, VfioDeviceFd, VfioIommufd, VfioOps, VfioRegionInfoCap,
@@ -317,9 +317,28 @@ impl VfioFunction {
     /// # Errors
     /// No descriptor is left, or [`VfioError::Request`].
     pub fn watch_requests(&self) -> Result<EventFd, VfioError> {
-        let failed = |source| VfioError::Request { operation: "watching for its removal", source };
+        self.watch(VFIO_PCI_REQ_IRQ_INDEX, "watching for its removal")
+    }
+
+    /// An event that the kernel signals when the function, or one above it on its bus, has reported an error that it could not correct. `None` where the function has no such thing: it is no PCI Express function. The kernel does not say how bad it was, and signals *before* it resets a link that has failed: BARs and table may be lost a moment later, and nobody says when that is over. [Freeze](crate::FunctionHandle::freeze) the function at once, and [repair](crate::FunctionHandle::repair) it when no more has come for some seconds.
+    ///
+    /// Source: Linux `vfio_pci_core_aer_err_detected`, `pcie_do_recovery`.
+    ///
+    /// # Errors
+    /// No descriptor is left, or [`VfioError::Request`].
+    pub fn watch_errors(&self) -> Result<Option<EventFd>, VfioError> {
+        let there = self.device.get_irq_info(VFIO_PCI_ERR_IRQ_INDEX);
+        there
+            .is_some_and(|info| info.count > 0)
+            .then(|| self.watch(VFIO_PCI_ERR_IRQ_INDEX, "watching for its errors"))
+            .transpose()
+    }
+
+    /// An event for an interrupt of the kernel's own.
+    fn watch(&self, interrupt: u32, operation: &'static str) -> Result<EventFd, VfioError> {
+        let failed = |source| VfioError::Request { operation, source };
         let event = crate::event::new().map_err(VfioError::Event)?;
-        self.device.enable_irq(VFIO_PCI_REQ_IRQ_INDEX, vec![&event]).map_err(failed)?;
+        self.device.enable_irq(interrupt, vec![&event]).map_err(failed)?;
         Ok(event)
     }
 }

@@ -1,11 +1,12 @@
 //! Configuration space and resets: MSI-X Message Control is the service's, the rest is the function's and watched.
 
-use pvmsi_protocol::TableMode;
+use pvmsi_protocol::{TableMessage, TableMode, VectorIndex};
 
 use super::guest::{LegacyEntry, MsixControl, Owner};
+use super::host::{Debts, Host};
 use super::operation::Operation;
 use crate::capability::{
-    BARS, COMMAND, COMMAND_MEMORY, CONFIG_BYTES, MSIX_ENABLE, MSIX_FUNCTION_MASK,
+    self, BARS, COMMAND, COMMAND_MEMORY, CONFIG_BYTES, MSIX_ENABLE, MSIX_FUNCTION_MASK,
 };
 
 impl Operation<'_> {
@@ -138,6 +139,68 @@ impl Operation<'_> {
             self.after_reset();
         }
         self.refresh();
+    }
+
+    /// Lets nothing reach the function until [`repair`](Self::repair): it may stop to answer, or be reset by others, at any moment.
+    pub(crate) fn freeze(mut self) {
+        self.take_from_guest();
+        self.host.insert(Host::FROZEN);
+        self.debts.insert(Debts::PUBLISH);
+        // What fails is owed.
+        let _ = self.show();
+    }
+
+    /// Puts right what the function may have lost without a word to the service. `false` where it does not answer: it is frozen.
+    pub(crate) fn repair(mut self) -> bool {
+        let taken = self.take_from_guest();
+        self.host.remove(Host::FROZEN);
+        self.debts.insert(Debts::PUBLISH);
+        // Whoever has reset it may have left decoding off.
+        self.read_placement();
+        let silent = self.is_silent();
+        self.host.set(Host::FROZEN, silent);
+        self.tally.next_generation();
+        if taken && !silent {
+            self.recover_table();
+        } else {
+            // The guest has it still, with its mask bits in it; or nobody has.
+            self.rewrite_table();
+        }
+        self.refresh();
+        !silent
+    }
+
+    /// Takes all pages out. The mask bits of a direct table are the guest's, whoever has cleared some. `false` where some pages are still shown.
+    fn take_from_guest(&mut self) -> bool {
+        let direct = self.world.mode == TableMode::Direct;
+        let silent = direct && self.table_is_silent();
+        let taken = self.hide_all();
+        // It may have fallen silent while its mask bits were read.
+        if direct
+            && taken
+            && (silent || self.table_is_silent())
+            && let Owner::Assigned(vectors) = &mut self.guest.owner
+        {
+            // Ones are what nobody has answered. A vector that the guest has masked may fire: that is
+            // less than one that it waits for in vain.
+            vectors.iter_mut().for_each(|vector| vector.masked = false);
+            self.world.wires.all_changed();
+            self.converge_or_owe();
+        }
+        taken
+    }
+
+    /// Whether the function gives ones where it should answer.
+    fn is_silent(&mut self) -> bool {
+        let command = capability::word(self.function.as_mut(), COMMAND.start);
+        command == u16::MAX || self.table_is_silent()
+    }
+
+    fn table_is_silent(&mut self) -> bool {
+        let ones = |message: TableMessage| message.address == u64::MAX && message.data == u32::MAX;
+        self.world.set_up > 0
+            && self.answers()
+            && self.function.table().message(VectorIndex(0)).is_ok_and(ones)
     }
 
     /// Machine reset: everything to the state at power-on, decoding off.

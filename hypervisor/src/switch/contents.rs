@@ -16,7 +16,7 @@ const LOOKS: usize = 4;
 impl Switch {
     /// Learns what the host has put into the table, as soon as it can be read. Of a direct table no entry that the guest has.
     pub(super) fn read_table_messages(&mut self) {
-        if !self.guest.placement.answers() {
+        if !self.answers() {
             return;
         }
         let first = match self.world.mode {
@@ -59,7 +59,7 @@ impl Switch {
     /// Learns the messages that the host has changed by itself.
     pub(super) fn follow_messages(&mut self) {
         let moves = decide::host_moves_messages(&self.fixed, self.world.mode);
-        if !moves || !self.guest.placement.answers() {
+        if !moves || !self.answers() {
             return;
         }
         let Ok(hosts) = self.hosts_messages() else { return };
@@ -82,7 +82,7 @@ impl Switch {
         if self.world.set_up == 0 {
             return true;
         }
-        if !self.guest.placement.answers() {
+        if !self.answers() {
             self.debts.insert(Debts::TABLE);
             return true;
         }

@@ -261,7 +261,7 @@ impl Switch {
     #[inline]
     pub(super) fn can_reach(&self, vector: VectorIndex) -> bool {
         vector.as_usize() < self.world.set_up
-            && self.guest.placement.answers()
+            && self.answers()
             && self.world.wires.get(vector).is_some_and(|vector| vector.table_message.is_some())
     }
 

@@ -33,15 +33,22 @@ pub(crate) fn reasons(
     reasons.set(Reasons::MSIX_DISABLED, !guest.control.enable);
     reasons.set(Reasons::DECODING_OFF, !guest.placement.decoding);
     reasons.set(Reasons::POWER_STATE, !guest.placement.full_power);
-    reasons.set(Reasons::HOST_REVOKED, host.intersects(Host::REVOKED.union(Host::PAUSED)));
+    let revoked = Host::REVOKED.union(Host::PAUSED).union(Host::FROZEN);
+    reasons.set(Reasons::HOST_REVOKED, host.intersects(revoked));
     reasons.set(Reasons::HELD_EVENT, held);
     reasons.set(Reasons::MIGRATED, host.contains(Host::MIGRATED));
     reasons
 }
 
+/// Whether the function answers accesses to its memory.
+#[inline]
+pub(crate) fn answers(placement: &Placement, host: Host) -> bool {
+    placement.decoding && placement.full_power && !host.contains(Host::FROZEN)
+}
+
 /// What the guest's memory map shall show.
-pub(crate) fn view(placement: &Placement, mode: TableMode) -> View {
-    if placement.answers() {
+pub(crate) fn view(placement: &Placement, host: Host, mode: TableMode) -> View {
+    if answers(placement, host) {
         View { bars: placement.bars.map(|bar| bar.map(GuestAddress)), table: mode }
     } else {
         View::NOTHING
@@ -244,6 +251,7 @@ mod tests {
         assert_eq!(guest_with(|guest| guest.placement.full_power = false), Reasons::POWER_STATE);
         assert_eq!(host_with(Host::REVOKED), Reasons::HOST_REVOKED);
         assert_eq!(host_with(Host::PAUSED), Reasons::HOST_REVOKED);
+        assert_eq!(host_with(Host::FROZEN), Reasons::HOST_REVOKED);
         assert_eq!(host_with(Host::MIGRATED), Reasons::MIGRATED);
         assert_eq!(owing(Debts::PAGES), Reasons::NOT_MAPPABLE);
         assert_eq!(owing(Debts::HAND_OVER), Reasons::NOT_MAPPABLE);
@@ -256,15 +264,16 @@ mod tests {
     fn nothing_is_shown_of_a_function_that_does_not_answer() {
         let mut placement = Placement { decoding: true, ..Placement::NOWHERE };
         placement.bars[0] = Some(0xc000_0000);
-        let shown = view(&placement, TableMode::Direct);
+        let shown = view(&placement, Host::all() - Host::FROZEN, TableMode::Direct);
         assert_eq!(shown.bars[0], Some(GuestAddress(0xc000_0000)));
         assert_eq!(shown.table, TableMode::Direct);
         for stopped in [
             Placement { decoding: false, ..placement },
             Placement { full_power: false, ..placement },
         ] {
-            assert_eq!(view(&stopped, TableMode::Direct), View::NOTHING);
+            assert_eq!(view(&stopped, Host::empty(), TableMode::Direct), View::NOTHING);
         }
+        assert_eq!(view(&placement, Host::FROZEN, TableMode::Direct), View::NOTHING);
     }
 
     fn want(guest: &Guest, host: Host, mode: TableMode, wire: Wire) -> Wanted {

@@ -33,11 +33,6 @@ pub(crate) struct Placement {
 impl Placement {
     pub(crate) const NOWHERE: Self =
         Self { decoding: false, full_power: true, bars: [None; BarIndex::COUNT] };
-
-    /// Whether the function answers accesses to its memory.
-    pub(crate) const fn answers(&self) -> bool {
-        self.decoding && self.full_power
-    }
 }
 
 /// Whom the routes follow.

@@ -12,6 +12,8 @@ bitflags! {
         const PAUSED = 1 << 1;
         /// The vectors were assigned on another host: the guest must ask for the table again.
         const MIGRATED = 1 << 2;
+        /// The function has failed, or is about to be reset by others: nothing reaches it until it is repaired.
+        const FROZEN = 1 << 3;
     }
 }
 

@@ -63,7 +63,7 @@ impl Drop for Operation<'_> {
 impl Switch {
     /// Whether something is owed that can be paid.
     fn owes(&self) -> bool {
-        let answers = self.guest.placement.answers();
+        let answers = self.answers();
         let trapped = self.world.mode == TableMode::Trapped;
         let vectors = self.world.wires.len();
         self.debts.intersects(Debts::PAYABLE)
@@ -148,7 +148,7 @@ impl Decoded {
     pub(crate) fn publish(&self, switch: &Switch) {
         let placement = &switch.guest.placement;
         let mut now = [None; BarIndex::COUNT];
-        if placement.answers() {
+        if switch.answers() {
             let placed = placement.bars.iter().zip(switch.fixed.layout.bars());
             for (range, (address, bar)) in now.iter_mut().zip(placed) {
                 *range = address.zip(*bar).map(|(address, Bar { size, .. })| (address, size));

@@ -34,7 +34,13 @@ impl Switch {
     }
 
     pub(super) fn view(&self) -> View {
-        decide::view(&self.guest.placement, self.world.mode)
+        decide::view(&self.guest.placement, self.host, self.world.mode)
+    }
+
+    /// Whether the function answers accesses to its memory.
+    #[inline]
+    pub(super) fn answers(&self) -> bool {
+        decide::answers(&self.guest.placement, self.host)
     }
 
     /// What a vector shall be now.
@@ -120,6 +126,7 @@ impl Switch {
         Reader {
             fixed: &self.fixed,
             guest: &self.guest,
+            answers: self.answers(),
             world: &self.world,
             counters: &mut self.tally.counters,
             function: self.function.as_mut(),
@@ -131,6 +138,7 @@ impl Switch {
 pub(crate) struct Reader<'a> {
     fixed: &'a Fixed,
     guest: &'a Guest,
+    answers: bool,
     world: &'a World,
     counters: &'a mut Counters,
     function: &'a mut dyn PciFunction,
@@ -185,8 +193,7 @@ impl Reader<'_> {
     fn pending(&mut self, vector: VectorIndex) -> bool {
         self.world.aside.contains(vector)
             || self.world.wires.waits(vector)
-            || self.guest.placement.answers()
-                && self.function.table().pending(vector).unwrap_or(false)
+            || self.answers && self.function.table().pending(vector).unwrap_or(false)
     }
 
     pub(crate) fn config_read(&mut self, offset: u64, data: &mut [u8]) {
@@ -220,7 +227,7 @@ impl Reader<'_> {
         match hit {
             Hit::Neighbour => {
                 count(&mut self.counters.neighbour_reads);
-                if self.guest.placement.answers() {
+                if self.answers {
                     self.function.bar_read(bar, offset, data);
                 }
             }

@@ -19,7 +19,7 @@ impl Switch {
         match hit {
             Hit::Neighbour => {
                 count(&mut counters.neighbour_writes);
-                if self.guest.placement.answers() {
+                if self.answers() {
                     self.function.bar_write(bar, offset, data);
                 }
             }

@@ -55,6 +55,7 @@ mod memory;
 mod output;
 mod pci;
 mod probe;
+mod recovery;
 mod removal;
 mod run;
 mod serial;

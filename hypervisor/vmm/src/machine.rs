@@ -29,6 +29,7 @@ use crate::error::MachineError;
 use crate::measurements::{
     ExitCounters, ExitCounts, FunctionService, Host, LongestCall, REPORT_SCHEMA, Recorder, Report,
 };
+use crate::recovery::RecoveryThread;
 use crate::removal::{GRACE, Removed, RequestThread};
 use crate::serial::SerialPort;
 use crate::vcpu::{self, Vcpu};
@@ -45,6 +46,7 @@ pub struct Machine {
     _threads: Threads,
     _devices: Option<DeviceThreads>,
     _requests: Option<RequestThread>,
+    _recovery: Option<RecoveryThread>,
     removed: Removed,
     parts: Arc<Parts>,
 }
@@ -169,8 +171,16 @@ impl Machine {
         let removed = Removed::default();
         let requests = RequestThread::start(functions.requests, removed.clone(), GRACE);
         let requests = requests.map_err(thread)?;
+        let recovery = RecoveryThread::start(functions.watched).map_err(thread)?;
         let threads = Threads::start(&parts)?;
-        Ok(Self { _threads: threads, _devices: devices, _requests: requests, removed, parts })
+        Ok(Self {
+            _threads: threads,
+            _devices: devices,
+            _requests: requests,
+            _recovery: recovery,
+            removed,
+            parts,
+        })
     }
 
     /// Lets the vCPUs run: the start, and the end of a pause.

@@ -45,6 +45,8 @@ pub enum Operation {
     Revoke(bool),
     /// The host resets the function.
     ResetFunction,
+    /// The host fears that the function has lost its table, and repairs it.
+    Repair,
     /// The host resets the machine.
     ResetMachine,
     /// The host removes the function, and plugs a new one.
@@ -160,6 +162,7 @@ pub fn operations(bounds: &Bounds, state: &State) -> Vec<Operation> {
         Operation::FunctionLevelReset,
         Operation::Revoke(!rules.revoked),
         Operation::ResetFunction,
+        Operation::Repair,
         Operation::ResetMachine,
         Operation::Remove,
     ]);
@@ -218,6 +221,10 @@ impl Operation {
                 rules.table_rewritten();
                 rules.reset_unseen = unseen;
             }
+            Self::Repair => {
+                rules.table_rewritten();
+                rules.reset_unseen = unseen;
+            }
             Self::Control(enable, function_mask) => {
                 rules.enable = enable;
                 rules.function_mask = function_mask;
@@ -269,7 +276,9 @@ impl Operation {
             Self::Configure(_) | Self::Release | Self::Control(..) => (1, 1),
             Self::Update(_) => (1, 0),
             // Twice where the host could not read its messages yet, and the function has lost them.
-            Self::Power(true) | Self::FunctionLevelReset | Self::ResetFunction => (1, 2),
+            Self::Power(true) | Self::FunctionLevelReset | Self::ResetFunction | Self::Repair => {
+                (1, 2)
+            }
             Self::ResetMachine | Self::Remove => (2, 2),
             _ => (0, 0),
         }

@@ -20,7 +20,7 @@
 //! |---|---|
 //! | guest | mask and unmask (by its mapping, by an exit, by an exit that came before the mapping), write messages, `configure`, `update`, `release`, `restore`, MSI-X Enable, Function Mask, memory decoding, power state, BAR, function level reset, a reset by a register |
 //! | device | raise an event whose message arrives at once, or later |
-//! | host | revoke, allow, reset the function, reset the machine, remove the function |
+//! | host | revoke, allow, reset the function, repair it, reset the machine, remove the function |
 //!
 //! Operations on one function are behind one lock. What can act in the middle of
 //! one is what needs no lock: the device, messages under way, and the other

@@ -340,6 +340,10 @@ impl Rig {
                 let done = if revoked { function.revoke() } else { function.allow() };
                 self.must(done.is_ok());
             }
+            Operation::Repair => {
+                let answers = self.function(FUNCTION)?.repair()?;
+                self.must(answers);
+            }
             Operation::ResetMachine => {
                 self.service.reset()?;
                 step.busy = None;

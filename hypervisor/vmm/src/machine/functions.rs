@@ -17,6 +17,7 @@ use crate::config::{Backend, FunctionConfig, MachineConfig};
 use crate::error::MachineError;
 use crate::measurements::FunctionReport;
 use crate::measurements::RecordedFunction;
+use crate::recovery::Watched;
 use crate::{file_limit, host, pci};
 
 /// A function of a machine.
@@ -31,7 +32,15 @@ pub struct MachineFunction {
 }
 
 /// What serves a function, and the device behind it when that is in software.
-type Opened = (Box<dyn PciFunction>, Option<Arc<SoftwareDevice>>, Option<EventFd>);
+type Opened = (Box<dyn PciFunction>, Option<Arc<SoftwareDevice>>, Option<Signals>);
+
+/// What the host's kernel signals of a real function.
+struct Signals {
+    /// It wants the function back.
+    request: EventFd,
+    /// The function has reported an error, where it can.
+    errors: Option<EventFd>,
+}
 
 /// The functions of a machine while it is built.
 pub(super) struct Functions {
@@ -41,6 +50,8 @@ pub(super) struct Functions {
     pub(super) notes: Vec<String>,
     /// Signalled when the host wants a function back.
     pub(super) requests: Vec<(FunctionHandle, EventFd)>,
+    /// Real functions, which fail and sleep with the host.
+    pub(super) watched: Vec<Watched>,
 }
 
 impl Functions {
@@ -64,6 +75,7 @@ impl Functions {
             vfio: None,
             notes: Vec::new(),
             requests: Vec::new(),
+            watched: Vec::new(),
         };
         let mut files = 0_u64;
         let limit = file_limit::raise();
@@ -73,7 +85,7 @@ impl Functions {
                 message,
             };
             let id = pci::address(n).ok_or_else(|| failed("the bus is full".to_owned()))?;
-            let (implementation, device, request) = functions.open(function, vm).map_err(failed)?;
+            let (implementation, device, signals) = functions.open(function, vm).map_err(failed)?;
             let mappings = implementation.mappings().map_err(|error| failed(error.to_string()))?;
             let layout = implementation.layout();
             let vectors = layout.vectors();
@@ -89,7 +101,10 @@ impl Functions {
             let handle = service
                 .add_function(id, implementation, Box::new(window), policy)
                 .map_err(|error| failed(error.to_string()))?;
-            functions.requests.extend(request.map(|request| (handle.clone(), request)));
+            if let Some(Signals { request, errors }) = signals {
+                functions.requests.push((handle.clone(), request));
+                functions.watched.push((handle.clone(), errors));
+            }
             functions.recorded.push(RecordedFunction {
                 handle: handle.clone(),
                 report: FunctionReport {
@@ -152,7 +167,8 @@ impl Functions {
                     VfioFunction::open(host, &sysfs).map_err(|error| remedy(error.to_string()))?;
                 let request =
                     function.watch_requests().map_err(|error| remedy(error.to_string()))?;
-                Ok((Box::new(function), None, Some(request)))
+                let errors = function.watch_errors().map_err(|error| remedy(error.to_string()))?;
+                Ok((Box::new(function), None, Some(Signals { request, errors })))
             }
         }
     }

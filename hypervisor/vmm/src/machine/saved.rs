@@ -44,10 +44,16 @@ impl Machine {
     /// # Errors
     /// When something of the guest cannot be moved, and KVM's. The guest is gone then.
     pub fn save(self) -> Result<SavedMachine, MachineError> {
-        let Self { _threads: threads, _devices: devices, _requests: requests, removed: _, parts } =
-            self;
+        let Self {
+            _threads: threads,
+            _devices: devices,
+            _requests: requests,
+            _recovery: recovery,
+            removed: _,
+            parts,
+        } = self;
         parts.control.pause(|| parts.kick());
-        drop((devices, requests));
+        drop((devices, requests, recovery));
         let saved = parts.save();
         drop(threads);
         saved

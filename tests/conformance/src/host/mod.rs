@@ -139,6 +139,8 @@ pub enum Ability {
     Revoke,
     /// [`remove`](HostUnderTest::remove).
     Remove,
+    /// [`fail`](HostUnderTest::fail) and [`recover`](HostUnderTest::recover).
+    Failure,
     /// [`reset_unseen`](HostUnderTest::reset_unseen) also while the function's memory does not answer.
     TableLoss,
     /// [`interrupts`](HostUnderTest::interrupts) of whatever message the platform takes, not only of those that an interrupt handler can count.
@@ -163,6 +165,7 @@ impl Ability {
             Self::MachineReset => "nothing here resets the machine",
             Self::Revoke => "nothing here takes the table back",
             Self::Remove => "nothing here removes the function",
+            Self::Failure => "the function cannot be made to fail",
             Self::TableLoss => "the function cannot lose its table while its memory is off",
             Self::AnyMessage => "not every message can be taken",
             Self::Table => "a trapped table cannot be looked at",
@@ -273,6 +276,12 @@ pub trait HostUnderTest: Send + Sync {
 
     /// Gives the table back.
     fn allow(&self);
+
+    /// The host learns that the function has failed.
+    fn fail(&self);
+
+    /// The host learns that the function, failed before or not, has recovered; something may have changed its table meanwhile.
+    fn recover(&self);
 
     /// Removes the function from the machine, for good.
     fn remove(&self);

@@ -340,6 +340,18 @@ impl HostUnderTest for MutantHost {
         self.after_switch();
     }
 
+    fn fail(&self) {
+        if self.bug != Bug::FailureIgnored {
+            self.inner.fail();
+        }
+    }
+
+    fn recover(&self) {
+        if self.bug != Bug::RecoveryForgotten {
+            self.inner.recover();
+        }
+    }
+
     fn remove(&self) {
         if self.bug != Bug::RemovedFunctionAnswers {
             self.inner.remove();

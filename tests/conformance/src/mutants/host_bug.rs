@@ -82,6 +82,8 @@ pub(super) enum HostBug {
     MaskedVectorFires,
     VectorsBeyondTheGrantFire,
     EventsLostAtASwitch,
+    FailureIgnored,
+    RecoveryForgotten,
     EventsDoubledAtASwitch,
     ResetEndsTheAssignment,
     ResetLosesTheTable,

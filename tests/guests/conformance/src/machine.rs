@@ -115,6 +115,7 @@ impl HostUnderTest for Machine {
             | Ability::MachineReset
             | Ability::Revoke
             | Ability::Remove
+            | Ability::Failure
             | Ability::TableLoss
             | Ability::AnyMessage
             | Ability::Table
@@ -292,6 +293,10 @@ impl HostUnderTest for Machine {
     fn revoke(&self) {}
 
     fn allow(&self) {}
+
+    fn fail(&self) {}
+
+    fn recover(&self) {}
 
     fn remove(&self) {}
 

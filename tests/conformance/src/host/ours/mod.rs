@@ -255,6 +255,14 @@ impl HostUnderTest for OurMachine {
         let _ = self.function.allow();
     }
 
+    fn fail(&self) {
+        let _ = self.function.freeze();
+    }
+
+    fn recover(&self) {
+        let _ = self.function.repair();
+    }
+
     fn remove(&self) {
         let _ = self.function.remove();
     }

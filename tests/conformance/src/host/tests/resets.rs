@@ -12,6 +12,8 @@ pub(super) const TESTS: &[Test] = &[
     Test::host("a-function-level-reset-in-the-default-state", &["H-802"], default_state),
     Test::host("a-bus-reset-in-the-default-state", &["H-802"], default_state_bus),
     Test::host("a-table-lost-meanwhile-comes-back", &["H-806"], lost_meanwhile),
+    Test::host("a-function-that-fails-is-let-go", &["H-807", "H-808"], fails),
+    Test::host("a-table-changed-by-others-is-put-right", &["H-808"], changed_by_others),
     Test::host("messages-written-back-by-the-guest", &["G-803", "H-470"], written_back),
 ];
 
@@ -151,4 +153,52 @@ fn written_back(factory: &dyn HostFactory) -> Verdict {
         equal("foreign messages", machine.host.foreign_messages(), 0)?;
     }
     Ok(())
+}
+
+fn fails(factory: &dyn HostFactory) -> Verdict {
+    for policy in [Policy::Direct, Policy::Trapped] {
+        let machine =
+            Machine::enabled_with(factory, HostOptions { policy, ..HostOptions::default() })?;
+        machine.needs(Ability::Failure)?;
+        machine.configure(8)?;
+        machine.mask(3);
+        let (before, query) = (machine.entries(), machine.query()?);
+        machine.host.fail();
+        let failed = machine.query()?;
+        equal("mode of a function that has failed", failed.mode, TableMode::Trapped)?;
+        holds("host-revoked is said", failed.reasons.contains(Reasons::HOST_REVOKED))?;
+        equal("assigned", failed.assigned, 8)?;
+        machine.mapped("a page of a function that has failed", false)?;
+        equal("a read of its table", machine.load(machine.entry_at(3, 3)), u32::MAX)?;
+        machine.unmask(3);
+        machine.host.reset_unseen();
+        machine.host.recover();
+        let recovered = machine.query()?;
+        equal("mode when it has recovered", recovered.mode, query.mode)?;
+        equal("assigned when it has recovered", recovered.assigned, 8)?;
+        holds("another generation", recovered.generation != query.generation)?;
+        equal("entries, mask bits included", machine.entries(), before)?;
+        machine.stays_away("masked before it failed", 3)?;
+        machine.unmask(3);
+        machine.arrived("once unmasked", &[3])?;
+        machine.arrives(2, 2)?;
+    }
+    Ok(())
+}
+
+fn changed_by_others(factory: &dyn HostFactory) -> Verdict {
+    let machine = Machine::enabled(factory)?;
+    machine.needs(Ability::Failure)?;
+    machine.configure_direct()?;
+    let (before, query) = (machine.entries(), machine.query()?);
+    machine.host.reset_unseen();
+    machine.host.recover();
+    let recovered = machine.query()?;
+    equal("mode", recovered.mode, TableMode::Direct)?;
+    holds("another generation", recovered.generation != query.generation)?;
+    for vector in 0..8 {
+        machine.unmask(vector);
+        machine.arrives(vector, vector)?;
+    }
+    equal("entries", machine.entries(), before)
 }
