@@ -63,8 +63,6 @@ impl Drop for Operation<'_> {
 impl Switch {
     /// Whether something is owed that can be paid.
     fn owes(&self) -> bool {
-        let answers = self.answers();
-        let trapped = self.world.mode == TableMode::Trapped;
         let vectors = self.world.wires.len();
         self.debts.intersects(Debts::PAYABLE)
             || !self.world.wires.changed.is_empty()
@@ -72,8 +70,10 @@ impl Switch {
             || self.world.wires.has_retired()
             || self.world.set_up != vectors
             || self.world.enabled != decide::enabled(&self.guest, vectors)
-            || answers && self.debts.contains(Debts::TABLE)
-            || answers && trapped && !self.world.blocked.is_empty()
+            || self.debts.contains(Debts::TABLE) && self.answers()
+            || !self.world.blocked.is_empty()
+                && self.world.mode == TableMode::Trapped
+                && self.answers()
     }
 
     fn pay(&mut self) {
