@@ -278,7 +278,7 @@ static struct writer request(const struct pvmsi_client *client)
 
 static enum pvmsi_status parameter_error(struct pvmsi_client *client, struct reader *body)
 {
-	u32 parameter = take_enum(body, PVMSI_PARAMETER_SEQUENCE + 1);
+	u32 parameter = take_enum(body, PVMSI_PARAMETER_SHARED_MESSAGE + 1);
 	bool has_vector = take_bool(body);
 	s32 vector = has_vector ? take_u16(body) : -1;
 
@@ -674,7 +674,7 @@ const char *pvmsi_parameter_name(enum pvmsi_parameter parameter)
 	static const char *const names[] = {
 		"header", "version", "buffer length", "body length", "body",
 		"answer room", "kind", "count", "vector", "duplicate vector",
-		"message", "sequence",
+		"message", "sequence", "shared message",
 	};
 
 	return word(names, ARRAY_LENGTH(names), parameter);

@@ -20,10 +20,37 @@
 //! The host's part: no event is handed to KVM before the guest has named a
 //! message for it; it waits in its eventfd. With GICv4, KVM ties the host's
 //! interrupt to the guest's event when the irqfd is attached, if there is a
-//! translation then, and keeps to it whatever becomes of the route (up to Linux
-//! 6.16; later kernels fall back to injection by software). Those kernels also
+//! translation then, and keeps to it whatever becomes of the route (before Linux
+//! 6.16; since then it falls back to injection by software). Those kernels also
 //! look for what to untie by the route of the moment of the detach. So every
 //! vector that a call names is detached, routed, and attached anew.
+//!
+//! # arm64: an event is one vector's
+//!
+//! KVM keeps one host interrupt for each LPI (`vgic_irq::host_irq`). Where two are
+//! tied to one, kernels before 6.16 overwrite the first, untie the wrong one, and
+//! leave the other forwarded when both are detached, even when the VM is gone. So
+//! a call that would give two vectors the same message is refused (H-623), and
+//! `Wires` attaches no second vector to a message, whatever a guest writes into its
+//! emulated table (H-624): the event waits in its eventfd.
+//!
+//! What the kernels say in their log, read in `vgic-v4.c`, `vgic-its.c`, `eventfd.c`
+//! and `irqbypass.c`, and only where GICv4 was enabled (`kvm-arm.vgic_v4_enable=1`):
+//!
+//! | kernel | at a detach | at an attach |
+//! |---|---|---|
+//! | before 6.15 (6.1, 6.12) | `WARN_ON` each time where the route leads to an LPI that is not tied to this vector: unmapped and mapped anew since the attach, or shared. Nothing where it leads to no LPI | a line each time where the route leads to no LPI (`irq bypass consumer … registration fails`) |
+//! | 6.15 | `WARN_ON` where it is tied to another: shared | nothing |
+//! | 6.16 and later | nothing: found by the host interrupt | nothing: a second vector is injected by software |
+//!
+//! So there the safe order is: map, attach, detach, unmap. Mapped, unmapped, mapped
+//! and then named again is safe since 6.15. Before, it works, and warns once for each
+//! vector: the guest should have the vector detached before it unmaps (G-622). The
+//! service adds nothing to that: a call detaches and attaches each vector that it
+//! names once, and up to four times more where events come in just those moments
+//! (`KvmRoutes::attach`). It cannot bound how often a guest does it, since mask bits
+//! of a trapped table do the same, and two events of the guest's can be one LPI,
+//! which only KVM can see. That is the same for any VMM.
 //!
 //! What KVM loses by itself: an event that GICv4 has made pending in the guest
 //! and that the guest has not taken yet, when its irqfd is detached. A direct
@@ -56,7 +83,7 @@ pub enum Platform {
 }
 
 impl Platform {
-    /// Whether an attached event keeps to the guest message that it was attached with: a vector whose message is named again is detached and attached anew.
+    /// Whether an attached event keeps to the guest message that it was attached with: a vector whose message is named again is detached and attached anew, and no two vectors have the same.
     pub(crate) const fn binds_at_attach(self) -> bool {
         match self {
             Self::X86_64 { .. } => false,

@@ -6,7 +6,7 @@
 //!
 //! | file | what it is about |
 //! |---|---|
-//! | `set`, `fixed`, `guest`, `host` | plain data |
+//! | `set`, `shared`, `fixed`, `guest`, `host` | plain data |
 //! | `tally` | generation, counters, log |
 //! | `wires` | routes and irqfds: the one place that touches them |
 //! | `decide` | reasons, view, what each vector shall be: pure functions |
@@ -39,6 +39,7 @@ mod placement;
 mod reader;
 mod saved;
 mod set;
+mod shared;
 #[cfg(feature = "model")]
 mod snapshot;
 mod table;
@@ -131,7 +132,7 @@ impl Switch {
             host: Host::empty(),
             world: World {
                 mode: TableMode::Trapped,
-                wires: Wires::new(routes),
+                wires: Wires::new(routes, platform.binds_at_attach()),
                 set_up: 0,
                 enabled: false,
                 held: None,

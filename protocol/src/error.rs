@@ -57,6 +57,8 @@ pub enum Parameter {
     Message,
     /// The sequence number continues nothing, or something else.
     Sequence,
+    /// A guest message that another vector of the function has as well, where the platform allows that to none.
+    SharedMessage,
 }
 
 /// Details of [`CallError::Parameter`].
@@ -198,7 +200,7 @@ impl core::error::Error for CallError {}
 enumeration! {
     Parameter {
         Header, Version, BufferLength, BodyLength, Body, AnswerRoom, Kind, Count, Vector,
-        DuplicateVector, Message, Sequence
+        DuplicateVector, Message, Sequence, SharedMessage
     }
 }
 

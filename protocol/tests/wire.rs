@@ -129,6 +129,7 @@ fn errors_survive_the_trip_with_their_details() {
         CallError::NoSuchFunction,
         CallError::parameter(Parameter::Sequence),
         CallError::vector(Parameter::Message, 2047),
+        CallError::vector(Parameter::SharedMessage, 2047),
         CallError::Busy(Busy { sequence: Sequence(7), delay_us: 100_000 }),
         CallError::NoResources,
         CallError::Denied,
@@ -138,7 +139,7 @@ fn errors_survive_the_trip_with_their_details() {
         assert!(error.to_string().contains(error.remedy()));
     }
     for (status, no_body) in [
-        (Status::PARAMETER, &[12, 0][..]),
+        (Status::PARAMETER, &[13, 0][..]),
         (Status::PARAMETER, &[]),
         (Status::BUSY, &[1]),
         (Status::NOT_SUPPORTED, &[0]),

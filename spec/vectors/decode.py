@@ -138,7 +138,7 @@ MODE = Enumeration("trapped", "direct")
 DELIVERY = Enumeration("unknown", "host", "bypass")
 PARAMETER = Enumeration(
     "header", "version", "buffer length", "body length", "body", "answer room", "kind", "count",
-    "vector", "duplicate vector", "message", "sequence")
+    "vector", "duplicate vector", "message", "sequence", "shared message")
 FEATURES = Flags("direct", "msi", "extended-destination-id")  # W-102
 REASONS = Flags(  # W-501
     "not-assigned", "policy", "no-isolation", "not-mappable", "msix-disabled", "decoding-off",

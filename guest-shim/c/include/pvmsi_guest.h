@@ -307,6 +307,11 @@ enum pvmsi_parameter
      * The sequence number of a repeated call.
      */
     PVMSI_PARAMETER_SEQUENCE = 12,
+    /**
+     * A message that another vector of the function has as well: an interrupt translation service
+     * takes each event from one vector.
+     */
+    PVMSI_PARAMETER_SHARED_MESSAGE = 13,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L

@@ -88,6 +88,9 @@ pub enum pvmsi_parameter {
     Message = 11,
     /// The sequence number of a repeated call.
     Sequence = 12,
+    /// A message that another vector of the function has as well: an interrupt translation service
+    /// takes each event from one vector.
+    SharedMessage = 13,
 }
 
 /// Stands in pvmsi_detail when the error concerns no single vector.
@@ -216,6 +219,7 @@ impl From<Parameter> for pvmsi_parameter {
             Parameter::DuplicateVector => Self::DuplicateVector,
             Parameter::Message => Self::Message,
             Parameter::Sequence => Self::Sequence,
+            Parameter::SharedMessage => Self::SharedMessage,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The other calls of the protocol, and what the host asks for.
 
-use pvmsi_protocol::{CallError, Parameter, UpdateRequest};
+use pvmsi_protocol::{CallError, Parameter, UpdateRequest, VectorIndex};
 
 use super::attempt::Attempt;
 use super::guest::Owner;
@@ -8,6 +8,7 @@ use super::host::{Debts, Host};
 use super::operation::Operation;
 use super::reader::count;
 use super::set::VectorSet;
+use super::shared::ByMessage;
 
 impl Operation<'_> {
     /// Gives assigned vectors other messages: all of them, or none.
@@ -41,6 +42,9 @@ impl Operation<'_> {
                 return Err(CallError::vector(Parameter::Message, index));
             }
         }
+        if self.fixed.platform.binds_at_attach() {
+            self.check_shared(request, &named)?;
+        }
         let vectors = self.world.wires.len();
         let mut attempt = Attempt::begin(&mut self, vectors);
         // All of them are, by now.
@@ -53,6 +57,25 @@ impl Operation<'_> {
         }
         attempt.commit();
         Ok(())
+    }
+
+    /// Whether no two vectors have one message after an `update` that names these; before it is done they may.
+    fn check_shared(
+        &self,
+        request: &UpdateRequest<'_>,
+        named: &VectorSet,
+    ) -> Result<(), CallError> {
+        let shared = |vector: VectorIndex| CallError::vector(Parameter::SharedMessage, vector.0);
+        let updates = request.vectors.iter().flatten();
+        let others = ByMessage::new(updates.map(|update| (update.vector, update.message)))
+            .map_err(shared)?;
+        let Owner::Assigned(assigned) = &self.guest.owner else { return Ok(()) };
+        (0..)
+            .map(VectorIndex)
+            .zip(assigned)
+            .filter(|(vector, _)| !named.contains(*vector))
+            .find_map(|(_, setup)| others.get(setup.message?))
+            .map_or(Ok(()), |vector| Err(shared(vector)))
     }
 
     /// Back to the default.

@@ -21,6 +21,7 @@ use super::interrupts::SHORT_OF_INTERRUPTS;
 use super::operation::Operation;
 use super::reader::count;
 use super::set::VectorSet;
+use super::shared::ByMessage;
 use super::wires::Changes;
 use crate::event;
 use crate::function::SetUpError;
@@ -141,10 +142,15 @@ impl Operation<'_> {
         {
             return Err(CallError::parameter(Parameter::Count));
         }
-        match undeliverable {
-            None => Ok(setups),
-            Some(index) => Err(CallError::vector(Parameter::Message, index)),
+        if let Some(index) = undeliverable {
+            return Err(CallError::vector(Parameter::Message, index));
         }
+        if self.fixed.platform.binds_at_attach() {
+            let vectors = (0..).map(VectorIndex).zip(&setups);
+            ByMessage::new(vectors.filter_map(|(vector, setup)| Some((vector, setup.message?))))
+                .map_err(|vector| CallError::vector(Parameter::SharedMessage, vector.0))?;
+        }
+        Ok(setups)
     }
 
     /// Whether a `configure` starts anew; it can also continue the unfinished one.
@@ -297,7 +303,12 @@ impl Operation<'_> {
         let Some(message) = setup.message else { return !wire.is_attached() };
         let attaches = self.attaches_in_advance(vector, setup);
         wire.message() == Some(message)
-            && (wire.is_attached() == attaches || attaches && self.world.wires.waits(vector))
+            && (wire.is_attached() == attaches || attaches && self.is_left(vector, message))
+    }
+
+    /// Whether a prepared vector is left to the last call: one for which an event waits would fire at once, and the message of another may still be one that the guest uses.
+    fn is_left(&self, vector: VectorIndex, message: GuestMessage) -> bool {
+        self.world.wires.waits(vector) || self.world.wires.is_bound(message)
     }
 
     /// Whether a prepared vector can be attached before its `configure` succeeds: it will be able to fire then, or in a direct table be masked by the function itself. Until then the function holds it back: not where the guest has the mask bit.
@@ -356,7 +367,7 @@ impl Operation<'_> {
         }
     }
 
-    /// Routes prepared vectors to the messages that are asked for, and attaches those that will be able to fire, each held back by the function's own mask bit. One for which an event waits is left: it would fire at once.
+    /// Routes prepared vectors to the messages that are asked for, and attaches those that will be able to fire, each held back by the function's own mask bit, but for those that [are left](Self::is_left).
     fn connect(
         &mut self,
         vectors: &[VectorIndex],
@@ -401,7 +412,8 @@ impl Operation<'_> {
         }
         self.install(&changes)?;
         for vector in attach {
-            if !self.world.wires.waits(vector) {
+            let message = asked(setups, vector).message;
+            if message.is_some_and(|message| !self.is_left(vector, message)) {
                 let Switch { world, tally, .. } = &mut *self as &mut Switch;
                 world.wires.attach(vector, &mut tally.counters)?;
             }

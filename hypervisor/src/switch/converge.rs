@@ -50,7 +50,9 @@ impl Switch {
     /// Makes changed vectors as they shall be: detaches, routes with one update of the routing table, attaches. In direct mode an event that waits for a vector which the guest has masked in the table meanwhile must not fire: these vectors are left for the caller to decide. The others go on when one fails; but in an attempt no route is changed then.
     pub(super) fn work_off(&mut self) -> (Vec<VectorIndex>, Result<(), RoutesError>) {
         let mut held = Vec::new();
-        let mut all = Ok(());
+        // What one vector leaves may be another's next.
+        let binds = self.fixed.platform.binds_at_attach();
+        let mut all = if binds { self.detach_unwanted() } else { Ok(()) };
         let mut changes = Changes::default();
         let mut walk = Walk::default();
         while let Some(vector) = walk.next(&self.world.wires.changed) {
@@ -183,6 +185,7 @@ impl Switch {
             self.unblock(vector);
             return Ok(());
         }
+        self.make_way(vector);
         // What has been there for a shorter time than the attempt has no events.
         let aside = self.world.attempt.is_some_and(|before| vector.as_usize() < before);
         // In an attempt the function holds it back already, and until the end.
@@ -209,6 +212,18 @@ impl Switch {
                 self.world.blocked.insert(vector);
                 attached.and(Err(table_access(error)))
             }
+        }
+    }
+
+    /// Detaches what was attached in advance, where one of it has the message of a vector that fires now. The unfinished `configure` attaches it again.
+    #[inline]
+    fn make_way(&mut self, vector: VectorIndex) {
+        if let Some(unfinished) = &self.guest.unfinished
+            && vector.as_usize() < unfinished.first
+            && let Some(message) = self.world.wires.wire(vector).message()
+            && self.world.wires.is_bound(message)
+        {
+            self.unroute(unfinished.first);
         }
     }
 

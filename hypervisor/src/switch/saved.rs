@@ -1,7 +1,7 @@
 //! One function's state, saved and restored.
 
 use pvmsi_protocol::{
-    FunctionId, Generation, GuestMessage, Kind, Sequence, TableMode, VectorSetup,
+    FunctionId, Generation, GuestMessage, Kind, Sequence, TableMode, VectorIndex, VectorSetup,
 };
 
 use super::Switch;
@@ -9,6 +9,7 @@ use super::decide;
 use super::guest::{LegacyEntry, MsixControl, Owner, Unfinished};
 use super::host::Host;
 use super::operation::Operation;
+use super::shared::ByMessage;
 use crate::event;
 use crate::routes::RoutesError;
 use crate::save::RestoreError;
@@ -265,14 +266,21 @@ impl Switch {
         Ok(())
     }
 
-    /// As a call would: only messages that the platform can deliver become routes.
+    /// As a call would: only messages that the platform can deliver become routes, and no two vectors get one that is one vector's alone.
     fn check_messages(&self, vectors: &[SavedVector]) -> Result<(), RestoreError> {
         let deliverable = |message: GuestMessage| self.fixed.route(message).is_some();
-        if vectors.iter().filter_map(|vector| vector.message).all(deliverable) {
-            Ok(())
-        } else {
-            Err(invalid(self.fixed.id, "it has a message that this platform cannot deliver"))
+        let messages = || vectors.iter().filter_map(|vector| vector.message);
+        if !messages().all(deliverable) {
+            return Err(invalid(
+                self.fixed.id,
+                "it has a message that this platform cannot deliver",
+            ));
         }
+        let named = (0..).map(VectorIndex).zip(messages());
+        if self.fixed.platform.binds_at_attach() && ByMessage::new(named).is_err() {
+            return Err(invalid(self.fixed.id, "two of its vectors have the same message"));
+        }
+        Ok(())
     }
 
     fn is_unused(&self) -> bool {

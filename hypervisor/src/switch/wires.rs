@@ -1,9 +1,11 @@
 //! The one place that touches routes and irqfds: where the events of vectors lead.
 //!
 //! KVM delivers an event that it is attached to by the route of the event's GSI.
-//! The order is always: detach, route, attach.
+//! The order is always: detach, route, attach. Where a message is one vector's
+//! alone, nothing is attached to one that another vector is attached to.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -131,14 +133,18 @@ pub(crate) struct Wires {
     ahead: VecDeque<Wire>,
     /// Vectors that are no more, but could not be detached: nobody else may have their GSIs.
     retired: Vec<Vector>,
+    /// The messages that vectors are attached to, where each is one vector's alone.
+    bound: Option<HashSet<GuestMessage>>,
     /// Vectors that may not be as guest and host want them. All others are.
     pub(crate) changed: VectorSet,
 }
 
 impl Wires {
-    pub(crate) fn new(routes: Arc<dyn Routes>) -> Self {
+    /// No vectors yet. `exclusive`: a message is one vector's alone.
+    pub(crate) fn new(routes: Arc<dyn Routes>, exclusive: bool) -> Self {
         Self {
             routes,
+            bound: exclusive.then(HashSet::new),
             vectors: Vec::new(),
             ahead: VecDeque::new(),
             retired: Vec::new(),
@@ -350,10 +356,15 @@ impl Wires {
         Ok(())
     }
 
+    /// Whether another vector is in the way of attaching one to this message.
+    pub(crate) fn is_bound(&self, message: GuestMessage) -> bool {
+        self.bound.as_ref().is_some_and(|bound| bound.contains(&message))
+    }
+
     /// Attaches a vector that has a route and is not attached.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// When the kernel refuses, or another vector is attached to the message.
     #[inline(always)]
     pub(crate) fn attach(
         &mut self,
@@ -363,7 +374,13 @@ impl Wires {
         if let Some(vector) = self.vectors.get_mut(vector.as_usize())
             && let Wire::Routed(gsi, message) = vector.wire
         {
+            if self.bound.as_ref().is_some_and(|bound| bound.contains(&message)) {
+                return Err(shared());
+            }
             self.routes.attach(&vector.event, gsi)?;
+            if let Some(bound) = &mut self.bound {
+                bound.insert(message);
+            }
             counters.attaches = counters.attaches.saturating_add(1);
             vector.wire = Wire::Attached(gsi, message);
         }
@@ -381,8 +398,11 @@ impl Wires {
         counters: &mut Counters,
     ) -> Result<bool, RoutesError> {
         let Some(vector) = self.vectors.get_mut(vector.as_usize()) else { return Ok(false) };
-        let Wire::Attached(gsi, _) = vector.wire else { return Ok(false) };
+        let Wire::Attached(gsi, message) = vector.wire else { return Ok(false) };
         self.routes.detach(&vector.event, gsi)?;
+        if let Some(bound) = &mut self.bound {
+            bound.remove(&message);
+        }
         counters.detaches = counters.detaches.saturating_add(1);
         vector.wire = vector.wire.detached();
         Ok(true)
@@ -411,11 +431,16 @@ impl Wires {
     pub(crate) fn release_retired(&mut self) -> Result<(), RoutesError> {
         let mut all = Ok(());
         let mut gsis = Vec::new();
-        let routes = self.routes.as_ref();
+        let (routes, bound) = (self.routes.as_ref(), &mut self.bound);
         self.retired.retain(|vector| {
             let Some(gsi) = vector.wire.gsi() else { return false };
             match routes.detach(&vector.event, gsi) {
-                Ok(()) => gsis.push(gsi),
+                Ok(()) => {
+                    gsis.push(gsi);
+                    if let (Some(bound), Some(message)) = (bound.as_mut(), vector.wire.message()) {
+                        bound.remove(&message);
+                    }
+                }
                 Err(error) => {
                     all = Err(error);
                     return true;
@@ -427,6 +452,15 @@ impl Wires {
             self.routes.free(&gsis);
         }
         all
+    }
+}
+
+/// Two vectors would be attached to one event of the guest's ITS.
+#[cold]
+fn shared() -> RoutesError {
+    RoutesError::Kernel {
+        operation: "attaching an event of the ITS",
+        source: io::Error::other("another vector of the function has it, and keeps it"),
     }
 }
 
@@ -458,6 +492,11 @@ impl Wires {
         let old = self.vectors.drain(..).chain(self.retired.drain(..));
         spare.extend(old.map(|vector| vector.event));
         (self.vectors, self.retired) = make(spare)?;
+        if let Some(bound) = &mut self.bound {
+            bound.clear();
+            let all = self.vectors.iter().chain(&self.retired).map(|vector| vector.wire);
+            bound.extend(all.filter(|wire| wire.is_attached()).filter_map(Wire::message));
+        }
         Ok(())
     }
 }

@@ -28,6 +28,7 @@ pub(super) enum HostBug {
     ExtendedDestinationIdsTakenUnoffered,
     ExtendedDestinationIdsInBothFieldsTaken,
     DuplicateVectorAccepted,
+    SharedMessageAccepted,
     MsiTakenAsMsiX,
     StaleSequenceAccepted,
     // Writing an answer.

@@ -10,7 +10,7 @@ use pvmsi_protocol::{
 use super::exchange::{Exchange, body, encoded};
 use super::host::{ID_14_8, ID_31_8, MutantHost, message};
 use super::host_bug::HostBug as Bug;
-use crate::host::{Policy, RAM_BYTES, Ram};
+use crate::host::{Platform, Policy, RAM_BYTES, Ram};
 
 const MASKED: VectorAnswer = VectorAnswer { table_message: None, pending: false };
 
@@ -130,6 +130,19 @@ impl MutantHost {
                 request.update_with(|updates| {
                     let mut seen = std::collections::BTreeSet::new();
                     updates.retain(|update| seen.insert(update.vector));
+                })
+            }
+            (Bug::SharedMessageAccepted, Some(CallId::Configure))
+                if self.options.platform == Some(Platform::ARM64) =>
+            {
+                let mut seen = std::collections::BTreeSet::new();
+                request.configure_with(|_, setups| {
+                    let messages = setups.iter_mut().filter_map(|setup| setup.message.as_mut());
+                    messages.for_each(|message| {
+                        if !seen.insert((message.address, message.data)) {
+                            message.data = message.data.wrapping_add(0x1000);
+                        }
+                    });
                 })
             }
             _ => None,

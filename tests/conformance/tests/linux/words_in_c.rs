@@ -20,7 +20,7 @@ fn numbers_without_a_word() {
     for (words, count, step) in [
         (Words::Status, 8, 16),
         (Words::Remedy, 8, 16),
-        (Words::Parameter, 12, 1),
+        (Words::Parameter, 13, 1),
         (Words::Mode, 2, 1),
         (Words::Delivery, 3, 1),
         (Words::Reason, 11, 1),

@@ -231,7 +231,7 @@ impl<R: Fn(u32)> Client<R> {
     }
 
     fn parameter(&self) -> CallError {
-        const ALL: [Parameter; 12] = [
+        const ALL: [Parameter; 13] = [
             Parameter::Header,
             Parameter::Version,
             Parameter::BufferLength,
@@ -244,6 +244,7 @@ impl<R: Fn(u32)> Client<R> {
             Parameter::DuplicateVector,
             Parameter::Message,
             Parameter::Sequence,
+            Parameter::SharedMessage,
         ];
         let number = usize::try_from(self.raw.parameter).unwrap_or(usize::MAX);
         match ALL.get(number) {

@@ -7,7 +7,7 @@ use pvmsi_protocol::{CallError, Features, GuestMessage, Parameter, Sequence, Vec
 use super::discovery::ARM64;
 use crate::host::machine::Machine;
 use crate::host::{Ability, HostFactory, HostOptions, Platform};
-use crate::suite::{Test, Verdict, equal, there};
+use crate::suite::{Test, Verdict, equal, holds, there};
 
 pub(super) const TESTS: &[Test] = &[
     Test::host("messages-to-local-apics", &["W-610"], local_apics),
@@ -20,6 +20,8 @@ pub(super) const TESTS: &[Test] = &[
     Test::host("messages-to-an-its", &["W-620"], its),
     Test::host("messages-arrive-at-an-its-as-they-are", &["W-620"], arrive_at_its),
     Test::host("messages-that-no-its-takes", &["H-601", "W-620"], no_its),
+    Test::host("an-event-belongs-to-one-vector", &["H-623"], one_vector),
+    Test::host("an-event-in-two-entries", &["H-624"], two_entries),
 ];
 
 /// Address bits 11 to 5.
@@ -220,4 +222,68 @@ fn no_its(factory: &dyn HostFactory) -> Verdict {
     let machine = arm64(factory)?;
     let addresses = [0, 0x0809_0000, 0x0809_0044, 0x0809_003c, 0xfee0_0000, 0x1_0809_0040];
     refused(&machine, &addresses.map(|address| message(address, 1)))
+}
+
+fn one_vector(factory: &dyn HostFactory) -> Verdict {
+    let machine = arm64(factory)?;
+    machine.configure(4)?;
+    let before = machine.snapshot()?;
+    let refused = |what: &str, seen: Result<(), CallError>, vectors: &[u16]| {
+        let named = vectors.iter().map(|&v| Err(CallError::vector(Parameter::SharedMessage, v)));
+        holds(
+            &format!("{what}: a shared message, not {seen:?}"),
+            named.into_iter().any(|e| e == seen),
+        )
+    };
+    for masked in [false, true] {
+        let setups = [7, 8, 7].map(|n| VectorSetup { message: Some(machine.message(n)), masked });
+        let seen = machine.try_configure(3, Sequence::START, &setups)?.map(drop);
+        refused("configure", seen, &[0, 2])?;
+    }
+    let update = |updates: &[(u16, u16)]| {
+        let updates: Vec<_> = updates.iter().map(|&(v, n)| (v, machine.message(n))).collect();
+        Ok(machine.try_update(&updates)?.map(drop))
+    };
+    refused("update to the message of a vector that keeps it", update(&[(1, 3)])?, &[1])?;
+    refused("update of two to one", update(&[(0, 9), (1, 9)])?, &[0, 1])?;
+    refused("update of two, one of which keeps its", update(&[(2, 2), (0, 2)])?, &[0, 2])?;
+    equal("the function", machine.snapshot()?, before)?;
+    equal("update that swaps two", update(&[(0, 1), (1, 0)])?, Ok(()))?;
+    machine.arrives(0, 1)?;
+    machine.arrives(1, 0)?;
+    equal("update to one that is free", update(&[(0, 9)])?, Ok(()))?;
+    equal("update to what it has left", update(&[(3, 1)])?, Ok(()))?;
+    machine.arrives(3, 1)?;
+    let setup = VectorSetup { message: Some(machine.message(3)), masked: false };
+    machine.configure_with(1, &[setup])?;
+    machine.arrives(0, 3)
+}
+
+/// Each vector's event comes once, at the latest when the other has parted with the message.
+fn two_entries(factory: &dyn HostFactory) -> Verdict {
+    let machine = arm64(factory)?;
+    for (first, second) in [(0, 1), (3, 2)] {
+        for vector in [first, second] {
+            machine.program(vector, machine.message(5));
+        }
+        machine.raise(first);
+        let of_one = machine.interrupts()?;
+        machine.raise(second);
+        let of_both = [of_one, machine.interrupts()?].concat();
+        holds("the event of one of two vectors", of_both.contains(&5))?;
+        // Whichever it was.
+        machine.mask(first);
+        let later = machine.interrupts()?;
+        machine.mask(second);
+        machine.unmask(first);
+        let all = [of_both, later, machine.interrupts()?].concat();
+        equal("interrupts of two events", all, vec![5, 5])?;
+        machine.arrives(first, 5)?;
+        machine.program(first, machine.message(6));
+        machine.unmask(second);
+        machine.arrives(second, 5)?;
+        machine.mask(first);
+        machine.mask(second);
+    }
+    Ok(())
 }
