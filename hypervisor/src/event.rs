@@ -8,6 +8,7 @@
 pub(crate) mod keeper;
 
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
@@ -25,7 +26,8 @@ pub(crate) fn drain(event: &EventFd) -> bool {
     if let Some(held) = keeper::take(event) {
         return held;
     }
-    event.read().is_ok()
+    // By the system call alone: most often there is nothing, and that is no error to be made.
+    rustix::io::read(descriptor(event), &mut [0; 8]).is_ok()
 }
 
 /// Signals the event.
@@ -35,7 +37,12 @@ pub(crate) fn signal(event: &EventFd) {
         return;
     }
     // A counter that is full still wakes whoever waits for it.
-    let _ = event.write(1);
+    let _ = rustix::io::write(descriptor(event), &1_u64.to_ne_bytes());
+}
+
+fn descriptor(event: &EventFd) -> BorrowedFd<'_> {
+    // SAFETY: the descriptor is open for as long as `event` is borrowed.
+    unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) }
 }
 
 /// Whether the event holds a signal, which it keeps. Only for events that nobody is attached to.
@@ -49,8 +56,6 @@ pub(crate) fn is_signalled(event: &EventFd) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsRawFd;
-
     use super::*;
 
     #[test]

@@ -185,7 +185,9 @@ impl Switch {
             self.unblock(vector);
             return Ok(());
         }
-        self.make_way(vector);
+        if self.guest.unfinished.is_some() {
+            self.make_way(vector);
+        }
         // What has been there for a shorter time than the attempt has no events.
         let aside = self.world.attempt.is_some_and(|before| vector.as_usize() < before);
         // In an attempt the function holds it back already, and until the end.
@@ -216,7 +218,7 @@ impl Switch {
     }
 
     /// Detaches what was attached in advance, where one of it has the message of a vector that fires now. The unfinished `configure` attaches it again.
-    #[inline]
+    #[cold]
     fn make_way(&mut self, vector: VectorIndex) {
         if let Some(unfinished) = &self.guest.unfinished
             && vector.as_usize() < unfinished.first

@@ -374,12 +374,12 @@ impl Wires {
         if let Some(vector) = self.vectors.get_mut(vector.as_usize())
             && let Wire::Routed(gsi, message) = vector.wire
         {
-            if self.bound.as_ref().is_some_and(|bound| bound.contains(&message)) {
-                return Err(shared());
+            if let Some(bound) = &self.bound {
+                may_bind(bound, message)?;
             }
             self.routes.attach(&vector.event, gsi)?;
             if let Some(bound) = &mut self.bound {
-                bound.insert(message);
+                bind(bound, message);
             }
             counters.attaches = counters.attaches.saturating_add(1);
             vector.wire = Wire::Attached(gsi, message);
@@ -401,7 +401,7 @@ impl Wires {
         let Wire::Attached(gsi, message) = vector.wire else { return Ok(false) };
         self.routes.detach(&vector.event, gsi)?;
         if let Some(bound) = &mut self.bound {
-            bound.remove(&message);
+            unbind(bound, message);
         }
         counters.detaches = counters.detaches.saturating_add(1);
         vector.wire = vector.wire.detached();
@@ -455,13 +455,31 @@ impl Wires {
     }
 }
 
-/// Two vectors would be attached to one event of the guest's ITS.
+// The three are not inlined, and the way of platforms where vectors share messages stays short.
+
+/// Whether a vector can be attached to the message: two would be attached to one event of the guest's ITS.
 #[cold]
-fn shared() -> RoutesError {
-    RoutesError::Kernel {
+#[inline(never)]
+fn may_bind(bound: &HashSet<GuestMessage>, message: GuestMessage) -> Result<(), RoutesError> {
+    if !bound.contains(&message) {
+        return Ok(());
+    }
+    Err(RoutesError::Kernel {
         operation: "attaching an event of the ITS",
         source: io::Error::other("another vector of the function has it, and keeps it"),
-    }
+    })
+}
+
+#[cold]
+#[inline(never)]
+fn bind(bound: &mut HashSet<GuestMessage>, message: GuestMessage) {
+    bound.insert(message);
+}
+
+#[cold]
+#[inline(never)]
+fn unbind(bound: &mut HashSet<GuestMessage>, message: GuestMessage) {
+    bound.remove(&message);
 }
 
 /// The vectors as a value, for the model checker.
