@@ -127,7 +127,8 @@ pub use sleep::SleepWatch;
 pub use vector_table::{MappedTable, TableError, VectorTable};
 #[cfg(feature = "vfio")]
 pub use vfio::{
-    HostPaths, NoIommu, Remapping, VfioBackend, VfioError, VfioFunction, VfioHost, behind_iommu,
+    HostInterrupt, HostPaths, Irqbalance, MOVES_WRITE_MASKS, NoIommu, PinnedInterrupts, Remapping,
+    VfioBackend, VfioError, VfioFunction, VfioHost, behind_iommu, function_interrupts,
     function_isolation, host_isolation, interrupt_remapping,
 };
 pub use window::{View, Window};

@@ -25,7 +25,8 @@ pub struct FunctionPolicy {
     /// Without interrupt remapping (x86) the function's interrupts must also stay on the processors where they
     /// are (no irqbalance, no processor taken offline): to move one, the host's kernel writes another
     /// message, and its own idea of the mask bit, into the table that the guest has. With remapping
-    /// messages stay, and a move can cost the guest a mask bit (H-517 of the specification).
+    /// messages stay, and a move can cost the guest a mask bit (H-517 of the specification):
+    /// `VfioFunction::pin_interrupts` keeps them still.
     pub allow_unisolated: bool,
     /// The most vectors that may be assigned to the function; `None` is no limit but the VM's.
     pub vectors: Option<u16>,

@@ -10,6 +10,7 @@
 //! and masked through a mapping of its page, because the kernel refuses reads
 //! and drops writes of it through the region file.
 
+mod affinity;
 mod backend;
 mod host_paths;
 mod iommu;
@@ -21,7 +22,7 @@ mod regions;
 
 use std::fmt;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_bindings::{kvm_create_device, kvm_device_type_KVM_DEV_TYPE_VFIO};
@@ -44,9 +45,13 @@ use crate::function::{BarMapping, Isolation, PciFunction, SetUpError};
 use crate::layout::{BarIndex, Layout, LayoutError};
 use crate::page_size::host_page_size;
 use crate::vector_table::{MappedTable, VectorTable};
+use crate::vfio::affinity::Pinning;
 use crate::vfio::isolation::Attachments;
 use crate::vfio::regions::Regions;
 
+pub use affinity::{
+    HostInterrupt, Irqbalance, MOVES_WRITE_MASKS, PinnedInterrupts, function_interrupts,
+};
 pub use backend::VfioBackend;
 pub use host_paths::HostPaths;
 pub use iommu::{NoIommu, behind_iommu};
@@ -262,6 +267,9 @@ pub struct VfioFunction {
     threaded_handlers: bool,
     /// Vectors that the kernel has allocated, from 0 on, each with the descriptor of its event or what [`irqs`] has in place of one. Empty where MSI-X is off.
     set_up: Vec<i32>,
+    /// Its folder.
+    sysfs: PathBuf,
+    pinning: Option<Pinning>,
 }
 
 impl VfioFunction {
@@ -275,7 +283,7 @@ impl VfioFunction {
                 VfioError::Request { operation: "attaching the function", source }
             })
         })?;
-        Self::of(host, Arc::new(device))
+        Self::of(host, sysfs, Arc::new(device))
     }
 
     /// The function, with its folder in sysfs, of a device that the VMM has attached itself, to the container or iommufd of `host` and after that was made: how the host was then and is now says whether it is isolated. MSI-X is off, and its interrupts, configuration space and BARs are this value's from now on; the VMM may keep a clone for what is none of these, as the state of a migration. The function's files are closed when that is gone, too.
@@ -288,10 +296,10 @@ impl VfioFunction {
         device: impl Into<Arc<VfioDevice>>,
     ) -> Result<Self, VfioError> {
         let device = host.attachments.attach(sysfs, || Ok(device.into()))?;
-        Self::of(host, device)
+        Self::of(host, sysfs, device)
     }
 
-    fn of(host: &VfioHost, device: Arc<VfioDevice>) -> Result<Self, VfioError> {
+    fn of(host: &VfioHost, sysfs: &Path, device: Arc<VfioDevice>) -> Result<Self, VfioError> {
         let regions = Regions::of(&device).map_err(VfioError::File)?;
         let layout = read_layout(&device, &regions)?;
         let mappings = map_bars(&device, &layout).map_err(VfioError::Map)?;
@@ -309,7 +317,21 @@ impl VfioFunction {
             grows,
             threaded_handlers,
             set_up: Vec::new(),
+            sysfs: sysfs.to_owned(),
+            pinning: None,
         })
+    }
+
+    /// From now on, gives each interrupt that is set up the processor that serves it as its only one, before the vector table can be direct: the host's kernel then moves none by itself, and touches no mask bit of the table (H-517 of the specification). The answer says what became of them.
+    ///
+    /// Nothing is moved by that. Interrupts that have one processor are left as they are, so an affinity of the VMM's own is written before; each is looked at once, so it may be written afterwards. Does nothing but on x86, the only architecture where moves write the table ([`MOVES_WRITE_MASKS`]); interrupts that are not remapped are not touched.
+    ///
+    /// Writing `/proc/irq/N/smp_affinity_list` takes root. What cannot be pinned is a warning in the log and a count ([`PinnedInterrupts::not_pinned`]), and no call fails for it. Root, and an [`Irqbalance`] that was not told to leave VFIO's interrupts alone, can move them nevertheless.
+    pub fn pin_interrupts(&mut self) -> PinnedInterrupts {
+        let pinning = Pinning::new(HostPaths::default(), &self.sysfs);
+        let counts = pinning.counts();
+        self.pinning = MOVES_WRITE_MASKS.then_some(pinning);
+        counts
     }
 
     /// An event that the kernel signals when it wants the function back: somebody unbinds its driver or removes it, and waits until nobody has it open. The kernel repeats that every ten seconds. Revoke the function's table, and take it out of the service: dropping it lets it go.
@@ -386,6 +408,9 @@ impl PciFunction for VfioFunction {
                     return Err(error);
                 }
                 self.set_up.clear();
+                if let Some(pinning) = &mut self.pinning {
+                    pinning.forget();
+                }
             }
             _ => {}
         }
@@ -413,6 +438,10 @@ impl PciFunction for VfioFunction {
         }
         if done.is_ok() {
             self.set_up.extend(fds.iter().skip(known));
+            if let Some(pinning) = &mut self.pinning {
+                // Only now does a processor serve them.
+                pinning.pin_new(fds.iter().filter(|&&fd| fd >= 0).count());
+            }
         }
         done
     }

@@ -39,6 +39,7 @@ use crate::vfio::host_paths::HostPaths;
 
 pub(super) use attachments::Attachments;
 use signs::Told;
+pub(super) use signs::remaps;
 pub use signs::{Remapping, interrupt_remapping};
 
 const TYPE1: &str = "vfio_iommu_type1";

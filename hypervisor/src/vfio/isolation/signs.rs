@@ -52,12 +52,11 @@ pub enum Remapping {
 
 /// Whether the host's interrupts are remapped, as far as the names of its interrupt chips tell. Interrupts of IOMMUs, and of functions that are behind none, say nothing of others.
 pub fn interrupt_remapping(paths: &HostPaths) -> Remapping {
-    let starts = |name: &str, signs: &[&str]| signs.iter().any(|sign| name.starts_with(sign));
     let mut seen = Remapping::Unknown;
     for entry in fs::read_dir(paths.sysfs.join("kernel/irq")).into_iter().flatten().flatten() {
         let Ok(chip) = fs::read_to_string(entry.path().join("chip_name")) else { continue };
         let chip = chip.trim().to_owned();
-        if starts(&chip, REMAPPING_CHIPS) {
+        if remaps(&chip) {
             seen = Remapping::Seen;
         } else if starts(&chip, OPEN_CHIPS) {
             let interrupt = entry.file_name().to_string_lossy().into_owned();
@@ -67,6 +66,15 @@ pub fn interrupt_remapping(paths: &HostPaths) -> Remapping {
         }
     }
     seen
+}
+
+/// Whether an interrupt chip with this name is known to remap.
+pub(in crate::vfio) fn remaps(chip: &str) -> bool {
+    starts(chip, REMAPPING_CHIPS)
+}
+
+fn starts(name: &str, signs: &[&str]) -> bool {
+    signs.iter().any(|sign| name.starts_with(sign))
 }
 
 /// Whether an interrupt is that of an IOMMU itself, which none remaps, or of a function without one.
