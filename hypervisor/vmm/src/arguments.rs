@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::builder::PossibleValue;
-use clap::{Args, ValueEnum};
+use clap::{ArgAction, Args, ValueEnum};
 use pvmsi_hypervisor::{HostPaths, Policy};
 use pvmsi_protocol::{FunctionId, VECTORS_MAX};
 
@@ -82,6 +82,9 @@ pub(crate) struct RunArguments {
     /// The most vectors that one call sets up before it answers busy, and the guest repeats it [default: all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(VECTORS_MAX)))]
     pub(crate) vectors_per_call: Option<u16>,
+    /// Pin the interrupts of functions of this host to the processors that serve them (x86; takes root): the host's kernel touches mask bits of a direct table when it moves them
+    #[arg(long, value_name = "yes|no", default_value = "yes", action = ArgAction::Set, value_parser = parse_yes_or_no)]
+    pub(crate) pin_interrupts: bool,
     /// End the run, as failed, after this many seconds
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) timeout: Option<u64>,
@@ -136,7 +139,8 @@ impl ValueEnum for Doorbell {
 
 const PROBE_HELP: &str = "\
 Exit status:
-  0  direct mode is possible for every function asked about; without one, the host is ready
+  0  direct mode is possible for every function asked about; without one, the host is ready;
+     what should be otherwise all the same is marked !!, with its remedy
   1  it is not; each problem comes with its remedy
   2  the arguments make no sense
   3  the result cannot be written
@@ -175,6 +179,14 @@ impl ProbeArguments {
 
 fn parse_policy(text: &str) -> Result<Policy, String> {
     crate::function_argument::policy(text).ok_or_else(|| "write off, trapped or direct".to_owned())
+}
+
+fn parse_yes_or_no(text: &str) -> Result<bool, String> {
+    match text {
+        "yes" => Ok(true),
+        "no" => Ok(false),
+        _ => Err("write yes or no".to_owned()),
+    }
 }
 
 fn parse_address(text: &str) -> Result<FunctionId, String> {

@@ -108,6 +108,8 @@ mod tests {
             "mmio",
             "--vectors-per-call",
             "16",
+            "--pin-interrupts",
+            "no",
             "--timeout",
             "5",
             "--append",
@@ -122,6 +124,8 @@ mod tests {
         assert_eq!(arguments.report_file, Some(PathBuf::from("report.json")));
         assert_eq!(arguments.doorbell, Doorbell::Mmio);
         assert_eq!(arguments.vectors_per_call, Some(16));
+        assert!(!arguments.pin_interrupts);
+        assert!(run(&[]).unwrap().pin_interrupts, "by default");
         assert_eq!(arguments.timeout, Some(5));
         assert_eq!(arguments.append, "pairs=2 writes=3");
         assert_eq!(arguments.guest(), Some(PathBuf::from("guest.elf")));
@@ -141,6 +145,7 @@ mod tests {
             (&["--memory", "99999999999G"], "write 64M or 1G"),
             (&["--cpus", "0"], "1..="),
             (&["--vectors-per-call", "0"], "1..="),
+            (&["--pin-interrupts", "maybe"], "yes or no"),
             (&["--report", "xml"], "possible values: text, json, none"),
             (&["--doorbell", "bell"], "mmio"),
             (&["--guest", "a", "b"], "cannot be used with"),

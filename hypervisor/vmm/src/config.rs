@@ -46,6 +46,8 @@ pub struct MachineConfig {
     pub functions: Vec<FunctionConfig>,
     /// The most vectors that one `configure` prepares before it answers *busy*; `None` for no bound.
     pub vectors_per_call: Option<u16>,
+    /// Whether the interrupts of functions of this host are pinned to their processors when they are set up, so that the host's kernel keeps its hands off a direct table (x86).
+    pub pin_interrupts: bool,
     /// Whether threads of the machine run the software functions. Without, the caller calls [`SoftwareDevice::run`](pvmsi_software::SoftwareDevice::run) itself.
     pub run_devices: bool,
     /// Where the serial output goes, besides [`Machine::serial_output`](crate::Machine::serial_output).
@@ -73,6 +75,7 @@ impl MachineConfig {
             doorbell: Doorbell::default(),
             functions: Vec::new(),
             vectors_per_call: None,
+            pin_interrupts: true,
             run_devices: true,
             console: None,
         }

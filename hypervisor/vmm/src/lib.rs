@@ -74,5 +74,5 @@ pub use function_argument::FunctionArgumentError;
 pub use machine::{Machine, MachineFunction, SavedMachine};
 pub use measurements::{
     Configure, ExitCounts, FunctionReport, FunctionService, Host, Interrupts, Io, LongestCall,
-    MaskUnmask, Neighbour, PhaseMode, PhaseReport, REPORT_SCHEMA, Report, Soak,
+    MaskUnmask, Neighbour, PhaseMode, PhaseReport, Pinning, REPORT_SCHEMA, Report, Soak,
 };

@@ -27,7 +27,8 @@ use crate::control::{Control, End, Next};
 use crate::device_threads::DeviceThreads;
 use crate::error::MachineError;
 use crate::measurements::{
-    ExitCounters, ExitCounts, FunctionService, Host, LongestCall, REPORT_SCHEMA, Recorder, Report,
+    ExitCounters, ExitCounts, FunctionService, Host, LongestCall, Pinning, REPORT_SCHEMA, Recorder,
+    Report,
 };
 use crate::recovery::RecoveryThread;
 use crate::removal::{GRACE, Removed, RequestThread};
@@ -287,6 +288,7 @@ impl Machine {
         let mut longest_call =
             LongestCall { ns: self.parts.bus.exits.longest_doorbell_ns(), vectors: 0 };
         for (function, report) in self.parts.functions.iter().zip(&mut functions) {
+            report.pinning = function.pinned.as_ref().map(Pinning::from);
             let status = function.handle.status().ok();
             let Some(status) = status.or_else(|| self.removed.status(function.handle.id())) else {
                 continue;

@@ -11,5 +11,5 @@ pub(crate) use exits::{ExitCounters, ExitKind};
 pub(crate) use recorder::{RecordedFunction, Recorder};
 pub use report::{
     Configure, FunctionReport, FunctionService, Host, Interrupts, Io, LongestCall, MaskUnmask,
-    Neighbour, PhaseMode, PhaseReport, REPORT_SCHEMA, Report, Soak,
+    Neighbour, PhaseMode, PhaseReport, Pinning, REPORT_SCHEMA, Report, Soak,
 };

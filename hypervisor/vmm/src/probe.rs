@@ -6,6 +6,7 @@ mod driver;
 mod function;
 mod host;
 mod in_use;
+mod interrupts;
 
 use std::fmt::Write as _;
 use std::io::IsTerminal;
@@ -91,7 +92,11 @@ fn text(probe: &Probe, colour: bool) -> String {
         // Writing into a string does not fail.
         let _ = writeln!(text, "{title}");
         for check in checks {
-            let (code, mark) = if check.ok { (32, "ok") } else { (31, "NO") };
+            let (code, mark) = match (check.ok, check.problem) {
+                (true, None) => (32, "ok"),
+                (true, Some(_)) => (33, "!!"),
+                (false, _) => (31, "NO"),
+            };
             let mark = if colour { format!("\x1b[{code}m{mark}\x1b[0m") } else { mark.to_owned() };
             let _ = writeln!(text, "  {mark}  {:<18} {}", check.name, printable(&check.found));
             if let Some(remedy) = &check.remedy {

@@ -60,6 +60,7 @@ fn run(arguments: &RunArguments) -> Result<Status, (Status, String)> {
         doorbell: arguments.doorbell,
         functions: arguments.functions.clone(),
         vectors_per_call: arguments.vectors_per_call,
+        pin_interrupts: arguments.pin_interrupts,
         console: Some(console),
         ..MachineConfig::new(Vec::new())
     };

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use kvm_ioctls::{Kvm, VmFd};
 use pvmsi_hypervisor::{
-    FunctionHandle, FunctionPolicy, Isolation, KvmWindow, MemorySlots, PciFunction, Policy,
-    Service, VfioFunction, VfioHost,
+    FunctionHandle, FunctionPolicy, HostPaths, Irqbalance, Isolation, KvmWindow, MOVES_WRITE_MASKS,
+    MemorySlots, PciFunction, PinnedInterrupts, Policy, Service, VfioFunction, VfioHost,
 };
 use pvmsi_software::{SoftwareDevice, SoftwareFunction};
 use vm_memory::GuestMemoryMmap;
@@ -29,10 +29,17 @@ pub struct MachineFunction {
     pub backend: Backend,
     /// The device side of a software function.
     pub device: Option<Arc<SoftwareDevice>>,
+    /// What became of its interrupts, where it is a function of the host and they are pinned.
+    pub pinned: Option<PinnedInterrupts>,
 }
 
 /// What serves a function, and the device behind it when that is in software.
-type Opened = (Box<dyn PciFunction>, Option<Arc<SoftwareDevice>>, Option<Signals>);
+struct Opened {
+    function: Box<dyn PciFunction>,
+    device: Option<Arc<SoftwareDevice>>,
+    signals: Option<Signals>,
+    pinned: Option<PinnedInterrupts>,
+}
 
 /// What the host's kernel signals of a real function.
 struct Signals {
@@ -85,7 +92,8 @@ impl Functions {
                 message,
             };
             let id = pci::address(n).ok_or_else(|| failed("the bus is full".to_owned()))?;
-            let (implementation, device, signals) = functions.open(function, vm).map_err(failed)?;
+            let Opened { function: implementation, device, signals, pinned } =
+                functions.open(function, vm, config.pin_interrupts).map_err(failed)?;
             let mappings = implementation.mappings().map_err(|error| failed(error.to_string()))?;
             let layout = implementation.layout();
             let vectors = layout.vectors();
@@ -120,12 +128,16 @@ impl Functions {
                     vectors,
                     phases: Vec::new(),
                     service: None,
+                    pinning: None,
                 },
                 device: device.clone(),
             });
-            functions.all.push(MachineFunction { handle, backend: function.backend, device });
+            let backend = function.backend;
+            functions.all.push(MachineFunction { handle, backend, device, pinned });
         }
         functions.notes.extend(file_limit::too_small(files, limit));
+        let balancer = Irqbalance::find(&HostPaths::default()).filter(|_| MOVES_WRITE_MASKS);
+        functions.notes.extend(balancer.and_then(|balancer| moves_interrupts(config, &balancer)));
         if let Some(vfio) = &functions.vfio {
             // SAFETY:
             // 1. The memory is kept by `Parts`, which drops it after the functions and `vfio`.
@@ -143,13 +155,19 @@ impl Functions {
     }
 
     /// Opens what serves a function.
-    fn open(&mut self, function: &FunctionConfig, vm: &VmFd) -> Result<Opened, String> {
+    fn open(
+        &mut self,
+        function: &FunctionConfig,
+        vm: &VmFd,
+        pin_interrupts: bool,
+    ) -> Result<Opened, String> {
         match function.backend {
             Backend::Software(options) => {
                 let function = SoftwareFunction::new(options, host::page_size())
                     .map_err(|error| error.to_string())?;
                 let device = function.device();
-                Ok((Box::new(function), Some(device), None))
+                let function = Box::new(function);
+                Ok(Opened { function, device: Some(device), signals: None, pinned: None })
             }
             Backend::Vfio(address) => {
                 let remedy =
@@ -163,12 +181,15 @@ impl Functions {
                     None => VfioHost::new(vm).map_err(|error| remedy(error.to_string()))?,
                 };
                 let host = self.vfio.insert(host);
-                let function =
+                let mut function =
                     VfioFunction::open(host, &sysfs).map_err(|error| remedy(error.to_string()))?;
                 let request =
                     function.watch_requests().map_err(|error| remedy(error.to_string()))?;
                 let errors = function.watch_errors().map_err(|error| remedy(error.to_string()))?;
-                Ok((Box::new(function), None, Some(Signals { request, errors })))
+                let pinned =
+                    (pin_interrupts && MOVES_WRITE_MASKS).then(|| function.pin_interrupts());
+                let (function, signals) = (Box::new(function), Some(Signals { request, errors }));
+                Ok(Opened { function, device: None, signals, pinned })
             }
         }
     }
@@ -180,6 +201,21 @@ fn stays_trapped(backend: Backend, isolation: Isolation, policy: FunctionPolicy)
     let wanted = policy.policy == Policy::Direct && !policy.allow_unisolated;
     (wanted && matches!(backend, Backend::Vfio(_)))
         .then(|| format!("the vector table of {backend} stays trapped: {why}"))
+}
+
+/// Who moves the interrupts of a table that may be direct.
+fn moves_interrupts(config: &MachineConfig, balancer: &Irqbalance) -> Option<String> {
+    let may_be_direct = config.functions.iter().any(|function| {
+        let policy = function.policy.unwrap_or(Policy::Direct).min(config.policy);
+        matches!(function.backend, Backend::Vfio(_)) && policy == Policy::Direct
+    });
+    (may_be_direct && !balancer.spares_driver("vfio-pci")).then(|| {
+        format!(
+            "irqbalance (process {}) moves the interrupts of functions, pinned or not; `pvmsi probe` says how to keep \
+             them still",
+            balancer.process
+        )
+    })
 }
 
 /// Configuration space of one function, for the placement of its BARs. One that the host has taken back answers as nobody does.
@@ -232,5 +268,28 @@ mod tests {
         assert_eq!(note(vfio, &open, allowed), None);
         let software = Backend::Software(SoftwareOptions::default());
         assert_eq!(note(software, &open, direct), None, "its own option says so");
+    }
+
+    #[test]
+    fn a_run_says_who_moves_the_interrupts_of_direct_tables() {
+        let root = std::env::temp_dir().join(format!("pvmsi-balancer-{}", std::process::id()));
+        let paths = HostPaths { procfs: root.clone(), ..HostPaths::default() };
+        let balancer = |arguments: &[u8]| {
+            std::fs::create_dir_all(root.join("812")).unwrap();
+            std::fs::write(root.join("812/comm"), "irqbalance\n").unwrap();
+            std::fs::write(root.join("812/cmdline"), arguments).unwrap();
+            Irqbalance::find(&paths).unwrap()
+        };
+        let (free, told) = (balancer(b"irqbalance\0"), balancer(b"irqbalance\0--banmod=vfio\0"));
+        std::fs::remove_dir_all(&root).unwrap();
+        let config = |function: &str| {
+            let functions = vec![function.parse().unwrap()];
+            MachineConfig { functions, ..MachineConfig::new(Vec::new()) }
+        };
+        let said = moves_interrupts(&config("vfio:0000:01:00.0"), &free).unwrap();
+        assert!(said.contains("process 812") && said.contains("pvmsi probe"), "{said}");
+        assert_eq!(moves_interrupts(&config("vfio:0000:01:00.0"), &told), None);
+        assert_eq!(moves_interrupts(&config("vfio:0000:01:00.0,pv-msi=trapped"), &free), None);
+        assert_eq!(moves_interrupts(&config("software"), &free), None);
     }
 }

@@ -417,6 +417,7 @@ mod tests {
             vectors: 64,
             phases: Vec::new(),
             service: None,
+            pinning: None,
         };
         let device_side = Some(Arc::clone(&device));
         let functions = vec![RecordedFunction { handle, report, device: device_side }];

@@ -3,7 +3,7 @@
 //! Fields are added in later minor versions, never renamed or removed. A
 //! section that a function does not have is absent from its phase.
 
-use pvmsi_hypervisor::{Counters, FunctionStatus};
+use pvmsi_hypervisor::{Counters, FunctionStatus, PinnedInterrupts};
 use pvmsi_protocol::TableMode;
 use serde::Serialize;
 
@@ -70,6 +70,24 @@ pub struct FunctionReport {
     /// What the service says at the end of the run, or said when the host took the function back, where the guest is a Linux kernel, which sends no phases.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service: Option<FunctionService>,
+    /// What became of the function's interrupts, where the machine pins them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pinning: Option<Pinning>,
+}
+
+/// Interrupts of the host that were set up for a function during the run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Pinning {
+    /// Those that one processor serves: the host's kernel moves none by itself.
+    pub pinned: u32,
+    /// Those that could not be pinned. The log says why, but for those that are not remapped.
+    pub not_pinned: u32,
+}
+
+impl From<&PinnedInterrupts> for Pinning {
+    fn from(interrupts: &PinnedInterrupts) -> Self {
+        Self { pinned: interrupts.pinned(), not_pinned: interrupts.not_pinned() }
+    }
 }
 
 /// How the service sees a function.

@@ -292,6 +292,7 @@ mod tests {
                     phase(PhaseMode::Direct, 0, 4_000.0),
                 ],
                 service: None,
+                pinning: None,
             }],
             soak: None,
             failures: Vec::new(),

@@ -12,7 +12,7 @@ pub(crate) struct Check {
     pub(super) ok: bool,
     /// What was found.
     pub(super) found: String,
-    /// What is wrong, for scripts; absent where nothing is.
+    /// What is wrong, for scripts; absent where nothing is. With `ok`, it does not keep a table from being direct.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) problem: Option<&'static str>,
     /// What to do about it.
@@ -46,6 +46,16 @@ impl Check {
     ) -> Self {
         let (found, remedy) = (found.into(), Some(remedy.into()));
         Self { name, ok: false, found, problem: Some(problem), remedy, undo: None }
+    }
+
+    /// What does not keep a table from being direct, and should be otherwise.
+    pub(super) fn advice(
+        name: &'static str,
+        problem: &'static str,
+        found: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self { ok: true, ..Self::bad(name, problem, found, remedy) }
     }
 
     /// The same with a way back.

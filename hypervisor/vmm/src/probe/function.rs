@@ -3,13 +3,14 @@
 use std::fs;
 use std::path::Path;
 
-use pvmsi_hypervisor::{BarIndex, HostPaths, Layout, function_isolation};
+use pvmsi_hypervisor::{BarIndex, HostPaths, Layout, MOVES_WRITE_MASKS, function_isolation};
 use pvmsi_protocol::FunctionId;
 
 use super::attach::confined;
 use super::check::Check;
 use super::driver::{driver, group};
 use super::host::HostProbe;
+use super::interrupts;
 use crate::host;
 
 /// `struct resource` flags: the BAR is memory.
@@ -99,6 +100,11 @@ fn with_table(
     let has_iommu = !matches!(group.problem, Some("no-group" | "no-iommu"));
     let mut checks = vec![table(layout), neighbours(layout), group];
     checks.extend(driver.checks);
+    if MOVES_WRITE_MASKS {
+        checks.extend(interrupts::room(paths, folder, layout));
+        // A driver of the host's leaves its interrupts to the kernel.
+        checks.extend(driver.is_vfio.then(|| interrupts::affinity(paths, folder, id)).flatten());
+    }
     let mut isolated = None;
     // The truth is what attaching the function shows.
     let attach = host.attach.filter(|_| has_iommu && driver.is_vfio);
@@ -129,7 +135,7 @@ fn belongs_to_the_host(folder: &Path) -> Option<String> {
     }
 }
 
-fn layout(folder: &Path) -> Result<Layout, String> {
+pub(super) fn layout(folder: &Path) -> Result<Layout, String> {
     let config = fs::read(folder.join("config")).map_err(|error| error.to_string())?;
     let resources = fs::read_to_string(folder.join("resource")).unwrap_or_default();
     let sizes: Vec<u64> = resources.lines().map(resource_size).collect();

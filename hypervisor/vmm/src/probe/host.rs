@@ -7,11 +7,13 @@ use std::path::Path;
 
 use kvm_ioctls::{Cap, Kvm};
 use pvmsi_hypervisor::{
-    HostPaths, Isolation, Remapping, VfioBackend, host_isolation, interrupt_remapping,
+    HostPaths, Isolation, MOVES_WRITE_MASKS, Remapping, VfioBackend, host_isolation,
+    interrupt_remapping,
 };
 
 use super::attach::{Attached, attach};
 use super::check::Check;
+use super::interrupts::irqbalance;
 use crate::{arch, file_limit, host};
 
 /// What was found of the host, and how functions would be attached.
@@ -30,6 +32,7 @@ pub(super) fn probe(paths: &HostPaths) -> HostProbe {
     checks.extend([vfio(&paths.dev, backend), iommu(&paths.sysfs)]);
     checks.extend(backend.map(|backend| isolation(host_isolation(paths, backend))));
     checks.extend(remapping(paths));
+    checks.extend(MOVES_WRITE_MASKS.then(|| irqbalance(paths)));
     // Not a condition: a small limit leads to a short grant.
     checks.push(Check::good("open files", format!("at most {}", file_limit::hard())));
     let attach = paths.are_of_this_machine().then_some(attach as fn(&Path) -> Attached);

@@ -1,6 +1,7 @@
 //! Probes of made-up hosts.
 
 mod in_use;
+mod interrupts;
 
 use std::fs;
 use std::os::unix::fs::symlink;
