@@ -1,6 +1,5 @@
 //! Routes on KVM: `KVM_SET_GSI_ROUTING` and `KVM_IRQFD`.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::ops::{Bound, Range, RangeBounds};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -32,21 +31,65 @@ const PINS: u32 = 988;
 #[derive(Debug)]
 pub struct KvmRoutes {
     vm: Arc<VmFd>,
-    base: Vec<kvm_irq_routing_entry>,
     table: Mutex<Table>,
 }
 
+/// The table as KVM is given it. A change costs what it changes, but for the copy of the whole that KVM takes.
 #[derive(Debug)]
 struct Table {
     free: Vec<Gsi>,
-    routes: BTreeMap<Gsi, Route>,
+    /// The VMM's own, then one for each GSI that leads somewhere.
+    entries: Vec<kvm_irq_routing_entry>,
+    /// The first GSI for messages.
+    first: u32,
+    /// Where the entry of each GSI for messages is.
+    places: Vec<Option<usize>>,
 }
 
 impl Table {
+    fn new(own: Vec<kvm_irq_routing_entry>, gsis: Range<u32>) -> Self {
+        let places = gsis.clone().map(|_| None).collect();
+        Self { first: gsis.start, free: gsis.rev().map(Gsi).collect(), entries: own, places }
+    }
+
+    fn place(&mut self, Gsi(gsi): Gsi) -> Option<&mut Option<usize>> {
+        let index = usize::try_from(gsi.checked_sub(self.first)?).ok()?;
+        self.places.get_mut(index)
+    }
+
+    /// Gives a GSI for messages another entry, or none; what it had.
+    fn set(
+        &mut self,
+        gsi: Gsi,
+        entry: Option<kvm_irq_routing_entry>,
+    ) -> Option<kvm_irq_routing_entry> {
+        let next = self.entries.len();
+        let place = self.place(gsi)?;
+        let Some(entry) = entry else {
+            let at = place.take()?;
+            let old = self.entries.swap_remove(at);
+            // The last one is there now.
+            if let Some(moved) = self.entries.get(at).map(|entry| Gsi(entry.gsi))
+                && let Some(place) = self.place(moved)
+            {
+                *place = Some(at);
+            }
+            return Some(old);
+        };
+        match *place {
+            Some(at) => self.entries.get_mut(at).map(|there| std::mem::replace(there, entry)),
+            None => {
+                *place = Some(next);
+                self.entries.push(entry);
+                None
+            }
+        }
+    }
+
     /// Costs what is given back, however many routes the VM has: all functions of the VM wait for it.
     fn give_back(&mut self, gsis: &[Gsi]) {
-        for gsi in gsis {
-            self.routes.remove(gsi);
+        for &gsi in gsis {
+            self.set(gsi, None);
         }
         self.free.extend(gsis.iter().rev());
     }
@@ -98,8 +141,7 @@ impl KvmRoutes {
         let limit = u64::try_from(vm.check_extension_int(Cap::IrqRouting)).unwrap_or(0);
         let limit = limit.min(u64::try_from(KVM_MAX_IRQ_ROUTES).unwrap_or(u64::MAX));
         let gsis = fit(limit, &base, &gsis)?;
-        let free = gsis.rev().map(Gsi).collect();
-        Ok(Self { vm, base, table: Mutex::new(Table { free, routes: BTreeMap::new() }) })
+        Ok(Self { vm, table: Mutex::new(Table::new(base, gsis)) })
     }
 
     /// The routes of the first `pins` interrupt pins, as KVM itself installs them for the interrupt controllers that it emulates. For `base` of [`new`](Self::new): without them the VMM's own interrupts end with the first update.
@@ -145,18 +187,21 @@ impl Routes for KvmRoutes {
 
     fn install(&self, changes: &[RouteChange]) -> Result<(), RoutesError> {
         let mut table = self.lock();
-        let mut routes = table.routes.clone();
-        routes.extend(changes.iter().map(|RouteChange { gsi, route }| (*gsi, *route)));
-        let entries: Vec<_> = self
-            .base
-            .iter()
-            .copied()
-            .chain(routes.iter().map(|(gsi, route)| msi_entry(*gsi, *route)))
-            .collect();
-        let entries = KvmIrqRouting::from_entries(&entries).map_err(|_| RoutesError::Exhausted)?;
-        self.vm.set_gsi_routing(&entries).map_err(kernel("KVM_SET_GSI_ROUTING"))?;
-        table.routes = routes;
-        Ok(())
+        let mut before = Vec::with_capacity(changes.len());
+        for &RouteChange { gsi, route } in changes {
+            before.push((gsi, table.set(gsi, Some(msi_entry(gsi, route)))));
+        }
+        let installed = KvmIrqRouting::from_entries(&table.entries)
+            .map_err(|_| RoutesError::Exhausted)
+            .and_then(|entries| {
+                self.vm.set_gsi_routing(&entries).map_err(kernel("KVM_SET_GSI_ROUTING"))
+            });
+        if installed.is_err() {
+            for (gsi, entry) in before.into_iter().rev() {
+                table.set(gsi, entry);
+            }
+        }
+        installed
     }
 
     /// What KVM finds in an eventfd at the moment of `KVM_IRQFD` it raises from a work queue, some
@@ -289,16 +334,49 @@ mod tests {
     #[test]
     fn giving_back_costs_what_is_given_back() {
         let message = GuestMessage { address: 0xfee0_0000, data: 0x31 };
-        let all: Vec<_> = (0..200_000).map(Gsi).collect();
         let route = Route { message, device_id: None };
-        let routes = all.iter().map(|&gsi| (gsi, route)).collect();
-        let mut table = Table { free: Vec::new(), routes };
+        let mut table = Table::new(Vec::new(), 0..200_000);
+        let mut all: Vec<_> = table.free.drain(..).collect();
+        all.reverse();
+        for &gsi in &all {
+            assert!(table.set(gsi, Some(msi_entry(gsi, route))).is_none());
+        }
         let (first, rest) = all.split_at(100_000);
         let start = Instant::now();
         table.give_back(first);
         assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
-        assert!(table.routes.keys().eq(rest));
+        assert_eq!(routed(&table), rest);
         assert!(table.free.iter().rev().eq(first), "the first is the next to be taken");
+    }
+
+    /// The GSIs that lead somewhere, behind the VMM's own.
+    fn routed(table: &Table) -> Vec<Gsi> {
+        let mut gsis: Vec<_> = table.entries.iter().map(|entry| Gsi(entry.gsi)).collect();
+        gsis.sort_unstable();
+        gsis
+    }
+
+    #[test]
+    fn an_entry_is_found_again_whatever_has_gone_beside_it() {
+        let entry = |gsi, data| {
+            let message = GuestMessage { address: 0xfee0_0000, data };
+            msi_entry(gsi, Route { message, device_id: None })
+        };
+        // SAFETY: all entries here but the first are messages.
+        let data = |entry: kvm_irq_routing_entry| unsafe { entry.u.msi.data };
+        let mut table = Table::new(vec![pin(3, 0, 3)], 10..14);
+        let [a, b, c, d] = [10, 11, 12, 13].map(Gsi);
+        for gsi in [b, d, a] {
+            assert!(table.set(gsi, Some(entry(gsi, gsi.0))).is_none());
+        }
+        assert_eq!(table.set(b, None).map(data), Some(11));
+        assert!(table.set(b, None).is_none() && table.set(c, None).is_none());
+        assert_eq!(table.set(a, Some(entry(a, 100))).map(data), Some(10), "it was moved");
+        assert_eq!(table.set(d, Some(entry(d, 130))).map(data), Some(13));
+        assert_eq!(routed(&table), [3, 10, 13].map(Gsi));
+        assert!(table.set(Gsi(3), None).is_none(), "the VMM's own");
+        assert!(table.set(Gsi(14), Some(entry(Gsi(14), 1))).is_none(), "nobody has it");
+        assert_eq!(routed(&table), [3, 10, 13].map(Gsi));
     }
 
     #[test]
