@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use super::host::Host;
+use super::kind::PageSize;
 use crate::process;
 
 /// The drive, behind the first root port.
@@ -160,9 +161,11 @@ pub(crate) fn boot(
         .arg(archive)
         .arg("-append")
         .arg(format!(
-            "{} quiet panic=-1 pvmsi.results={} pvmsi.functions={NVME},{NETWORK} \
+            "{} {} quiet panic=-1 pvmsi.results={} pvmsi.functions={NVME},{NETWORK} \
              pvmsi.unsafe={unsafe_interrupts}",
-            description.kernel_arguments, description.results_device
+            description.kernel_arguments,
+            large_page_arguments(kind.pages),
+            description.results_device
         ));
     let mut shown = 0_usize;
     let ended = process::run_logged(
@@ -189,6 +192,18 @@ pub(crate) fn boot(
         bail!("the emulated host ended before its steps; see {}", console.display());
     }
     Ok(Results(text))
+}
+
+/// Gives each function's BARs pages of their own where these are larger than the BARs, as `pvmsi probe` advises: both
+/// functions keep their tables in BARs of 16K.
+fn large_page_arguments(pages: PageSize) -> String {
+    match pages {
+        PageSize::K4 | PageSize::K16 => String::new(),
+        PageSize::K64 => {
+            let order = pages.bytes().trailing_zeros();
+            format!("pci=resource_alignment={order}@{NVME};{order}@{NETWORK}")
+        }
+    }
 }
 
 /// What a line of the console says to whoever waits.
