@@ -263,7 +263,7 @@ impl Lab {
         let folder = self.host.scratch(scenario.name());
         fs::create_dir_all(&folder)?;
         let archive = folder.join("initramfs.gz");
-        let steps = scenario.steps(kind.architecture, minutes);
+        let steps = scenario.steps(kind, minutes);
         let limit = steps.iter().fold(BOOT_LIMIT, |sum, step| sum.saturating_add(step.limit));
         let root = folder.join("root");
         let additions = if scenario.has_host_program() { &self.additions[..] } else { &[] };

@@ -66,7 +66,8 @@ impl Scenario {
                     && kind.kernel != Series::V6_1
             }
             Self::Unisolated => true,
-            Self::Direct | Self::Off | Self::Hostile => kind.remaps(),
+            Self::Direct | Self::Off => kind.remaps(),
+            Self::Hostile => kind.remaps() && kind.survives_faults(),
             // It attaches by group.
             Self::Moving => kind.remaps() && !kind.is_built(),
         };
@@ -120,7 +121,8 @@ impl Scenario {
     }
 
     /// What the host runs; `minutes` is how long interrupts are moved.
-    pub(crate) fn steps(self, architecture: Architecture, minutes: u64) -> Vec<Step> {
+    pub(crate) fn steps(self, kind: &Kind, minutes: u64) -> Vec<Step> {
+        let architecture = kind.architecture;
         match self {
             Self::Hostile => return hostile::steps(),
             Self::Bounded => return bounded::steps(),
@@ -160,7 +162,7 @@ impl Scenario {
                 ),
             }));
         }
-        if let Some(service) = self.service() {
+        if let Some(service) = self.service(kind) {
             let exact = architecture.description().exact_interrupts;
             let arguments = conformance::arguments(service, exact, &format!("/bin/{CONFORMANCE}"));
             let quoted: Vec<_> = arguments.iter().map(|it| format!("'{it}'")).collect();
@@ -192,7 +194,7 @@ impl Scenario {
             Self::Direct | Self::Off | Self::Unisolated => {}
         }
         let mut checks = vec![Check::new("probe", self.check_probe(results))];
-        if let Some(service) = self.service() {
+        if let Some(service) = self.service(kind) {
             let run = results.outcome("conformance").map_err(|error| format!("{error:#}"));
             let judged = run.and_then(|run| conformance.judge(service, run.status, &run.output));
             checks.push(Check::new("conformance suite from inside a guest", judged));
@@ -230,8 +232,9 @@ impl Scenario {
     }
 
     /// Whether the machine that runs the conformance suite offers the service; other scenarios do not run it.
-    fn service(self) -> Option<Service> {
+    fn service(self, kind: &Kind) -> Option<Service> {
         match self {
+            _ if !kind.keeps_guests() => None,
             Self::Direct => Some(Service::On),
             Self::Off => Some(Service::Off),
             Self::Unisolated | Self::Hostile | Self::Bounded | Self::Moving | Self::Refused => None,
@@ -462,6 +465,7 @@ mod tests {
         assert_eq!(Scenario::all(kind("smmu-16k")), others);
         assert_eq!(Scenario::all(kind("none")), [Refused]);
         assert_eq!(Scenario::all(kind("amd")), grows);
+        assert_eq!(Scenario::all(kind("amd-6.1")), [Direct, Off, Unisolated, Moving]);
         assert_eq!(Scenario::all(kind("amd-newest")), [Unisolated]);
         let untraced = [Direct, Off, Unisolated, Hostile];
         assert_eq!(Scenario::all(kind("vtd-iommufd")), untraced);
