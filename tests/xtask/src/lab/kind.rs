@@ -126,12 +126,6 @@ impl Kind {
         }
     }
 
-    /// Whether guests with many interrupts come to their end. KVM of 7.3 below QEMU's emulation of SVM gives them up,
-    /// some time or other, with an internal error when they write to their local APIC; 6.1 and 6.12 never did.
-    pub(crate) fn keeps_guests(&self) -> bool {
-        (self.architecture, self.kernel) != (Architecture::X86_64, Series::Newest)
-    }
-
     /// Whether the host goes on after a fault that the IOMMU logs. 6.1 reads the log of AMD's as long as its status says
     /// that there is something, and QEMU does not clear that.
     pub(crate) fn survives_faults(&self) -> bool {

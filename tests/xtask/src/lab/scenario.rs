@@ -162,7 +162,7 @@ impl Scenario {
                 ),
             }));
         }
-        if let Some(service) = self.service(kind) {
+        if let Some(service) = self.service() {
             let exact = architecture.description().exact_interrupts;
             let arguments = conformance::arguments(service, exact, &format!("/bin/{CONFORMANCE}"));
             let quoted: Vec<_> = arguments.iter().map(|it| format!("'{it}'")).collect();
@@ -194,7 +194,7 @@ impl Scenario {
             Self::Direct | Self::Off | Self::Unisolated => {}
         }
         let mut checks = vec![Check::new("probe", self.check_probe(results))];
-        if let Some(service) = self.service(kind) {
+        if let Some(service) = self.service() {
             let run = results.outcome("conformance").map_err(|error| format!("{error:#}"));
             let judged = run.and_then(|run| conformance.judge(service, run.status, &run.output));
             checks.push(Check::new("conformance suite from inside a guest", judged));
@@ -232,9 +232,8 @@ impl Scenario {
     }
 
     /// Whether the machine that runs the conformance suite offers the service; other scenarios do not run it.
-    fn service(self, kind: &Kind) -> Option<Service> {
+    fn service(self) -> Option<Service> {
         match self {
-            _ if !kind.keeps_guests() => None,
             Self::Direct => Some(Service::On),
             Self::Off => Some(Service::Off),
             Self::Unisolated | Self::Hostile | Self::Bounded | Self::Moving | Self::Refused => None,
