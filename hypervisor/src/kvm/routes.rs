@@ -48,8 +48,10 @@ struct Table {
 
 impl Table {
     fn new(own: Vec<kvm_irq_routing_entry>, gsis: Range<u32>) -> Self {
-        let places = gsis.clone().map(|_| None).collect();
-        Self { first: gsis.start, free: gsis.rev().map(Gsi).collect(), entries: own, places }
+        let places: Vec<_> = gsis.clone().map(|_| None).collect();
+        let mut entries = own;
+        entries.reserve_exact(places.len());
+        Self { first: gsis.start, free: gsis.rev().map(Gsi).collect(), entries, places }
     }
 
     fn place(&mut self, Gsi(gsi): Gsi) -> Option<&mut Option<usize>> {
@@ -187,9 +189,9 @@ impl Routes for KvmRoutes {
 
     fn install(&self, changes: &[RouteChange]) -> Result<(), RoutesError> {
         let mut table = self.lock();
-        let mut before = Vec::with_capacity(changes.len());
+        let mut before = Vec::new();
         for &RouteChange { gsi, route } in changes {
-            before.push((gsi, table.set(gsi, Some(msi_entry(gsi, route)))));
+            before.extend(table.set(gsi, Some(msi_entry(gsi, route))));
         }
         let installed = KvmIrqRouting::from_entries(&table.entries)
             .map_err(|_| RoutesError::Exhausted)
@@ -197,8 +199,12 @@ impl Routes for KvmRoutes {
                 self.vm.set_gsi_routing(&entries).map_err(kernel("KVM_SET_GSI_ROUTING"))
             });
         if installed.is_err() {
-            for (gsi, entry) in before.into_iter().rev() {
-                table.set(gsi, entry);
+            for change in changes {
+                table.set(change.gsi, None);
+            }
+            // The oldest of a GSI last.
+            for entry in before.into_iter().rev() {
+                table.set(Gsi(entry.gsi), Some(entry));
             }
         }
         installed
