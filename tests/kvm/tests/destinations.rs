@@ -2,6 +2,8 @@
 //!
 //! The first VMs have processors that never run: where a message has gone is read in their local APICs.
 
+#![cfg(target_arch = "x86_64")]
+
 use std::sync::Arc;
 
 use kvm_bindings::{
