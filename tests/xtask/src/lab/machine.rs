@@ -49,6 +49,17 @@ pub(crate) struct Step {
     pub command: String,
 }
 
+impl Step {
+    /// What the host's own check says of both functions.
+    pub(super) fn probe() -> Self {
+        Self {
+            name: "probe",
+            limit: Duration::from_secs(60),
+            command: format!("pvmsi probe --json {NVME} {NETWORK}"),
+        }
+    }
+}
+
 /// What a step has left.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Outcome {

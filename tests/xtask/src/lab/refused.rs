@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Run;
-use super::machine::{NETWORK, NVME, Results, Step};
+use super::machine::{NVME, Results, Step};
 use crate::check::{Check, equal};
 
 /// Exit status of `pvmsi probe` for a function that cannot be used.
@@ -15,11 +15,7 @@ const CANNOT_RUN: i32 = 3;
 /// What the host runs.
 pub(super) fn steps() -> Vec<Step> {
     vec![
-        Step {
-            name: "probe",
-            limit: Duration::from_secs(60),
-            command: format!("pvmsi probe --json {NVME} {NETWORK}"),
-        },
+        Step::probe(),
         Step {
             name: "run",
             limit: Duration::from_secs(60),

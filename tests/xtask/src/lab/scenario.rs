@@ -137,11 +137,7 @@ impl Scenario {
             ("", String::new())
         };
         let mut steps = vec![
-            Step {
-                name: "probe",
-                limit: Duration::from_secs(60),
-                command: format!("pvmsi probe --json {NVME} {NETWORK}"),
-            },
+            Step::probe(),
             Step {
                 name: "run",
                 limit: Duration::from_secs(300),
