@@ -28,6 +28,9 @@ pub struct LinuxEvent {
     pub count: u64,
     /// Exits for accesses on the pages of the vector table.
     pub table_exits: u64,
+    /// Those of them that wrote a message: Linux writes an entry once or twice for a move, as it gets
+    /// another vector number of the processor or the same.
+    pub message_writes: u64,
     /// Exits for what the guest did: without the host's interrupts, waiting, and the console.
     pub exits: u64,
     /// Those of them that went to the VMM; the kernel served the others.
@@ -183,6 +186,7 @@ mod tests {
             count: 1,
             table_exits: 194,
             exits: 2000,
+            message_writes: 40,
             vmm_exits: 700,
             set_irqs: 19,
             routing_updates: 4,
@@ -202,7 +206,7 @@ mod tests {
             json!({
                 "guest_kernel": "6.12.1", "host_kernel": "6.12.2", "architecture": "x86_64",
                 "page_size": 4096, "vmm": "qemu", "policy": null, "module": false,
-                "function": "nvme", "event": "bind", "count": 1, "table_exits": 194,
+                "function": "nvme", "event": "bind", "count": 1, "table_exits": 194, "message_writes": 40,
                 "exits": 2000, "vmm_exits": 700, "set_irqs": 19, "routing_updates": 4, "irqfds": 8, "doorbells": 0,
                 "configures": null, "updates": null, "lost": 0, "seconds": 0.5,
             })

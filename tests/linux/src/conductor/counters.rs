@@ -42,6 +42,8 @@ pub(super) struct Counts {
     pub console: u64,
     /// Those for accesses on the table's pages.
     pub table: u64,
+    /// Those that write an entry's message: its data word, which Linux writes with each message.
+    pub messages: u64,
     /// `VFIO_DEVICE_SET_IRQS`.
     pub set_irqs: u64,
     /// `KVM_SET_GSI_ROUTING`.
@@ -60,6 +62,7 @@ impl Counts {
             vmm: self.vmm.saturating_sub(before.vmm),
             console: self.console.saturating_sub(before.console),
             table: self.table.saturating_sub(before.table),
+            messages: self.messages.saturating_sub(before.messages),
             set_irqs: self.set_irqs.saturating_sub(before.set_irqs),
             routing: self.routing.saturating_sub(before.routing),
             irqfds: self.irqfds.saturating_sub(before.irqfds),
@@ -89,6 +92,7 @@ pub(super) struct Counters {
     vmm: Counter,
     console: Counter,
     table: Counter,
+    messages: Counter,
     set_irqs: Counter,
     routing: Counter,
     irqfds: Counter,
@@ -96,16 +100,17 @@ pub(super) struct Counters {
 }
 
 impl Counters {
-    /// Starts to count; `table`: the pages of a function's vector table, `register`: the doorbell is
-    /// a register.
-    pub(super) fn start(table: Range, register: bool) -> Result<Self> {
+    /// Starts to count; `table`: a function's vector table, `pages`: where it lies, `register`: the
+    /// doorbell is a register.
+    pub(super) fn start(table: Range, pages: Range, register: bool) -> Result<Self> {
         let doorbell = if register { DOORBELL_REGISTER } else { DOORBELL };
         Ok(Self {
             exits: Counter::new("kvm/kvm_exit", EXITS)?,
             // One that a signal has caused ends with an error.
             vmm: Counter::new("kvm/kvm_userspace_exit", "errno == 0")?,
             console: Counter::new(CONSOLE.0, CONSOLE.1)?,
-            table: Counter::new("kvm/kvm_mmio", &accesses(table))?,
+            table: Counter::new("kvm/kvm_mmio", &accesses(pages))?,
+            messages: Counter::new("kvm/kvm_mmio", &data_writes(table))?,
             set_irqs: ioctl(SET_IRQS)?,
             routing: ioctl(SET_GSI_ROUTING)?,
             irqfds: ioctl(IRQFD)?,
@@ -120,6 +125,7 @@ impl Counters {
             vmm: self.vmm.read()?,
             console: self.console.read()?,
             table: self.table.read()?,
+            messages: self.messages.read()?,
             set_irqs: self.set_irqs.read()?,
             routing: self.routing.read()?,
             irqfds: self.irqfds.read()?,
@@ -136,6 +142,14 @@ fn ioctl(number: u64) -> Result<Counter> {
 /// type 1, when its value is there.
 fn accesses(range: Range) -> String {
     format!("type != 1 && gpa >= {:#x} && gpa < {:#x}", range.start, range.end)
+}
+
+/// Writes of the third word of an entry. A table begins at a multiple of 8 bytes, and a filter knows no
+/// more of an address than whether it has one of some bits.
+fn data_writes(table: Range) -> String {
+    let Range { start, end } = table;
+    let third = if start & 8 == 0 { "gpa & 8" } else { "!(gpa & 8)" };
+    format!("type == 2 && gpa >= {start:#x} && gpa < {end:#x} && {third} && !(gpa & 4)")
 }
 
 /// Interrupts and NMIs of the host, windows for interrupts of the guest, and HLT say how long

@@ -18,6 +18,9 @@ const TABLE_EXITS: &str = "exits on the table's page";
 /// The same.
 const VMM_EXITS: &str = "exits for the VMM";
 
+/// Of a message that Linux writes: three words, and a read that has them arrive.
+const MESSAGE_EXITS: u64 = 4;
+
 /// Both functions have nothing but their table on a page of this size.
 const TABLE_PAGE: u64 = 4096;
 
@@ -272,8 +275,8 @@ fn no_more_than_qemu(outcome: &Outcome, event: &LinuxEvent) -> Result<(), String
     // What a move meets makes it dearer: the cheapest of a few is compared.
     let moves = event.event == Event::Affinity;
     for (name, figure) in [
-        (TABLE_EXITS, (|e| e.table_exits) as fn(&LinuxEvent) -> u64),
-        (VMM_EXITS, |e| e.vmm_exits),
+        (TABLE_EXITS, (|e| without_second_messages(e, e.table_exits)) as fn(&LinuxEvent) -> u64),
+        (VMM_EXITS, |e| without_second_messages(e, e.vmm_exits)),
         ("SET_IRQS", |e| e.set_irqs),
         // One for each vector that is armed or moved, as there.
         ("routing updates", |e| e.routing_updates),
@@ -281,10 +284,8 @@ fn no_more_than_qemu(outcome: &Outcome, event: &LinuxEvent) -> Result<(), String
         let least = |events: &[&LinuxEvent]| events.iter().map(|event| figure(event)).min();
         let most = below_qemu.iter().map(|event| figure(event)).max();
         // On a large page there are registers, too, and a driver that waits reads them as often as time
-        // lets it. igb raises its vectors whenever it likes, and Linux writes an entry twice where the
-        // interrupt gets another vector number of the processor, which is as it happens.
-        let vague = event.page_size > TABLE_PAGE
-            || (event.function, event.event) == (Function::Igb, Event::Affinity);
+        // lets it.
+        let vague = event.page_size > TABLE_PAGE;
         let most = if moves && !vague { least(&below_qemu) } else { most };
         let mut most = most.ok_or("not seen below QEMU")?;
         let here = if moves { least(&alike) } else { None }.unwrap_or(figure(event));
@@ -296,6 +297,18 @@ fn no_more_than_qemu(outcome: &Outcome, event: &LinuxEvent) -> Result<(), String
         }
     }
     Ok(())
+}
+
+/// For a move x86 writes an entry twice where the interrupt gets another vector number of its processor,
+/// as it happens: what both cost alike, whoever runs the guest, is not counted.
+fn without_second_messages(event: &LinuxEvent, exits: u64) -> u64 {
+    let second = match event.event {
+        Event::Affinity => event.message_writes.saturating_sub(event.count),
+        // How many vectors are moved is not told.
+        Event::CpuOffOn => event.message_writes,
+        _ => 0,
+    };
+    exits.saturating_sub(second.saturating_mul(MESSAGE_EXITS))
 }
 
 /// Medians of the seconds to the first verified block.
@@ -336,13 +349,14 @@ pub(super) fn table(architecture: Architecture, events: &[LinuxEvent]) -> String
         let _ = writeln!(
             text,
             "{}, host {host}, page size {page_size}, guest {kernel}\n\n  {:<24}{:<6}{:<16}{:>7}{:>8}{:>9}\
-             {:>9}{:>9}{:>9}{:>8}{:>7}{:>8}{:>8}{:>6}{:>10}",
+             {:>9}{:>9}{:>9}{:>9}{:>8}{:>7}{:>8}{:>8}{:>6}{:>10}",
             architecture.name(),
             "below",
             "",
             "event",
             "count",
             "table",
+            "messages",
             "VMM",
             "exits",
             "SET_IRQS",
@@ -358,12 +372,13 @@ pub(super) fn table(architecture: Architecture, events: &[LinuxEvent]) -> String
             let optional = |value: Option<u64>| value.map_or("-".to_owned(), |v| v.to_string());
             let _ = writeln!(
                 text,
-                "  {:<24}{:<6}{:<16}{:>7}{:>8}{:>9}{:>9}{:>9}{:>9}{:>8}{:>7}{:>8}{:>8}{:>6}{:>10.3}",
+                "  {:<24}{:<6}{:<16}{:>7}{:>8}{:>9}{:>9}{:>9}{:>9}{:>9}{:>8}{:>7}{:>8}{:>8}{:>6}{:>10.3}",
                 Kind::of(event).title(),
                 event.function.name(),
                 event.event.name(),
                 event.count,
                 event.table_exits,
+                event.message_writes,
                 event.vmm_exits,
                 event.exits,
                 event.set_irqs,
@@ -436,6 +451,7 @@ mod tests {
                 (true, _) => 0,
                 (false, _) => 110,
             },
+            message_writes: if module { 0 } else { 20 },
             exits: 500,
             vmm_exits: 120,
             set_irqs: match event {
@@ -574,6 +590,23 @@ mod tests {
         }
         let twice = event(Vmm::Qemu, false, Event::Affinity);
         outcome.events.push(LinuxEvent { table_exits: 122, ..twice });
+        assert_ne!(failures(&outcome), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_move_that_writes_an_entry_once_is_compared_with_one_that_writes_it_twice() {
+        let plain = |event: &LinuxEvent| event.vmm == Vmm::Pvmsi && !event.module;
+        let qemu = |event: &LinuxEvent| event.vmm == Vmm::Qemu && event.event == Event::Affinity;
+        let mut outcome = good();
+        for event in outcome.events.iter_mut().filter(|event| qemu(event)) {
+            event.message_writes = 17;
+            event.table_exits = 98;
+            event.vmm_exits = 108;
+        }
+        assert_eq!(failures(&outcome), Vec::<String>::new());
+        for event in outcome.events.iter_mut().filter(|event| plain(event)) {
+            event.table_exits = 111;
+        }
         assert_ne!(failures(&outcome), Vec::<String>::new());
     }
 
