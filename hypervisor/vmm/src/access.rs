@@ -10,6 +10,8 @@ pub(crate) enum Exit {
     Served(Action),
     /// KVM could not reach guest memory at this address.
     MemoryFault(u64),
+    /// KVM gives the guest up, and says why in `kvm_run`.
+    InternalError,
     /// The vCPU cannot go on, and why.
     Stuck(String),
 }
@@ -24,10 +26,7 @@ pub(crate) fn serve(exit: VcpuExit<'_>, bus: &Bus) -> Exit {
         }
         VcpuExit::Intr => Exit::Served(Action::Continue),
         VcpuExit::MemoryFault { gpa, .. } => Exit::MemoryFault(gpa),
-        VcpuExit::InternalError => Exit::Stuck(
-            "KVM cannot go on (internal error): most often an instruction that it cannot emulate"
-                .to_owned(),
-        ),
+        VcpuExit::InternalError => Exit::InternalError,
         VcpuExit::FailEntry(reason, cpu) => {
             Exit::Stuck(format!("KVM cannot enter the guest (reason {reason:#x}, host CPU {cpu})"))
         }

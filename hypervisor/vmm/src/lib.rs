@@ -49,6 +49,7 @@ mod error;
 mod file_limit;
 mod function_argument;
 mod host;
+mod internal_error;
 mod machine;
 mod measurements;
 mod memory;

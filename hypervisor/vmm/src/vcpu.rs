@@ -15,6 +15,7 @@ use crate::arch::{self, PowerOnState, SavedVcpu, Start};
 use crate::bus::{Action, Bus};
 use crate::control::{Control, End};
 use crate::error::MachineError;
+use crate::internal_error::InternalError;
 use crate::measurements::ExitKind;
 
 /// How often a vCPU that was refused memory tries again before the run fails.
@@ -118,6 +119,11 @@ impl Vcpu {
                         return Some(end);
                     }
                     continue;
+                }
+                Ok(Exit::InternalError) => {
+                    bus.exits.count(ExitKind::Other);
+                    let what = InternalError::of(&mut vcpu).to_string();
+                    return Some(self.failed(&vcpu, &what));
                 }
                 Ok(Exit::Stuck(what)) => {
                     bus.exits.count(ExitKind::Other);

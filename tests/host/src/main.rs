@@ -14,7 +14,8 @@ use anyhow::{Context, Result};
 
 const USAGE: &str = "\
 usage: pvmsi-host-lab bounded FUNCTION BOUND, as 0000:01:00.0 16
-       pvmsi-host-lab moving FUNCTION SECONDS moved|pinned";
+       pvmsi-host-lab moving FUNCTION SECONDS moved|pinned
+       pvmsi-host-lab move FUNCTION SECONDS, beside a VMM that has the function";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -28,6 +29,9 @@ fn main() -> ExitCode {
                 .and_then(|seconds| moving::run(function, seconds, moving::Mode::Moved)),
             ["moving", function, seconds, "pinned"] => number(seconds)
                 .and_then(|seconds| moving::run(function, seconds, moving::Mode::Pinned)),
+            ["move", function, seconds] => {
+                number(seconds).and_then(|seconds| moving::only_move(function, seconds))
+            }
             _ => {
                 eprintln!("{USAGE}");
                 return ExitCode::from(2);

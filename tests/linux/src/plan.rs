@@ -9,6 +9,8 @@ use crate::report::{LinuxEvent, Policy, Vmm};
 pub struct Plan {
     /// In this order.
     pub boots: Vec<Boot>,
+    /// How long [`Suite::Moving`] moves.
+    pub seconds: u64,
 }
 
 /// A guest.
@@ -54,6 +56,8 @@ pub enum Suite {
     Reload,
     /// All that Linux does with a drive, with a service that is as tight as it may be.
     Tight,
+    /// The host moves its interrupts of a drive that is busy, and takes processors off and on.
+    Moving,
 }
 
 /// What the conductor has counted and found wrong.

@@ -60,6 +60,10 @@ pub(crate) struct Moving {
     mode: String,
     /// How long.
     pub seconds: u64,
+    /// Interrupts of the function that the service has pinned.
+    pub pinned: u64,
+    /// Those that it could not pin.
+    pub not_pinned: u64,
     /// Interrupts that were moved.
     pub moves: u64,
     /// Times a processor was taken off.
@@ -315,6 +319,8 @@ impl fmt::Display for Moving {
         writeln!(f, "host {}, page size {}, {}", self.host_kernel, self.page_size, self.mode)?;
         for (name, figure) in [
             ("seconds", self.seconds),
+            ("interrupts pinned", self.pinned),
+            ("  not pinned", self.not_pinned),
             ("interrupts moved", self.moves),
             ("processors taken off", self.processors_off),
             ("mode switches", self.switches),

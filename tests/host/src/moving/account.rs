@@ -11,6 +11,10 @@ pub(crate) struct Account {
     /// `moved` or `pinned`.
     pub(crate) mode: &'static str,
     pub(crate) seconds: u64,
+    /// Interrupts of the function that the service has pinned.
+    pub(crate) pinned: u32,
+    /// Those that it could not pin.
+    pub(crate) not_pinned: u32,
     /// Interrupts that were moved: the function's, or all others.
     pub(crate) moves: u64,
     /// Times a processor was taken off.

@@ -22,10 +22,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use pvmsi_hypervisor::vfio_ioctls::VfioContainer;
 use pvmsi_hypervisor::{
-    FunctionHandle, PciFunction, Service, ServiceConfig, VfioFunction, VfioHost, host_page_size,
+    FunctionHandle, PciFunction, PinnedInterrupts, Service, ServiceConfig, VfioFunction, VfioHost,
+    host_page_size,
 };
 use pvmsi_protocol::{Sequence, VectorIndex, VectorUpdate};
 use rustix::thread::{CpuSet, sched_setaffinity};
+use serde_json::json;
 
 use self::account::Account;
 use self::bar::{Bar, Map};
@@ -50,7 +52,7 @@ const PROGRESS: Duration = Duration::from_secs(30);
 pub(crate) enum Mode {
     /// The function's, back to back.
     Moved,
-    /// All others: the function's were pinned before the table was direct.
+    /// All others: the service pins the function's before the table is direct.
     Pinned,
 }
 
@@ -77,10 +79,24 @@ pub(crate) fn run(function: &str, seconds: u64, mode: Mode) -> Result<()> {
         moves,
         processors_off,
         switches: counters.switches_to_direct.saturating_add(counters.switches_to_trapped),
+        pinned: bench.pinned.as_ref().map_or(0, PinnedInterrupts::pinned),
+        not_pinned: bench.pinned.as_ref().map_or(0, PinnedInterrupts::not_pinned),
         doubled: bench.account.doubled.saturating_add(bench.events.astray()),
         ..bench.account
     };
     println!("{}", serde_json::to_string(&account)?);
+    Ok(())
+}
+
+/// Moves the interrupts of a function that somebody else serves, and prints what was done.
+///
+/// # Errors
+/// Where it has none, or a processor cannot be taken off or on.
+pub(crate) fn only_move(function: &str, seconds: u64) -> Result<()> {
+    let mover = Mover::start(function, Mode::Moved)?;
+    thread::sleep(Duration::from_secs(seconds));
+    let (moves, processors_off) = mover.stop()?;
+    println!("{}", json!({ "moves": moves, "processors_off": processors_off }));
     Ok(())
 }
 
@@ -92,6 +108,8 @@ struct Bench {
     drive: Nvme,
     random: Random,
     account: Account,
+    /// What the service has pinned, where it shall.
+    pinned: Option<PinnedInterrupts>,
     /// Goes last: the function is attached to it.
     _vfio: VfioHost,
 }
@@ -104,7 +122,8 @@ impl Bench {
         let container = VfioContainer::new(None).context("VFIO cannot be used")?;
         let vfio = VfioHost::from_container(Arc::new(container));
         let sysfs = Path::new("/sys/bus/pci/devices").join(function);
-        let real = VfioFunction::open(&vfio, &sysfs)?;
+        let mut real = VfioFunction::open(&vfio, &sysfs)?;
+        let pinned = (mode == Mode::Pinned).then(|| real.pin_interrupts());
         // SAFETY: the guest's memory lives as long as the guest, which is dropped before `vfio` and,
         // as it owns the service, with the function; it is accessed by `Bytes` alone, which is volatile.
         unsafe { vfio.map_memory(guest.memory()) }?;
@@ -112,19 +131,18 @@ impl Bench {
         let map = Map::new();
         guest.plug(real, map.clone())?;
         guest.start()?;
-        // Interrupts are pinned before the table is direct.
-        guest.function()?.revoke()?;
+        // The service leaves interrupts where the kernel has put them: not where the mover takes the processor off.
+        if mode == Mode::Pinned {
+            interrupts::set_online(mover::VOLATILE, false)?;
+        }
         match guest.configure(VECTORS, Sequence::START)? {
             Answer::Granted(VECTORS) => {}
             Answer::Granted(granted) => bail!("{granted} vectors were granted, of {VECTORS}"),
             Answer::Busy(_) => bail!("nothing bounds a call here"),
         }
         if mode == Mode::Pinned {
-            for interrupt in interrupts::of(function)? {
-                interrupts::allow(interrupt, 1).context("an interrupt cannot be pinned")?;
-            }
+            interrupts::set_online(mover::VOLATILE, true)?;
         }
-        guest.function()?.allow()?;
         let bar = Bar::new(map, mappings, layout, guest.function()?.clone())?;
         ensure!(bar.is_direct(), "the table is not direct: {:?}", guest.function()?.status()?);
         let drive = Nvme::start(&bar, guest.memory(), *QUEUES.end())?;
@@ -138,6 +156,7 @@ impl Bench {
             drive,
             random: Random(0x9e37_79b9_7f4a_7c15),
             account: Account::default(),
+            pinned,
             _vfio: vfio,
         })
     }

@@ -12,8 +12,8 @@ use crate::interrupts;
 
 /// Processors of the host.
 pub(super) const PROCESSORS: usize = 2;
-/// The processor that comes and goes: nobody has pinned anything to it.
-const VOLATILE: u32 = 1;
+/// The processor that comes and goes: nothing is pinned to it.
+pub(super) const VOLATILE: u32 = 1;
 /// How often it does.
 const OFF_AND_ON: Duration = Duration::from_millis(700);
 /// The masks of the two processors.

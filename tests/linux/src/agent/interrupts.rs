@@ -31,34 +31,52 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Moves each interrupt that may be moved `count` times, and has it raised after each.
 pub(super) fn affinity(driver: &str, count: u64) -> Result<Answer> {
+    moves(driver, count, Duration::ZERO)
+}
+
+/// Moves each interrupt that may be moved in turn, and has it raised after each, for some time.
+pub(super) fn affinity_for(driver: &str, time: Duration) -> Result<Answer> {
+    moves(driver, TURN, time)
+}
+
+/// Moves of an interrupt before the next one's turn.
+const TURN: u64 = 10;
+
+fn moves(driver: &str, count: u64, time: Duration) -> Result<Answer> {
     let device = Device::of(driver)?;
     let processors = system::processors()?;
     let source = Source::of(&device)?;
     let begin = Instant::now();
     let (mut moved, mut vectors, mut lost) = (0_u64, 0_u64, 0_u64);
-    for (vector, interrupt) in device.interrupts()?.into_iter().enumerate() {
-        if !source.raises(vector) {
-            continue;
+    let interrupts = device.interrupts()?.into_iter().enumerate();
+    loop {
+        for (vector, interrupt) in interrupts.clone() {
+            if !source.raises(vector) {
+                continue;
+            }
+            let now = effective(interrupt)?.unwrap_or(0);
+            // The first one is a move already.
+            let mut targets = processors
+                .iter()
+                .copied()
+                .cycle()
+                .skip_while(move |&processor| processor != now)
+                .skip(1);
+            let mut movable = true;
+            for _ in 0..count {
+                let target = targets.next().context("no processors")?;
+                let Some(arrived) = move_to(&source, vector, interrupt, target)? else {
+                    movable = false;
+                    break;
+                };
+                moved = moved.saturating_add(1);
+                lost = lost.saturating_add(u64::from(!arrived));
+            }
+            vectors = vectors.saturating_add(u64::from(movable));
         }
-        let now = effective(interrupt)?.unwrap_or(0);
-        // The first one is a move already.
-        let mut targets = processors
-            .iter()
-            .copied()
-            .cycle()
-            .skip_while(move |&processor| processor != now)
-            .skip(1);
-        let mut movable = true;
-        for _ in 0..count {
-            let target = targets.next().context("no processors")?;
-            let Some(arrived) = move_to(&source, vector, interrupt, target)? else {
-                movable = false;
-                break;
-            };
-            moved = moved.saturating_add(1);
-            lost = lost.saturating_add(u64::from(!arrived));
+        if vectors == 0 || begin.elapsed() >= time {
+            break;
         }
-        vectors = vectors.saturating_add(u64::from(movable));
     }
     object(json!({
         "seconds": begin.elapsed().as_secs_f64(),

@@ -15,6 +15,7 @@ mod network;
 mod system;
 
 use std::io::{self, BufRead, Write};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
@@ -78,6 +79,12 @@ fn perform(words: &[&str], log: &mut KernelLog, listener: &mut Option<Listener>)
         ["affinity_under_load", driver, count] => {
             let load = load::Load::start()?;
             let result = interrupts::affinity(driver, number(count)?);
+            load.stop()?;
+            result
+        }
+        ["affinity_for", driver, seconds] => {
+            let load = load::Load::start()?;
+            let result = interrupts::affinity_for(driver, Duration::from_secs(number(seconds)?));
             load.stop()?;
             result
         }

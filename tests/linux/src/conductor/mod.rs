@@ -3,6 +3,7 @@
 mod counterpart;
 mod counters;
 mod guest;
+mod mover;
 mod suite;
 
 use std::fs;
@@ -18,7 +19,7 @@ pub(crate) fn run(plan: &Path) -> Result<bool> {
     let plan: Plan = serde_json::from_str(&text).context("this is no plan")?;
     let mut outcome = Outcome::default();
     for (index, boot) in plan.boots.iter().enumerate() {
-        if let Err(error) = suite::run(boot, index, &mut outcome) {
+        if let Err(error) = suite::run(boot, index, plan.seconds, &mut outcome) {
             let what = format!("{}: {error:#}", suite::title(boot));
             eprintln!("### {what}");
             outcome.failures.push(what);

@@ -12,6 +12,7 @@ use pvmsi_linux_lab::report::{Event, Function, LinuxEvent, Policy, Vmm};
 use super::counterpart::Counterpart;
 use super::counters::{Counters, Range, SetIrqs};
 use super::guest::{Answer, Guest, Hello, Report, ReportFunction, command_line};
+use super::mover::Mover;
 use crate::agent::KernelLog;
 use crate::packets::{self, Listener};
 
@@ -48,7 +49,7 @@ pub(super) fn title(boot: &Boot) -> String {
 }
 
 /// Runs a guest's events.
-pub(super) fn run(boot: &Boot, index: usize, outcome: &mut Outcome) -> Result<()> {
+pub(super) fn run(boot: &Boot, index: usize, seconds: u64, outcome: &mut Outcome) -> Result<()> {
     eprintln!("### guest {index}: {}", title(boot));
     let mut log = KernelLog::open()?;
     log.bad_lines()?;
@@ -109,6 +110,12 @@ pub(super) fn run(boot: &Boot, index: usize, outcome: &mut Outcome) -> Result<()
                 scene.fail("bind", "the host was never busy");
             }
             Ok(())
+        })?,
+        Suite::Moving => stage.with(Function::Nvme, |scene| {
+            scene.event(Event::Bind, "load nvme")?;
+            scene.check_mode()?;
+            scene.moving(seconds)?;
+            scene.event(Event::Unbind, "unbind nvme")
         })?,
         Suite::Reload => stage.with(Function::Nvme, |scene| {
             scene.silent = true;
@@ -446,6 +453,21 @@ impl Scene<'_, '_> {
         let (times, each) = moves(self.function);
         let request = format!("affinity {} {each}", self.function.name());
         (0..times).try_for_each(|_| self.event(Event::Affinity, &request))
+    }
+
+    /// The guest moves its interrupts under load, while the host moves those that it has for the function.
+    fn moving(&mut self, seconds: u64) -> Result<()> {
+        let function = self.stage.boot.functions.first().context("no function")?;
+        let mover = Mover::start(function, seconds)?;
+        let request = format!("affinity_for nvme {seconds}");
+        let limit = LIMIT.saturating_add(Duration::from_secs(seconds));
+        self.observed(Event::Affinity, 1, |scene| scene.stage.guest.ask(&request, limit))?;
+        let moved = mover.stop()?;
+        eprintln!("### meanwhile the host: {moved:?}");
+        if moved.moves == 0 || moved.processors_off == 0 {
+            self.fail("affinity", &format!("the host has moved too little: {moved:?}"));
+        }
+        Ok(())
     }
 
     /// The host wants its function back.

@@ -55,7 +55,7 @@ pub(crate) struct Options {
     /// Which case to run.
     #[arg(long, value_enum, default_value = "all")]
     scenario: Choice,
-    /// How long `moving` moves, in each of its parts; one minute when not given.
+    /// How long `moving`, in each of its parts, and `linux-moving` move; one minute when not given.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1000))]
     minutes: Option<u64>,
     /// Of scenarios with Linux guests, run only what is in `cargo xtask test`.
@@ -87,6 +87,14 @@ pub(crate) fn command(workspace: &Workspace, options: &Options) -> Result<bool> 
     }
     let kind = options.kind()?;
     let possible = Scenario::all(kind);
+    let moves = match options.scenario {
+        Choice::All => possible.contains(&Scenario::Moving),
+        Choice::One(scenario) => scenario == Scenario::Moving,
+        Choice::Linux(scenario) => scenario == LinuxScenario::Moving,
+    };
+    if options.minutes.is_some() && !moves {
+        bail!("--minutes is how long the scenarios \"moving\" and \"linux-moving\" move");
+    }
     let scenarios = match options.scenario {
         Choice::All => possible,
         Choice::Linux(scenario) => return linux::command(workspace, options, kind, scenario),
@@ -95,9 +103,6 @@ pub(crate) fn command(workspace: &Workspace, options: &Options) -> Result<bool> 
             bail!("the host {} cannot show {}", kind.name, scenario.name())
         }
     };
-    if options.minutes.is_some() && !scenarios.contains(&Scenario::Moving) {
-        bail!("--minutes is how long the scenario \"moving\" moves");
-    }
     let pvmsi = workspace.build_pvmsi(kind.architecture)?;
     let lab = Lab::prepare(workspace, kind, &scenarios)?;
     let mut good = true;
@@ -141,6 +146,7 @@ impl ValueEnum for Choice {
             Self::One(Scenario::Refused),
             Self::Linux(LinuxScenario::Events),
             Self::Linux(LinuxScenario::Peers),
+            Self::Linux(LinuxScenario::Moving),
         ]
     }
 

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::machine::{NVME, Results, Step};
 use super::{HOST_PROGRAM, Run, Shown};
+use crate::architecture::Architecture;
 use crate::check::{self, Check, equal};
 use crate::report::{Moving, SCHEMA};
 
@@ -28,7 +29,7 @@ pub(super) fn steps(minutes: u64) -> Vec<Step> {
 }
 
 /// What the steps must have shown.
-pub(super) fn judge(results: &Results) -> Run {
+pub(super) fn judge(architecture: Architecture, results: &Results) -> Run {
     let mut items = Vec::new();
     let mut texts = Vec::new();
     let mut checks = Vec::new();
@@ -43,7 +44,7 @@ pub(super) fn judge(results: &Results) -> Run {
             texts.push(account.to_string());
             Ok(account)
         });
-        checks.extend(checks_of(part, account));
+        checks.extend(checks_of(architecture, part, account));
     }
     let first = |name: &str| items.first().and_then(|item| item.get(name)).cloned();
     let wrong: Vec<_> = checks.iter().filter_map(Check::complaint).collect();
@@ -58,7 +59,11 @@ pub(super) fn judge(results: &Results) -> Run {
     Run { shown: Some(shown), checks }
 }
 
-fn checks_of(part: &str, account: Result<Moving, String>) -> Vec<Check> {
+fn checks_of(
+    architecture: Architecture,
+    part: &str,
+    account: Result<Moving, String>,
+) -> Vec<Check> {
     let look = |name: &str, look: &dyn Fn(&Moving) -> Result<(), String>| {
         Check::new(
             &format!("{part}: {name}"),
@@ -87,6 +92,12 @@ fn checks_of(part: &str, account: Result<Moving, String>) -> Vec<Check> {
             equal("masks_cleared", account.masks_cleared, 0)?;
             equal("masks_set", account.masks_set, 0)
         }));
+        checks.push(look("the service has pinned what it has set up", &|account| {
+            equal("not_pinned", account.not_pinned, 0)?;
+            // Elsewhere no move writes a table.
+            let pins = architecture == Architecture::X86_64;
+            check::at_least("pinned", account.pinned, u64::from(pins))
+        }));
     }
     checks
 }
@@ -97,7 +108,8 @@ mod tests {
 
     fn account() -> Value {
         json!({
-            "host_kernel": "6.12", "page_size": 4096, "mode": "moved", "seconds": 60, "moves": 900,
+            "host_kernel": "6.12", "page_size": 4096, "mode": "moved", "seconds": 60, "pinned": 5,
+            "not_pinned": 0, "moves": 900,
             "processors_off": 40, "switches": 50, "events": 1000, "lost": 0, "held": 0, "doubled": 0,
             "while_masked": 0, "masks": 400, "masks_cleared": 0, "masks_set": 0,
         })
@@ -106,7 +118,8 @@ mod tests {
     fn failures(part: &str, name: &str, figure: u64) -> usize {
         let mut account = account();
         *account.get_mut(name).unwrap() = figure.into();
-        let checks = checks_of(part, Ok(serde_json::from_value(account).unwrap()));
+        let checks =
+            checks_of(Architecture::X86_64, part, Ok(serde_json::from_value(account).unwrap()));
         checks.iter().filter(|check| check.result.is_err()).count()
     }
 
@@ -120,10 +133,11 @@ mod tests {
             for name in ["lost", "doubled"] {
                 assert_eq!(failures(part, name, 1), 1, "{part} {name}");
             }
-            for name in ["while_masked", "masks_cleared", "masks_set"] {
+            for name in ["while_masked", "masks_cleared", "masks_set", "not_pinned"] {
                 assert_eq!(failures(part, name, 1), usize::from(part == "pinned"), "{part} {name}");
             }
-            let none = checks_of(part, Err("it did not boot".to_owned()));
+            assert_eq!(failures(part, "pinned", 0), usize::from(part == "pinned"), "{part}");
+            let none = checks_of(Architecture::X86_64, part, Err("it did not boot".to_owned()));
             assert!(none.iter().all(|check| check.result.is_err()));
         }
     }

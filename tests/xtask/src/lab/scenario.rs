@@ -185,7 +185,7 @@ impl Scenario {
         match self {
             Self::Hostile => return hostile::judge(kind, results),
             Self::Bounded => return bounded::judge(results),
-            Self::Moving => return moving::judge(results),
+            Self::Moving => return moving::judge(architecture, results),
             Self::Refused => return refused::judge(results),
             Self::Direct | Self::Off | Self::Unisolated => {}
         }

@@ -21,11 +21,6 @@ pub(crate) fn run(vcpu: &mut VcpuFd, bus: &Bus) -> Result<Exit, Error> {
             "shutdown: a triple fault, most often an exception without a handler or a stack that is not there"
                 .to_owned(),
         ),
-        VcpuExit::InternalError => Exit::Stuck(
-            "KVM cannot go on (internal error): most often an instruction that this KVM cannot emulate; guests must be \
-             built without SSE"
-                .to_owned(),
-        ),
         VcpuExit::Hlt => {
             Exit::Stuck("HLT came out of KVM, which has no interrupt controller".to_owned())
         }

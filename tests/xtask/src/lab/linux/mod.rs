@@ -16,14 +16,13 @@ use serde_json::{Value, json};
 use std::slice;
 
 use self::parts::{Kernel, Parts};
-use super::BOOT_LIMIT;
-use super::Options;
 use super::host::Host;
 use super::initramfs::{self, Addition, Packing};
 use super::kernel::Series;
 use super::kind::{Kind, PageSize};
 use super::machine::{self, Hardware, NETWORK, NVME, Step};
 use super::program::Program;
+use super::{BOOT_LIMIT, HOST_PROGRAM, Options};
 use crate::architecture::Architecture;
 use crate::check::{self, Check};
 use crate::process;
@@ -51,6 +50,9 @@ pub(crate) enum LinuxScenario {
     /// The same events below QEMU and below `pvmsi run`.
     #[value(name = "linux-peers")]
     Peers,
+    /// The host moves its interrupts back to back while Linux reads from its drive: for `--minutes`.
+    #[value(name = "linux-moving")]
+    Moving,
 }
 
 impl LinuxScenario {
@@ -59,6 +61,7 @@ impl LinuxScenario {
         match self {
             Self::Events => "linux",
             Self::Peers => "linux-peers",
+            Self::Moving => "linux-moving",
         }
     }
 }
@@ -114,7 +117,8 @@ pub(crate) fn command(
         bail!("the host {} cannot run Linux guests with functions", kind.name);
     }
     let extent = if options.short { Extent::Short } else { Extent::Full };
-    let lab = LinuxLab::prepare(workspace, kind, scenario, extent)?;
+    let mut lab = LinuxLab::prepare(workspace, kind, scenario, extent)?;
+    lab.seconds = options.minutes().saturating_mul(60);
     let run = lab.run(scenario, extent)?;
     let good = check::print(scenario.name(), &run.checks);
     if options.json {
@@ -135,6 +139,10 @@ pub(crate) struct LinuxLab {
     kernels: Vec<Kernel>,
     qemu: Option<Program>,
     kexec: Program,
+    /// Where the host's interrupts are moved.
+    mover: Option<PathBuf>,
+    /// For how long.
+    seconds: u64,
 }
 
 /// The host of some guests.
@@ -171,9 +179,13 @@ impl LinuxLab {
         let kexec = parts.kexec()?;
         let qemu = match scenario {
             LinuxScenario::Peers => Some(parts.qemu()?),
-            LinuxScenario::Events => None,
+            LinuxScenario::Events | LinuxScenario::Moving => None,
         };
-        Ok(Self { kind, hosts, pvmsi, program, kernels, qemu, kexec })
+        let mover = match scenario {
+            LinuxScenario::Moving => Some(workspace.build_program(architecture, HOST_PROGRAM)?),
+            LinuxScenario::Events | LinuxScenario::Peers => None,
+        };
+        Ok(Self { kind, hosts, pvmsi, program, kernels, qemu, kexec, mover, seconds: 60 })
     }
 
     /// Boots the hosts of a scenario, and judges what was counted. A host that does not come to its
@@ -201,7 +213,7 @@ impl LinuxLab {
                     checks.extend(judge::peer_checks(&outcome));
                     run.text.push_str(&judge::first_blocks(&outcome.events));
                 }
-                (LinuxScenario::Events, _) => {}
+                (LinuxScenario::Events | LinuxScenario::Moving, _) => {}
             }
             for mut check in checks {
                 check.name = format!("{}: {}", host.name, check.name);
@@ -228,13 +240,19 @@ impl LinuxLab {
         let native = self.kind.architecture == Architecture::native()?;
         let guest = Guest { host: parts, program: &self.program, native };
         let plan_file = folder.join("plan.json");
-        fs::write(&plan_file, serde_json::to_string(&Plan { boots: host.boots.clone() })?)?;
+        fs::write(
+            &plan_file,
+            serde_json::to_string(&Plan { boots: host.boots.clone(), seconds: self.seconds })?,
+        )?;
         let mut additions = vec![
             Addition::program(&self.program, format!("bin/{PROGRAM}")),
             Addition::file(&plan_file, "plan.json".to_owned()),
         ];
         if let Some(qemu) = &self.qemu {
             additions.push(Addition::file(&qemu.folder, "qemu".to_owned()));
+        }
+        if let Some(mover) = &self.mover {
+            additions.push(Addition::program(mover, format!("bin/{HOST_PROGRAM}")));
         }
         for kernel in &self.kernels {
             if host.boots.iter().all(|boot| boot.kernel != inside(kernel)) {
@@ -247,7 +265,8 @@ impl LinuxLab {
             additions.push(Addition::file(&initrd, format!("{to}/initrd")));
         }
         let boots = u32::try_from(host.boots.len())?;
-        let limit = GUEST_LIMIT.saturating_mul(boots);
+        let moving = Duration::from_secs(self.seconds);
+        let limit = GUEST_LIMIT.saturating_add(moving).saturating_mul(boots);
         let steps = [Step {
             name: "linux",
             limit,
@@ -314,6 +333,11 @@ fn plan(
                 let boots = peers(stable, Suite::Peers);
                 hosts.push(host("pages of 16K", true, large, boots));
             }
+        }
+        LinuxScenario::Moving => {
+            let mut boot = events(stable, Policy::Direct, true, Suite::Moving);
+            boot.functions.truncate(1);
+            hosts.push(host("moving", true, kind, vec![boot]));
         }
         LinuxScenario::Events => {
             let chosen = if extent == Extent::Full { kernels } else { slice::from_ref(stable) };
