@@ -154,11 +154,12 @@ fn disagreements(report: &Report, busy: bool, set_irqs: u64) -> Vec<String> {
         told =
             told.saturating_add(counters.interrupt_setups).saturating_add(counters.enable_changes);
     }
-    // One for each function tells the VMM when the host wants it back. A function that leaves the
-    // machine with interrupts loses them, and its Enable, after it was asked.
+    // Two for each function tell the VMM when the host wants it back, and when it has failed. A function
+    // that leaves the machine with interrupts loses them, and its Enable, after it was asked.
     let functions = u64::try_from(report.functions.len()).unwrap_or(u64::MAX);
-    let least = told.saturating_add(functions);
-    if !(least..=least.saturating_add(functions.saturating_mul(2))).contains(&set_irqs) {
+    let twice = functions.saturating_mul(2);
+    let least = told.saturating_add(twice);
+    if !(least..=least.saturating_add(twice)).contains(&set_irqs) {
         wrong.push(format!("{set_irqs} SET_IRQS, and the service has counted {told}"));
     }
     wrong
@@ -560,11 +561,11 @@ mod tests {
     #[test]
     fn the_service_and_the_kernel_must_agree() {
         let none: [&str; 0] = [];
-        assert_eq!(disagreements(&report(0, 3), false, 12), none);
-        assert_eq!(disagreements(&report(0, 3), false, 16), none, "both left with interrupts");
-        assert_eq!(disagreements(&report(1, 3), false, 12), ["00:02.0: 1 calls were refused"]);
-        assert_eq!(disagreements(&report(1, 3), true, 12), none, "busy");
-        for wrong in [11, 17] {
+        assert_eq!(disagreements(&report(0, 3), false, 14), none);
+        assert_eq!(disagreements(&report(0, 3), false, 18), none, "both left with interrupts");
+        assert_eq!(disagreements(&report(1, 3), false, 14), ["00:02.0: 1 calls were refused"]);
+        assert_eq!(disagreements(&report(1, 3), true, 14), none, "busy");
+        for wrong in [13, 19] {
             assert_eq!(disagreements(&report(0, 3), false, wrong).len(), 1, "{wrong}");
         }
     }

@@ -314,7 +314,10 @@ fn without_second_messages(event: &LinuxEvent, exits: u64) -> u64 {
 /// Medians of the seconds to the first verified block.
 fn sooner(outcome: &Outcome) -> Result<(), String> {
     let seconds = |wanted: fn(&LinuxEvent) -> bool| {
-        let binds = outcome.events.iter().filter(|event| event.event == Event::Bind);
+        let binds = outcome
+            .events
+            .iter()
+            .filter(|event| (event.event, event.function) == (Event::Bind, Function::Nvme));
         median(binds.filter(|event| wanted(event)).map(|event| event.seconds).collect())
     };
     let qemu = seconds(|event| event.vmm == Vmm::Qemu).ok_or("not seen below QEMU")?;
