@@ -23,6 +23,11 @@ const MSI: u8 = 0x05;
 const PCI_EXPRESS: u8 = 0x10;
 const ADVANCED_FEATURES: u8 = 0x13;
 
+/// Function Level Reset Capability, in PCI Express Device Capabilities.
+const EXPRESS_FLR: u32 = 1 << 28;
+/// FLR Capability, in Advanced Features Capabilities.
+const ADVANCED_FLR: u8 = 1 << 1;
+
 /// MSI-X Enable, in the upper byte of Message Control.
 pub(crate) const MSIX_ENABLE: u8 = 1 << 7;
 /// Function Mask, in the upper byte of Message Control.
@@ -40,9 +45,9 @@ pub(crate) struct Registers {
     pub(crate) msix_control: u64,
     /// Power Management Control/Status.
     pub(crate) power: Option<Range<u64>>,
-    /// Upper byte of PCI Express Device Control: Initiate Function Level Reset is bit 7.
+    /// Upper byte of PCI Express Device Control: Initiate Function Level Reset is bit 7. None where the function says that it has no such reset: the bit then does nothing.
     pub(crate) device_control: Option<u64>,
-    /// Advanced Features Control: Initiate FLR is bit 0.
+    /// Advanced Features Control: Initiate FLR is bit 0. None as above.
     pub(crate) advanced_control: Option<u64>,
     /// The byte that links to the MSI capability, and what it shall read as instead: MSI is not offered.
     pub(crate) msi_unlinked: Option<(u64, u8)>,
@@ -63,8 +68,15 @@ impl Registers {
                     let start = at.saturating_add(4);
                     found.power = Some(start..start.saturating_add(2));
                 }
-                PCI_EXPRESS => found.device_control = Some(at.saturating_add(9)),
-                ADVANCED_FEATURES => found.advanced_control = Some(at.saturating_add(4)),
+                PCI_EXPRESS => {
+                    let capabilities = double_word(function, at.saturating_add(4));
+                    let resets = capabilities & EXPRESS_FLR != 0;
+                    found.device_control = resets.then_some(at.saturating_add(9));
+                }
+                ADVANCED_FEATURES => {
+                    let resets = byte(function, at.saturating_add(3)) & ADVANCED_FLR != 0;
+                    found.advanced_control = resets.then_some(at.saturating_add(4));
+                }
                 MSIX => found.msix_control = at.saturating_add(3),
                 MSI => {
                     let next = byte(function, at.saturating_add(1));

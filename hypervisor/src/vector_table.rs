@@ -74,11 +74,23 @@ pub trait VectorTable {
     /// See above.
     fn masked(&mut self, vector: VectorIndex) -> Result<bool, TableError>;
 
-    /// Sets or clears the mask bit in the table, and waits until the function has seen it.
+    /// Sets or clears the mask bit in the table, leaves the other bits of vector control as they are, and waits until the function has seen it.
     ///
     /// # Errors
     /// See above.
     fn set_masked(&mut self, vector: VectorIndex, masked: bool) -> Result<(), TableError>;
+
+    /// Vector control, all bits of it. Those beside the mask bit are the function's: one with TPH keeps steering tags in bits 31 to 16.
+    ///
+    /// # Errors
+    /// See above.
+    fn control(&mut self, vector: VectorIndex) -> Result<u32, TableError>;
+
+    /// Writes vector control, and waits until the function has seen it.
+    ///
+    /// # Errors
+    /// See above.
+    fn set_control(&mut self, vector: VectorIndex, control: u32) -> Result<(), TableError>;
 
     /// The bit in the function's pending bit array.
     ///
@@ -145,6 +157,16 @@ impl VectorTable for MappedTable {
         // Some functions keep something in the other bits.
         word.store(word.load()? & !MASK_BIT | u32::from(masked))?;
         // A read's completion pushes the write, and what the function sent before, ahead of it.
+        word.load().map(drop)
+    }
+
+    fn control(&mut self, vector: VectorIndex) -> Result<u32, TableError> {
+        self.entry(vector, 3)?.load()
+    }
+
+    fn set_control(&mut self, vector: VectorIndex, control: u32) -> Result<(), TableError> {
+        let word = self.entry(vector, 3)?;
+        word.store(control)?;
         word.load().map(drop)
     }
 
@@ -228,6 +250,8 @@ mod tests {
         assert_eq!((at(3).load(), table.masked(last).unwrap()), (0xab00_0001, true));
         table.set_masked(last, false).unwrap();
         assert_eq!((at(3).load(), table.masked(last).unwrap()), (0xab00_0000, false));
+        table.set_control(last, 0x1234_0001).unwrap();
+        assert_eq!((at(3).load(), table.control(last).unwrap()), (0x1234_0001, 0x1234_0001));
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub(crate) const REGISTERS_END: u64 = 0x20;
 /// Address of the messages that the host gives to software functions: an address that no guest
 /// would choose, so that a guest message in the table is noticed.
 const HOST_DOORBELL: u64 = 0x5650_0000_0000;
+/// Of the second half of an entry: what is neither data nor the mask bit.
+const OTHER_BITS: u64 = 0xffff_fffe_0000_0000;
 /// Events raised in one round at most, so that a round stays short.
 const EVENTS_PER_ROUND: u32 = 64;
 /// A next event that is due sooner counts as work.
@@ -144,11 +146,13 @@ impl SoftwareDevice {
         for number in first.0..set_up {
             let entry = usize::from(number) << 1;
             table.store(entry, self.address);
-            // With vector control: unmasked.
-            table.store(entry | 1, number.into());
+            // With vector control, in the upper half: unmasked, and the rest as it was.
+            let control = table.load(entry | 1) & OTHER_BITS;
+            table.store(entry | 1, control | u64::from(number));
         }
         for number in first.0.max(set_up)..self.vectors {
-            self.store_entry(VectorIndex(number), 3, 1);
+            let vector = VectorIndex(number);
+            self.store_entry(vector, 3, self.control(vector)? | 1);
         }
         Ok(())
     }
@@ -199,14 +203,39 @@ impl SoftwareDevice {
     }
 
     pub(crate) fn masked(&self, vector: VectorIndex) -> io::Result<bool> {
-        self.load_entry(vector, 3).map(|control| control & 1 != 0).ok_or_else(no_such_vector)
+        self.control(vector).map(|control| control & 1 != 0)
+    }
+
+    /// Bits of vector control beside the mask bit mean nothing to this function: it keeps them.
+    pub(crate) fn control(&self, vector: VectorIndex) -> io::Result<u32> {
+        self.load_entry(vector, 3).ok_or_else(no_such_vector)
     }
 
     /// As in hardware, what was pending has left when the bit is seen clear, and what was under way has arrived.
     pub(crate) fn set_masked(&self, vector: VectorIndex, masked: bool) -> io::Result<()> {
-        if !self.store_entry(vector, 3, u32::from(masked)) {
-            return Err(no_such_vector());
-        }
+        self.change_control(vector, masked, |control| {
+            if masked {
+                control.fetch_or(1, Ordering::SeqCst);
+            } else {
+                control.fetch_and(!1, Ordering::SeqCst);
+            }
+        })
+    }
+
+    /// The same with all bits.
+    pub(crate) fn set_control(&self, vector: VectorIndex, value: u32) -> io::Result<()> {
+        let store = |control: &AtomicU32| control.store(value, Ordering::SeqCst);
+        self.change_control(vector, value & 1 != 0, store)
+    }
+
+    fn change_control(
+        &self,
+        vector: VectorIndex,
+        masked: bool,
+        change: impl FnOnce(&AtomicU32),
+    ) -> io::Result<()> {
+        let changed = self.entry_word(vector, 3).and_then(|offset| self.word(offset, change));
+        changed.ok_or_else(no_such_vector)?;
         let core = self.lock();
         if !masked {
             self.emit_if_unmasked(&core, vector);

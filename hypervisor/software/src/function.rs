@@ -167,6 +167,14 @@ impl VectorTable for SoftwareFunction {
         Ok(self.device.set_masked(vector, masked)?)
     }
 
+    fn control(&mut self, vector: VectorIndex) -> Result<u32, TableError> {
+        Ok(self.device.control(vector)?)
+    }
+
+    fn set_control(&mut self, vector: VectorIndex, control: u32) -> Result<(), TableError> {
+        Ok(self.device.set_control(vector, control)?)
+    }
+
     fn pending(&mut self, vector: VectorIndex) -> Result<bool, TableError> {
         Ok(self.device.pending(vector)?)
     }

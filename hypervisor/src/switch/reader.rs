@@ -17,10 +17,13 @@ use crate::function::{Isolation, PciFunction};
 use crate::layout::{BarIndex, ENTRY_BYTES, Layout, Target};
 use crate::window::View;
 
+/// Vector control, in an entry: little-endian, and the mask bit is its lowest.
+pub(super) const CONTROL_OFFSET: u64 = 12;
+
 /// The widest access in bytes.
 const ACCESS_MAX: usize = 8;
 
-/// Vector control: only bit 0 is defined.
+/// Vector control: the other bits are the function's.
 pub(super) const MASK_BIT: u32 = 1;
 
 /// An entry of the table as the guest sees it: address low, address high, data, vector control.
@@ -129,6 +132,7 @@ impl Switch {
             answers: self.answers(),
             world: &self.world,
             counters: &mut self.tally.counters,
+            other_bits: &mut self.tally.other_bits,
             function: self.function.as_mut(),
         }
     }
@@ -141,6 +145,7 @@ pub(crate) struct Reader<'a> {
     answers: bool,
     world: &'a World,
     counters: &'a mut Counters,
+    other_bits: &'a mut bool,
     function: &'a mut dyn PciFunction,
 }
 
@@ -214,6 +219,9 @@ impl Reader<'_> {
             if at == registers.msix_control {
                 *byte = (*byte & !(MSIX_ENABLE | MSIX_FUNCTION_MASK)) | bits;
             }
+            if let Some((bits, value)) = self.fixed.served(at) {
+                *byte = (*byte & !bits) | value;
+            }
             if let Some((_, value)) = registers.msi_unlinked.filter(|(link, _)| *link == at) {
                 *byte = value;
             }
@@ -233,7 +241,12 @@ impl Reader<'_> {
             }
             Hit::Entry { vector, offset } => {
                 count(&mut self.counters.table_reads);
-                let words = self.read_entry(vector);
+                let mut words = self.read_entry(vector);
+                let beyond = u64::try_from(data.len()).unwrap_or(u64::MAX);
+                if offset.saturating_add(beyond) > CONTROL_OFFSET {
+                    let [.., control] = &mut words;
+                    *control |= self.other_bits(vector);
+                }
                 let bytes = words.into_iter().flat_map(u32::to_le_bytes);
                 let skip = usize::try_from(offset).unwrap_or(usize::MAX);
                 for (target, byte) in data.iter_mut().zip(bytes.skip(skip)) {
@@ -250,7 +263,19 @@ impl Reader<'_> {
         }
     }
 
-    /// An entry of the table as the guest sees it.
+    /// Bits of vector control beside the mask bit: the function's own, whoever has the table.
+    fn other_bits(&mut self, vector: VectorIndex) -> u32 {
+        if !self.answers {
+            return 0;
+        }
+        let control = self.function.table().control(vector).unwrap_or(0);
+        // Ones are what nobody has answered.
+        let bits = if control == u32::MAX { 0 } else { control & !MASK_BIT };
+        *self.other_bits |= bits != 0;
+        bits
+    }
+
+    /// An entry of the table as the guest sees it, but for bits of vector control beside the mask bit.
     pub(super) fn read_entry(&mut self, vector: VectorIndex) -> Words {
         let index = vector.as_usize();
         let (address, data) = match &self.guest.owner {

@@ -5,11 +5,8 @@ use pvmsi_protocol::{GuestMessage, TableMessage, TableMode, VectorIndex};
 use super::Switch;
 use super::guest::{LegacyEntry, Owner};
 use super::operation::{Decoded, Operation};
-use super::reader::{Hit, MASK_BIT, count, hit};
+use super::reader::{CONTROL_OFFSET, Hit, MASK_BIT, count, hit};
 use crate::layout::BarIndex;
-
-/// Vector control, in an entry: little-endian, and the mask bit is its lowest.
-const CONTROL_OFFSET: u64 = 12;
 
 impl Switch {
     /// A write of a BAR.
@@ -51,18 +48,24 @@ impl Operation<'_> {
     #[inline(always)]
     fn write_entry(mut self, vector: VectorIndex, offset: u64, data: &[u8]) {
         let index = vector.as_usize();
-        if self.world.mode == TableMode::Trapped
-            && let Owner::Assigned(vectors) = &mut self.guest.owner
-        {
-            // Address and data are the host's: only the mask bit is written.
-            if let Some(masked) = mask_bit(offset, data)
-                && let Some(entry) = vectors.get_mut(index)
-                && entry.masked != masked
+        let control = control(offset, data);
+        if self.world.mode == TableMode::Trapped {
+            if let Some(control) = control
+                && (control > MASK_BIT || self.tally.other_bits)
             {
-                entry.masked = masked;
-                self.vector_changed(vector);
+                self.write_other_bits(vector, control & !MASK_BIT);
             }
-            return;
+            if let Owner::Assigned(vectors) = &mut self.guest.owner {
+                // Address and data are the host's: only the mask bit is written.
+                if let Some(masked) = control.map(is_masked)
+                    && let Some(entry) = vectors.get_mut(index)
+                    && entry.masked != masked
+                {
+                    entry.masked = masked;
+                    self.vector_changed(vector);
+                }
+                return;
+            }
         }
         let before = self.reader().read_entry(vector);
         let mut words = before;
@@ -72,9 +75,9 @@ impl Operation<'_> {
                 *word = u32::from_le_bytes(chunk);
             }
         }
-        let [low, high, data, control] = words;
+        let [low, high, data, mask] = words;
         let address = u64::from(high) << 32 | u64::from(low);
-        let masked = control & MASK_BIT != 0;
+        let masked = is_masked(mask);
         match &mut self.guest.owner {
             Owner::Legacy(entries) => {
                 let new = LegacyEntry { message: GuestMessage { address, data }, masked };
@@ -91,15 +94,27 @@ impl Operation<'_> {
             // The access exited before the page was mapped: done on the guest's behalf.
             Owner::Assigned(_) => {
                 // Only what was written: another vCPU may write the rest at this moment.
-                let [old_low, old_high, old_data, old_control] = before;
+                let [old_low, old_high, old_data, _] = before;
                 if [low, high, data] != [old_low, old_high, old_data] {
                     let message = TableMessage { address, data };
                     let _ = self.function.table().set_message(vector, message);
                 }
-                if control != old_control {
-                    let _ = self.function.table().set_masked(vector, masked);
+                if let Some(control) = control {
+                    let _ = self.function.table().set_control(vector, control);
                 }
             }
+        }
+    }
+
+    /// Bits of vector control beside the mask bit are the function's, whoever has the table.
+    #[cold]
+    fn write_other_bits(&mut self, vector: VectorIndex, bits: u32) {
+        self.tally.other_bits = true;
+        if self.answers()
+            && let Ok(control) = self.function.table().control(vector)
+            && control & !MASK_BIT != bits
+        {
+            let _ = self.function.table().set_control(vector, control & MASK_BIT | bits);
         }
     }
 
@@ -116,8 +131,14 @@ impl Operation<'_> {
     }
 }
 
-/// What an aligned write of 4 or 8 bytes of an entry makes of the mask bit; `None` where it ends before.
-fn mask_bit(offset: u64, data: &[u8]) -> Option<bool> {
-    let before = usize::try_from(CONTROL_OFFSET.checked_sub(offset)?).ok()?;
-    data.get(before).map(|byte| byte & 1 != 0)
+/// What an aligned write of 4 or 8 bytes of an entry writes to vector control, the last word; `None` where it ends before.
+#[inline(always)]
+fn control(offset: u64, data: &[u8]) -> Option<u32> {
+    let bytes =
+        data.last_chunk().filter(|_| offset == CONTROL_OFFSET || data.len() == 8 && offset == 8);
+    bytes.map(|bytes| u32::from_le_bytes(*bytes))
+}
+
+fn is_masked(control: u32) -> bool {
+    control & MASK_BIT != 0
 }

@@ -17,6 +17,8 @@ pub(crate) struct Tally {
     pub(crate) largest_call: u16,
     /// The vectors that the last successful `configure` was about.
     pub(crate) asked: u16,
+    /// Whether vector control of any entry was seen to hold more than the mask bit.
+    pub(crate) other_bits: bool,
     log: RateLimit,
 }
 

@@ -250,6 +250,11 @@ impl HostUnderTest for MutantHost {
         self.inner.mmio_read(address, data);
         match self.bug {
             Bug::ExitsWhileDirect => self.memory().exits += 1,
+            Bug::OtherBitsOfVectorControlHidden
+                if self.is_vector_control(address) && self.is_assigned_and_trapped() =>
+            {
+                data.iter_mut().zip([1, 0, 0, 0]).for_each(|(byte, bits)| *byte &= bits);
+            }
             Bug::PendingBitsHidden if PENDING.contains(&address) => data.fill(0),
             Bug::AddressWritesHonoured if self.is_message(address) => {
                 if self.is_assigned_and_trapped()
@@ -268,6 +273,12 @@ impl HostUnderTest for MutantHost {
             Bug::ExitsWhileDirect => self.memory().exits += 1,
             Bug::MaskBitIgnored if self.is_vector_control(address) && data == [1, 0, 0, 0] => {
                 return;
+            }
+            Bug::OtherBitsOfVectorControlDropped
+                if self.is_vector_control(address) && self.is_assigned_and_trapped() =>
+            {
+                let masked = data.first().is_some_and(|byte| byte & 1 != 0);
+                return self.inner.mmio_write(address, &u32::from(masked).to_le_bytes());
             }
             Bug::AddressWritesHonoured => {
                 self.memory().written.insert(address, data.to_vec());

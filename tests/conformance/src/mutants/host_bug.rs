@@ -68,6 +68,8 @@ pub(super) enum HostBug {
     MaskBitIgnored,
     MaskBitsOfConfigureIgnored,
     AddressWritesHonoured,
+    OtherBitsOfVectorControlHidden,
+    OtherBitsOfVectorControlDropped,
     ExitsWhileDirect,
     PendingBitsHidden,
     UnalignedStoreReachesTheNextEntry,

@@ -238,6 +238,14 @@ impl VectorTable for Function {
         Ok(())
     }
 
+    fn control(&mut self, vector: VectorIndex) -> Result<u32, TableError> {
+        self.masked(vector).map(u32::from)
+    }
+
+    fn set_control(&mut self, vector: VectorIndex, control: u32) -> Result<(), TableError> {
+        self.set_masked(vector, control & 1 != 0)
+    }
+
     fn pending(&mut self, vector: VectorIndex) -> Result<bool, TableError> {
         let Some(mut live) = self.live() else { return Ok(false) };
         let vector = live.table_access(Kind::Pending, vector)?;

@@ -16,6 +16,7 @@ pub(super) const TESTS: &[Test] = &[
     Test::host("the-generation-changes", &["H-504"], generation),
     Test::host("the-generation-tells-of-a-table-taken-back", &["H-504"], generation_revoked),
     Test::host("same-contents-in-both-modes", &["H-510"], same_contents),
+    Test::host("other-bits-of-vector-control", &["H-518"], other_bits),
     Test::host("no-exit-while-direct", &["H-511"], no_exit),
     Test::host("writes-to-a-trapped-table", &["H-512"], trapped_writes),
     Test::host("accesses-of-any-width-and-alignment", &["H-516", "H-905"], any_access),
@@ -191,6 +192,35 @@ fn same_contents(factory: &dyn HostFactory) -> Verdict {
     entries[5][3] = 0;
     pending[5] = false;
     equal("entries and pending bits, direct again", contents(), (entries, pending))
+}
+
+/// A function may keep none of the bits: then it is none of them in both modes.
+fn other_bits(factory: &dyn HostFactory) -> Verdict {
+    const BITS: [u32; 2] = [0xabcd_00fe, 0x1234_5600];
+    let machine = Machine::enabled(factory)?;
+    machine.needs(Ability::Revoke)?;
+    machine.configure_direct()?;
+    let control = |value| machine.store(machine.entry_at(1, 3), value);
+    let kept = BITS.map(|bits| {
+        control(bits);
+        machine.entry(1)[3]
+    });
+    holds(&format!("none or all of the bits, not {kept:x?}"), kept == BITS || kept == [0, 0])?;
+    let [first, second] = kept;
+    machine.host.revoke();
+    machine.mapped("mapped", false)?;
+    equal("vector control, trapped", machine.entry(1)[3], second)?;
+    control(BITS[0] | 1);
+    equal("vector control that was written", machine.entry(1)[3], first | 1)?;
+    machine.stays_away("masked", 1)?;
+    control(BITS[0]);
+    machine.arrived("of the unmasked vector", &[1])?;
+    machine.host.allow();
+    machine.mapped("mapped", true)?;
+    equal("vector control, direct again", machine.entry(1)[3], first)?;
+    machine.arrives(1, 1)?;
+    machine.release()?;
+    equal("vector control, by default", machine.entry(1)[3] & !1, first)
 }
 
 fn no_exit(factory: &dyn HostFactory) -> Verdict {
