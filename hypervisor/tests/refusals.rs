@@ -276,6 +276,26 @@ fn a_routing_table_that_is_full_leaves_no_resources() {
 }
 
 #[test]
+fn a_first_message_without_room_for_its_route_leaves_no_resources() {
+    let guest = trapped();
+    let reserved = VectorSetup { message: None, masked: false };
+    let first = VectorSetup { message: Some(message(0)), masked: false };
+    guest.configure_with(2, Sequence::START, &[first, reserved]).unwrap();
+    guest.routes.room.store(1, SeqCst);
+    guest.raise(1);
+    let before = guest.snapshot();
+    assert_eq!(guest.update(&[(1, message(1))]), Err(CallError::NoResources));
+    assert_eq!(guest.update(&[(0, message(7)), (1, message(1))]), Err(CallError::NoResources));
+    assert_eq!(guest.snapshot(), before);
+    guest.raise(0);
+    assert_eq!(guest.interrupts(), [0], "the old message is in force");
+    guest.update(&[(0, message(7))]).unwrap();
+    guest.routes.room.store(0, SeqCst);
+    guest.update(&[(1, message(1))]).unwrap();
+    assert_eq!(guest.interrupts(), [1], "it has waited");
+}
+
+#[test]
 fn an_emulated_table_has_the_interrupts_that_the_host_has() {
     let guest = Guest::new(Options { interrupts: 3, ..Options::default() });
     guest.control(ENABLE);

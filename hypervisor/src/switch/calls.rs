@@ -9,6 +9,7 @@ use super::operation::Operation;
 use super::reader::count;
 use super::set::VectorSet;
 use super::shared::ByMessage;
+use crate::routes::RoutesError;
 
 impl Operation<'_> {
     /// Gives assigned vectors other messages: all of them, or none.
@@ -52,6 +53,10 @@ impl Operation<'_> {
             attempt.set_message(update.vector, update.message);
         }
         if let Err(error) = attempt.unbind(&named).and_then(|()| attempt.converge()) {
+            // A vector's first message takes a route more.
+            if matches!(error, RoutesError::Exhausted) {
+                return Err(CallError::NoResources);
+            }
             attempt.complain_of_routes(&error);
             return Err(CallError::Hardware);
         }
