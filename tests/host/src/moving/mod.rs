@@ -347,14 +347,16 @@ impl Bench {
 
 /// Returns when what the function has sent by now has arrived. This thread runs on each processor for a
 /// moment: who comes back from there has taken the interrupts that waited for it. To wait for some time is not
-/// enough, since processors of an emulated host stand still when its own host is busy.
+/// enough, since processors of an emulated host stand still when its own host is busy. Nor to find that a processor
+/// is off: one that is about to go takes nobody any more, and gives what waits for it to another when it is gone.
 fn arrive() -> Result<()> {
+    let _steady = mover::steady();
     let mut all = CpuSet::new();
     for processor in 0..mover::PROCESSORS {
         let mut one = CpuSet::new();
         one.set(processor);
         all.set(processor);
-        // It may be off; what waited for it has been given to another.
+        // It may be off.
         let _ = sched_setaffinity(None, &one);
     }
     Ok(sched_setaffinity(None, &all)?)

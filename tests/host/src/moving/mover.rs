@@ -1,7 +1,7 @@
 //! What moves interrupts between the host's processors, and takes processors off and on.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,14 @@ pub(super) const VOLATILE: u32 = 1;
 const OFF_AND_ON: Duration = Duration::from_millis(700);
 /// The masks of the two processors.
 const MASKS: [u32; 2] = [1 << VOLATILE, 1];
+
+/// Held while a processor goes or comes.
+static COMES_OR_GOES: Mutex<()> = Mutex::new(());
+
+/// As long as it is held, processors stay as they are, and what waited for one that is off is with another.
+pub(super) fn steady() -> MutexGuard<'static, ()> {
+    COMES_OR_GOES.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// What was done.
 #[derive(Default)]
@@ -80,7 +88,9 @@ fn work(targets: &[u32], stop: &AtomicBool, done: &Done) -> Result<()> {
         }
         if changed.elapsed() > OFF_AND_ON {
             online = !online;
+            let steady = steady();
             interrupts::set_online(VOLATILE, online)?;
+            drop(steady);
             if !online {
                 done.processors_off.fetch_add(1, Ordering::Relaxed);
             }
