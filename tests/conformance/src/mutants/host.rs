@@ -251,6 +251,11 @@ impl HostUnderTest for MutantHost {
         match self.bug {
             Bug::ExitsWhileDirect => self.memory().exits += 1,
             Bug::PendingBitsHidden if PENDING.contains(&address) => data.fill(0),
+            Bug::PendingBitsThatExitReadAsZero
+                if PENDING.contains(&address) && !self.options.pending_mappable =>
+            {
+                data.fill(0);
+            }
             Bug::AddressWritesHonoured if self.is_message(address) => {
                 if self.is_assigned_and_trapped()
                     && let Some(written) = self.memory().written.get(&address)

@@ -70,6 +70,7 @@ pub(super) enum HostBug {
     AddressWritesHonoured,
     ExitsWhileDirect,
     PendingBitsHidden,
+    PendingBitsThatExitReadAsZero,
     UnalignedStoreReachesTheNextEntry,
     FunctionMaskIgnored,
     FunctionMaskDropsEvents,
