@@ -71,7 +71,7 @@ impl SetUpError {
 /// touches the table only while memory decoding is on and the function is in
 /// D0: the service keeps account of both.
 pub trait PciFunction: Send {
-    /// The snapshot of the layout; always the same.
+    /// The snapshot of the layout; always the same. With BARs that are smaller than a page of the host grown, where the whole page is among the [`mappings`](Self::mappings) ([`Layout::with_own_pages`]): their registers need not know, and `bar_read` gives ones behind the function's own end.
     fn layout(&self) -> &Layout;
 
     /// Whether the host confines the function to its own interrupts.

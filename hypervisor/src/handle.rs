@@ -9,7 +9,7 @@ use vm_memory::GuestAddress;
 use crate::counters::Counters;
 use crate::entry::{Entry, FunctionError, Functions};
 use crate::function::Isolation;
-use crate::layout::BarIndex;
+use crate::layout::{BarIndex, NotMappable};
 
 /// How a function stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub struct FunctionStatus {
     pub reasons: Reasons,
     /// Whether the host confines the function.
     pub isolation: Isolation,
+    /// Why the pages of the table cannot be shown, and with that what the host can do; `None` where they can.
+    pub not_mappable: Option<NotMappable>,
     /// What happened so far.
     pub counters: Counters,
     /// The most vectors that one `configure` call has set up.
@@ -163,6 +165,7 @@ impl FunctionHandle {
             mode: switch.mode(),
             reasons: switch.reasons(),
             isolation: switch.isolation().clone(),
+            not_mappable: switch.not_mappable(),
             counters: switch.counters(),
             without_interrupts: switch.without_interrupts(),
             largest_call: switch.largest_call(),

@@ -115,7 +115,9 @@ pub use handle::{FunctionHandle, FunctionStatus};
 pub use kvm::SmcccFilter;
 #[cfg(feature = "kvm")]
 pub use kvm::{KvmRoutes, KvmRoutesError, KvmWindow, MemorySlot, MemorySlots};
-pub use layout::{Bar, BarIndex, ENTRY_BYTES, Layout, LayoutError, Target};
+pub use layout::{
+    Bar, BarIndex, ENTRY_BYTES, Layout, LayoutError, NotMappable, PendingBits, Target,
+};
 pub use page_size::host_page_size;
 pub use platform::Platform;
 pub use policy::{FunctionPolicy, Policy};

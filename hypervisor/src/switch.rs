@@ -125,9 +125,9 @@ impl Switch {
                 platform,
                 policy,
                 isolation,
+                not_mappable: layout.not_mappable(pages.can_show_table()),
                 layout,
                 registers,
-                mappable: pages.can_show_table(),
             },
             host: Host::empty(),
             world: World {

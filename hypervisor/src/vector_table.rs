@@ -1,5 +1,6 @@
 //! A function's vector table and pending bit array, as the host reaches them.
 
+use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use thiserror::Error;
 use vm_memory::{MmapRegion, VolatileMemory};
 
 use crate::function::BarMapping;
-use crate::layout::{BarIndex, Layout};
+use crate::layout::{BarIndex, Layout, PendingBits};
 
 /// Bit 0 of vector control; the others are the function's.
 const MASK_BIT: u32 = 1;
@@ -92,7 +93,7 @@ pub trait VectorTable {
     /// See above.
     fn set_control(&mut self, vector: VectorIndex, control: u32) -> Result<(), TableError>;
 
-    /// The bit in the function's pending bit array.
+    /// The bit in the function's pending bit array. Not asked for where the layout does not know where that is ([`Layout::pending_bits`]).
     ///
     /// # Errors
     /// See above.
@@ -104,12 +105,32 @@ pub trait VectorTable {
 pub struct MappedTable {
     layout: Layout,
     mappings: Vec<BarMapping>,
+    unmapped: Option<ReadWord>,
+}
+
+/// Reads a 32-bit word of a BAR without a mapping.
+#[derive(Clone)]
+struct ReadWord(Arc<dyn Fn(BarIndex, u64) -> u32 + Send + Sync>);
+
+impl fmt::Debug for ReadWord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ReadWord")
+    }
 }
 
 impl MappedTable {
     /// The table that `layout` describes, in these parts of the BARs. Where no part holds a word, accesses to it are [`TableError::Unreachable`].
     pub fn new(layout: Layout, mappings: Vec<BarMapping>) -> Self {
-        Self { layout, mappings }
+        Self { layout, mappings, unmapped: None }
+    }
+
+    /// The same, with a way to read pending bits that no mapping holds, as those of a BAR that shares its page with others: a 32-bit word, little-endian in the BAR, at an offset of a BAR. The table is never read by it.
+    #[must_use]
+    pub fn reading_unmapped(
+        self,
+        read: impl Fn(BarIndex, u64) -> u32 + Send + Sync + 'static,
+    ) -> Self {
+        Self { unmapped: Some(ReadWord(Arc::new(read))), ..self }
     }
 
     fn word(&self, bar: BarIndex, offset: u64) -> Result<Word<'_>, TableError> {
@@ -176,7 +197,13 @@ impl VectorTable for MappedTable {
         if !self.layout.has(vector) {
             return Err(no_such_vector().into());
         }
-        let bits = self.word(bar, offset)?.load()?;
+        if self.layout.pending_bits() != PendingBits::InBar {
+            return Err(TableError::Unreachable);
+        }
+        let bits = match (self.word(bar, offset), &self.unmapped) {
+            (Err(TableError::Unreachable), Some(ReadWord(read))) => read(bar, offset),
+            (word, _) => word?.load()?,
+        };
         Ok(bits & (1_u32 << (vector.0 % 32)) != 0)
     }
 }
@@ -278,6 +305,35 @@ mod tests {
         assert!(!table.pending(hidden).unwrap());
         let error = io::Error::from(table.masked(hidden).unwrap_err());
         assert_eq!(error.kind(), io::ErrorKind::Unsupported);
+    }
+
+    #[test]
+    fn pending_bits_that_are_not_mapped_are_read_in_another_way() {
+        // The hole is the page of the pending bits.
+        let (table, _) = table(&[(0x1000, 0x3000)]);
+        assert!(matches!(table.clone().pending(VectorIndex(33)), Err(TableError::Unreachable)));
+        let mut table = table.reading_unmapped(|bar, offset| {
+            assert_eq!(bar, BAR);
+            if offset == PENDING + 4 { 2 } else { 0 }
+        });
+        let pending = (0..VECTORS).filter(|&vector| table.pending(VectorIndex(vector)).unwrap());
+        assert_eq!(pending.collect::<Vec<_>>(), [33]);
+        assert!(!table.masked(VectorIndex(33)).unwrap(), "the table has its mapping");
+    }
+
+    #[test]
+    fn pending_bits_that_are_claimed_where_the_table_is_are_not_read() {
+        let bars = [Some(Bar { size: 0x4000, is_64bit: false, prefetchable: false })];
+        let mut all = [None; BarIndex::COUNT];
+        all[..1].copy_from_slice(&bars);
+        let layout = Layout::new(all, 4, (BarIndex(0), 0), (BarIndex(0), 0x30), PAGE).unwrap();
+        let memory = Arc::new(MmapRegion::new(0x4000).unwrap());
+        let mapping = BarMapping { bar: BarIndex(0), offset: 0, memory };
+        let mut table = MappedTable::new(layout, vec![mapping]).reading_unmapped(|_, _| u32::MAX);
+        let message = TableMessage { address: u64::MAX, data: u32::MAX };
+        table.set_message(VectorIndex(3), message).unwrap();
+        assert_eq!(table.message(VectorIndex(3)).unwrap(), message);
+        assert!(matches!(table.pending(VectorIndex(0)), Err(TableError::Unreachable)));
     }
 
     #[test]

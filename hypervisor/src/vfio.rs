@@ -258,7 +258,7 @@ pub struct VfioFunction {
     /// Go before the device: each keeps its file open, and an open file keeps the group busy.
     mappings: Vec<BarMapping>,
     table: MappedTable,
-    regions: Regions,
+    regions: Arc<Regions>,
     device: Arc<VfioDevice>,
     layout: Layout,
     /// The worst of all functions of its address space.
@@ -300,15 +300,21 @@ impl VfioFunction {
     }
 
     fn of(host: &VfioHost, sysfs: &Path, device: Arc<VfioDevice>) -> Result<Self, VfioError> {
-        let regions = Regions::of(&device).map_err(VfioError::File)?;
+        let regions = Arc::new(Regions::of(&device).map_err(VfioError::File)?);
         let layout = read_layout(&device, &regions)?;
         let mappings = map_bars(&device, &layout).map_err(VfioError::Map)?;
+        let layout = layout.with_own_pages(|bar| {
+            mappings.iter().any(|mapping| mapping.bar == bar && mapping.offset == 0)
+        });
+        let unmapped = Arc::clone(&regions);
+        let table = MappedTable::new(layout.clone(), mappings.clone())
+            .reading_unmapped(move |bar, offset| unmapped.bar_word(bar, offset));
         let grows = device
             .get_irq_info(VFIO_PCI_MSIX_IRQ_INDEX)
             .is_some_and(|info| info.flags & VFIO_IRQ_INFO_NORESIZE == 0);
         let threaded_handlers = irqs::handlers_are_threaded(Path::new("/"));
         Ok(Self {
-            table: MappedTable::new(layout.clone(), mappings.clone()),
+            table,
             mappings,
             regions,
             device,

@@ -12,7 +12,7 @@ use crate::layout::BarIndex;
 pub struct View {
     /// Where each BAR is decoded; `None` while it is not (decoding off, not in D0, during a reset).
     pub bars: [Option<GuestAddress>; BarIndex::COUNT],
-    /// Whether the pages of table and pending bit array are shown with the rest.
+    /// Whether the pages of table and pending bit array are shown with the rest; those of the pending bits where they can be.
     pub table: TableMode,
 }
 
@@ -33,7 +33,7 @@ pub trait Window: Send {
     /// When a page could not be put in or taken out; the service tries a few times, and again with its next operation. A failure to put in leaves the map as it was before the call or, where that is impossible, with less in it, never with more (but see [`shows_table`](Self::shows_table)).
     fn show(&mut self, view: &View) -> io::Result<()>;
 
-    /// Whether the pages of table and pending bit array can be shown at all.
+    /// Whether the pages of the table can be shown at all ([`Layout::can_be_direct`](crate::Layout::can_be_direct)). Those of the pending bit array need not be: the service answers what exits.
     fn table_can_be_direct(&self) -> bool;
 
     /// Whether a page of table or pending bit array is shown now. Asked when they could not be put in, and what had been put in could not be taken out: only a window to which that can happen needs this.

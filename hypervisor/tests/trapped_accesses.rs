@@ -1,6 +1,7 @@
 //! Accesses that no driver makes, to the trapped table and around it.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+#![allow(clippy::cast_possible_truncation)]
 
 mod fixture;
 

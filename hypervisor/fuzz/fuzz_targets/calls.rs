@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use pvmsi_hypervisor::{FunctionPolicy, Platform, Policy, View};
+use pvmsi_hypervisor::{FunctionPolicy, Layout, Platform, Policy, View};
 use pvmsi_hypervisor_fuzz::bounded;
 use pvmsi_hypervisor_fuzz::fixture::{self, BAR, FUNCTION, Guest, faults, message};
 use pvmsi_hypervisor_fuzz::memory::{HostileMemory, Interference, Place, Rung};
@@ -278,6 +278,7 @@ impl Machine {
             } else {
                 Platform::X86_64 { extended_destination_ids: plan.vectors & 16 == 0 }
             },
+            layout: Layout::clone,
         };
         let guest = Guest::new(options);
         let bar = plan.bar_is_memory.then(|| (BAR, Arc::clone(&guest.bar)));

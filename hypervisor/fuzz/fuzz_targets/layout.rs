@@ -1,10 +1,10 @@
-//! Layouts: BARs, table, pending bit array and page size of every kind; and configuration spaces.
+//! Layouts: BARs, table, pending bit array and page size of every kind, with and without pages of their own; and configuration spaces.
 
 #![no_main]
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use pvmsi_hypervisor::{Bar, BarIndex, Layout, Target};
+use pvmsi_hypervisor::{Bar, BarIndex, Layout, PendingBits, Target};
 use pvmsi_protocol::VectorIndex;
 
 /// What is laid out.
@@ -16,6 +16,8 @@ struct Plan {
     pending: Spot,
     page: Page,
     mapped: [(u16, u16); 2],
+    /// Which BARs have a page of their own, where they are smaller than one.
+    own_pages: u8,
     looks: Vec<(u8, Spot)>,
     /// A configuration space instead, whose words repeat.
     config: Option<Vec<u32>>,
@@ -85,19 +87,25 @@ fuzz_target!(|plan: Plan| {
             });
             let (table, pending) = (plan.table.at(), plan.pending.at());
             let layout = Layout::new(bars, plan.vectors, table, pending, page);
-            assert_eq!(layout.is_ok(), is_good(&bars, plan.vectors, table, pending, page));
+            assert_eq!(layout.is_ok(), is_good(&bars, plan.vectors, table, page));
             let Ok(layout) = layout else { return };
             assert_eq!((layout.table(), layout.pending()), (table, pending));
+            assert_eq!(layout.pending_bits(), judged(&bars, plan.vectors, table, pending));
             layout
         }
     };
+    let has_page = |bar: BarIndex| plan.own_pages >> bar.as_usize() & 1 != 0;
+    let grown = layout.clone().with_own_pages(has_page);
+    grow(&layout, &grown, has_page);
+    let layout = grown;
     pages(&layout, plan.mapped);
     for (bar, spot) in plan.looks {
         look(&layout, BarIndex(bar % 6), spot.at().1);
     }
     // Around both ends of both structures.
     for ((bar, start), length) in structures(&layout) {
-        for at in [start.wrapping_sub(1), start, start + length - 1, start + length] {
+        let (last, end) = (start.wrapping_add(length - 1), start.wrapping_add(length));
+        for at in [start.wrapping_sub(1), start, last, end] {
             look(&layout, bar, at);
         }
     }
@@ -109,32 +117,52 @@ fn structures(layout: &Layout) -> [((BarIndex, u64), u64); 2] {
 }
 
 /// The rules of the specification, in numbers that cannot overflow.
-fn is_good(
+fn is_good(bars: &[Option<Bar>], vectors: u16, table: (BarIndex, u64), page: u64) -> bool {
+    (1..=2048).contains(&vectors)
+        && page >= 4096
+        && page.count_ones() == 1
+        && inside(bars, table.0, u128::from(table.1) + u128::from(vectors) * 16)
+}
+
+fn inside(bars: &[Option<Bar>], bar: BarIndex, end: u128) -> bool {
+    bars.get(bar.as_usize()).copied().flatten().is_some_and(|bar| end <= bar.size.into())
+}
+
+fn judged(
     bars: &[Option<Bar>],
     vectors: u16,
     table: (BarIndex, u64),
     pending: (BarIndex, u64),
-    page: u64,
-) -> bool {
+) -> PendingBits {
     let table_end = u128::from(table.1) + u128::from(vectors) * 16;
     let pending_end = u128::from(pending.1) + u128::from(vectors).div_ceil(64) * 8;
-    let inside = |bar: BarIndex, end: u128| {
-        bars.get(bar.as_usize()).copied().flatten().is_some_and(|bar| end <= bar.size.into())
-    };
     let apart =
         table.0 != pending.0 || table_end <= pending.1.into() || pending_end <= table.1.into();
-    (1..=2048).contains(&vectors)
-        && page >= 4096
-        && page.count_ones() == 1
-        && inside(table.0, table_end)
-        && inside(pending.0, pending_end)
-        && apart
+    match (apart, inside(bars, pending.0, pending_end)) {
+        (false, _) => PendingBits::OverTable,
+        (true, true) => PendingBits::InBar,
+        (true, false) => PendingBits::Nowhere,
+    }
 }
 
-/// Whether the page that starts at `at` holds a byte of table or pending bit array.
+/// Pages of their own change nothing but the size of small BARs.
+fn grow(before: &Layout, after: &Layout, has_page: impl Fn(BarIndex) -> bool) {
+    for (number, (old, new)) in (0..).map(BarIndex).zip(before.bars().iter().zip(after.bars())) {
+        let small = old.is_some_and(|bar| bar.size < before.page_size()) && has_page(number);
+        assert_eq!(after.is_grown(number), small);
+        let size = if small { Some(before.page_size()) } else { old.map(|bar| bar.size) };
+        assert_eq!(new.map(|bar| bar.size), size);
+    }
+    assert_eq!(before.pending_bits(), after.pending_bits());
+    assert_eq!((before.table(), before.pending()), (after.table(), after.pending()));
+}
+
+/// Whether these pages hold a byte of the table, or of the part of the pending bit array that lies in its BAR.
 fn is_switched(layout: &Layout, bar: BarIndex, pages: &std::ops::Range<u64>) -> [bool; 2] {
+    let size = layout.bar(bar).map_or(0, |bar| bar.size);
     structures(layout).map(|((owner, start), length)| {
-        owner == bar && start < pages.end && pages.start < start + length
+        let end = start.saturating_add(length).min(size);
+        owner == bar && start < end && start < pages.end && pages.start < end
     })
 }
 
@@ -175,23 +203,25 @@ fn pages(layout: &Layout, mapped: [(u16, u16); 2]) {
                     holds != [false; 2],
                     "shown at the wrong time: {piece:?}"
                 );
+                assert_eq!(piece.table, holds[0], "not known for what it is: {piece:?}");
                 next = piece.pages.end;
                 pieces.push((number, piece));
             }
             assert_eq!(next, end.min(bar.size / page * page).max(from), "pages are missing");
         }
     }
-    let direct = layout.can_be_direct(|bar, pages| {
-        pieces.iter().any(|(owner, piece)| *owner == bar && piece.pages == *pages)
+    let direct = layout.can_be_direct(pieces.iter().map(|(bar, piece)| (*bar, piece)));
+    let [((bar, start), length), _] = structures(layout);
+    let shown = pieces.iter().any(|(owner, piece)| {
+        *owner == bar && piece.pages.start <= start && start + length <= piece.pages.end
     });
-    if direct {
-        for ((bar, start), length) in structures(layout) {
-            let shown = pieces.iter().any(|(owner, piece)| {
-                *owner == bar && piece.pages.start <= start && start + length <= piece.pages.end
-            });
-            assert!(shown, "direct, but not all of it can be shown");
-        }
-    }
+    let sound = layout.pending_bits() != PendingBits::OverTable;
+    assert_eq!(
+        direct,
+        shown && sound,
+        "direct, and not all of the table can be shown, or the other way round"
+    );
+    assert_eq!(layout.not_mappable(direct).is_none(), direct);
 }
 
 fn look(layout: &Layout, bar: BarIndex, offset: u64) {
@@ -200,12 +230,10 @@ fn look(layout: &Layout, bar: BarIndex, offset: u64) {
     };
     let [table, pending] = structures(layout).map(within);
     let expected = match (table, pending) {
-        (Some(at), None) => {
-            Target::Table { vector: VectorIndex((at / 16) as u16), offset: at % 16 }
-        }
+        // Where both are claimed, too.
+        (Some(at), _) => Target::Table { vector: VectorIndex((at / 16) as u16), offset: at % 16 },
         (None, Some(offset)) => Target::Pending { offset },
         (None, None) => Target::Neighbour,
-        (Some(_), Some(_)) => panic!("table and pending bit array overlap"),
     };
     assert_eq!(layout.target(bar, offset), expected);
     if let Target::Table { vector, offset: inner } = expected {

@@ -104,13 +104,10 @@ pub struct KvmWindow {
 #[derive(Debug)]
 struct Piece {
     bar: BarIndex,
-    /// Pages of the BAR.
-    pages: Range<u64>,
+    of_bar: BarPages,
     memory: Arc<MmapRegion>,
-    /// Where `pages` starts in `memory`.
+    /// Where the pages start in `memory`.
     offset: u64,
-    /// Whether they hold the table or the pending bit array.
-    switched: bool,
     shown: Option<MemorySlot>,
 }
 
@@ -121,23 +118,13 @@ impl KvmWindow {
         for BarMapping { bar, offset, memory } in mappings {
             let length = u64::try_from(memory.size()).unwrap_or(0);
             let mapped = offset..offset.saturating_add(length);
-            pieces.extend(layout.pages(bar, mapped).into_iter().map(
-                |BarPages { pages, switched }| {
-                    let at = pages.start.saturating_sub(offset);
-                    Piece {
-                        bar,
-                        pages,
-                        memory: Arc::clone(&memory),
-                        offset: at,
-                        switched,
-                        shown: None,
-                    }
-                },
-            ));
+            pieces.extend(layout.pages(bar, mapped).into_iter().map(|of_bar| {
+                let offset = of_bar.pages.start.saturating_sub(offset);
+                Piece { bar, of_bar, memory: Arc::clone(&memory), offset, shown: None }
+            }));
         }
-        let table_can_be_direct = layout.can_be_direct(|bar, wanted| {
-            pieces.iter().any(|piece| piece.switched && piece.bar == bar && piece.pages == *wanted)
-        });
+        let table_can_be_direct =
+            layout.can_be_direct(pieces.iter().map(|piece| (piece.bar, &piece.of_bar)));
         Self { slots, pieces, table_can_be_direct, page_size: layout.page_size() }
     }
 
@@ -154,10 +141,10 @@ impl Piece {
     /// Where the piece shall be seen.
     fn wanted(&self, view: &View) -> Option<GuestAddress> {
         let base = view.bars.get(self.bar.as_usize()).copied().flatten()?;
-        if self.switched && view.table == TableMode::Trapped {
+        if self.of_bar.switched && view.table == TableMode::Trapped {
             return None;
         }
-        base.0.checked_add(self.pages.start).map(GuestAddress)
+        base.0.checked_add(self.of_bar.pages.start).map(GuestAddress)
     }
 }
 
@@ -176,7 +163,8 @@ impl Window for KvmWindow {
             let Some(address) = piece.wanted(view).filter(|_| piece.shown.is_none()) else {
                 continue;
             };
-            let length = piece.pages.end.saturating_sub(piece.pages.start);
+            let pages = &piece.of_bar.pages;
+            let length = pages.end.saturating_sub(pages.start);
             let mapped = if address.0.is_multiple_of(self.page_size) {
                 self.slots.map(address, &piece.memory, piece.offset, length)
             } else {
@@ -186,8 +174,9 @@ impl Window for KvmWindow {
             };
             match mapped {
                 Ok(slot) => piece.shown = Some(slot),
-                // A page beside the table that cannot be shown is trapped, which works as well.
-                Err(_) if !piece.switched => {}
+                // A page beside the table that cannot be shown is trapped, which works as well: that of
+                // the pending bits, too.
+                Err(_) if !piece.of_bar.table => {}
                 Err(error) => {
                     failed = Err(error);
                     break;
@@ -195,7 +184,7 @@ impl Window for KvmWindow {
             }
         }
         if failed.is_err() {
-            for piece in self.pieces.iter_mut().filter(|piece| piece.switched) {
+            for piece in self.pieces.iter_mut().filter(|piece| piece.of_bar.switched) {
                 // The others go on when one fails.
                 let _ = Self::hide(&self.slots, piece);
             }
@@ -208,7 +197,7 @@ impl Window for KvmWindow {
     }
 
     fn shows_table(&self) -> bool {
-        self.pieces.iter().any(|piece| piece.switched && piece.shown.is_some())
+        self.pieces.iter().any(|piece| piece.of_bar.switched && piece.shown.is_some())
     }
 }
 

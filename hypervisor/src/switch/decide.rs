@@ -25,7 +25,7 @@ pub(crate) fn reasons(
 ) -> Reasons {
     let mut reasons = Reasons::empty();
     let isolated = fixed.isolation == Isolation::Isolated || fixed.policy.allow_unisolated;
-    let mappable = fixed.mappable && !debts.intersects(Debts::NOT_MAPPABLE);
+    let mappable = fixed.not_mappable.is_none() && !debts.intersects(Debts::NOT_MAPPABLE);
     reasons.set(Reasons::NOT_ASSIGNED, !guest.owner.is_assigned());
     reasons.set(Reasons::POLICY, fixed.policy.policy != Policy::Direct);
     reasons.set(Reasons::NO_ISOLATION, !isolated);
@@ -161,7 +161,7 @@ mod tests {
     use super::super::guest::{LegacyEntry, MsixControl, Unfinished};
     use super::*;
     use crate::capability::Registers;
-    use crate::layout::{Bar, BarIndex, Layout};
+    use crate::layout::{Bar, BarIndex, Layout, NotMappable};
     use crate::policy::FunctionPolicy;
     use crate::routes::Gsi;
 
@@ -189,7 +189,7 @@ mod tests {
                 advanced_control: None,
                 msi_unlinked: None,
             },
-            mappable: true,
+            not_mappable: None,
         }
     }
 
@@ -233,7 +233,8 @@ mod tests {
         let host_with = |host| why(&good, &guest, host, Debts::empty(), false);
         let owing = |debts| why(&good, &guest, Host::empty(), debts, false);
         assert_eq!(fixed_with(|fixed| fixed.policy.policy = Policy::Trapped), Reasons::POLICY);
-        assert_eq!(fixed_with(|fixed| fixed.mappable = false), Reasons::NOT_MAPPABLE);
+        let over = |fixed: &mut Fixed| fixed.not_mappable = Some(NotMappable::OverPendingBits);
+        assert_eq!(fixed_with(over), Reasons::NOT_MAPPABLE);
         let unisolated =
             |fixed: &mut Fixed| fixed.isolation = Isolation::NotIsolated(String::new());
         assert_eq!(fixed_with(unisolated), Reasons::NO_ISOLATION);

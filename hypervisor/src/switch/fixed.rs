@@ -4,7 +4,7 @@ use pvmsi_protocol::{FunctionId, GuestMessage};
 
 use crate::capability::Registers;
 use crate::function::Isolation;
-use crate::layout::{BarIndex, Layout};
+use crate::layout::{BarIndex, Layout, NotMappable};
 use crate::platform::Platform;
 use crate::policy::{FunctionPolicy, Policy};
 use crate::routes::Route;
@@ -18,8 +18,8 @@ pub(crate) struct Fixed {
     pub(crate) isolation: Isolation,
     pub(crate) layout: Layout,
     pub(crate) registers: Registers,
-    /// Whether the guest's memory map can show the table's pages at all.
-    pub(crate) mappable: bool,
+    /// Why the table's pages can never be shown.
+    pub(crate) not_mappable: Option<NotMappable>,
 }
 
 impl Fixed {

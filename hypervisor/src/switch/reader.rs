@@ -14,7 +14,7 @@ use super::{Switch, World};
 use crate::capability::{CONFIG_BYTES, MSIX_ENABLE, MSIX_FUNCTION_MASK};
 use crate::counters::Counters;
 use crate::function::{Isolation, PciFunction};
-use crate::layout::{BarIndex, ENTRY_BYTES, Layout, Target};
+use crate::layout::{BarIndex, ENTRY_BYTES, Layout, NotMappable, PendingBits, Target};
 use crate::window::View;
 
 /// Vector control, in an entry: little-endian, and the mask bit is its lowest.
@@ -71,6 +71,11 @@ impl Switch {
 
     pub(crate) fn isolation(&self) -> &Isolation {
         &self.fixed.isolation
+    }
+
+    /// Why the table's pages cannot be shown.
+    pub(crate) fn not_mappable(&self) -> Option<NotMappable> {
+        self.fixed.not_mappable
     }
 
     pub(crate) fn counters(&self) -> Counters {
@@ -194,11 +199,12 @@ impl Reader<'_> {
         }
     }
 
-    /// The pending bit that the guest would read.
+    /// The pending bit that the guest would read: of what waits here, and of what waits in the function, where that is known.
     fn pending(&mut self, vector: VectorIndex) -> bool {
+        let known = self.fixed.layout.pending_bits() == PendingBits::InBar;
         self.world.aside.contains(vector)
             || self.world.wires.waits(vector)
-            || self.answers && self.function.table().pending(vector).unwrap_or(false)
+            || known && self.answers && self.function.table().pending(vector).unwrap_or(false)
     }
 
     pub(crate) fn config_read(&mut self, offset: u64, data: &mut [u8]) {
@@ -225,6 +231,7 @@ impl Reader<'_> {
             if let Some((_, value)) = registers.msi_unlinked.filter(|(link, _)| *link == at) {
                 *byte = value;
             }
+            *byte &= self.fixed.layout.bar_mask(at);
         }
     }
 

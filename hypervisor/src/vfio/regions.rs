@@ -63,6 +63,13 @@ impl Regions {
         }
     }
 
+    /// A word of a BAR, little-endian as all registers; ones where it cannot be read.
+    pub(super) fn bar_word(&self, bar: BarIndex, offset: u64) -> u32 {
+        let mut data = [0xff; 4];
+        self.bar_read(bar, offset, &mut data);
+        u32::from_le_bytes(data)
+    }
+
     pub(super) fn bar_write(&self, bar: BarIndex, offset: u64, data: &[u8]) {
         if let Some(region) = self.bars.get(bar.as_usize()) {
             self.write(*region, offset, data);

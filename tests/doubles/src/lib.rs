@@ -5,6 +5,7 @@
 //! | [`RecordedRoutes`] | behaves as KVM's routing table and irqfds, keeps what was delivered, and checks its caller |
 //! | [`RecordedWindow`] | keeps what the guest's memory map shows |
 //! | [`IdleRoutes`], [`IdleWindow`] | nothing, at no cost: for tests of something else, and to count instructions |
+//! | [`layouts`] | says how vendors lay out functions |
 //!
 //! Before each [`Step`] the recording ones ask their [`Hook`], which may refuse it, or act beside it.
 //! They hold no lock then.
@@ -17,6 +18,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod idle;
+pub mod layouts;
 mod routes;
 mod step;
 mod sync;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use kvm_ioctls::{Kvm, VmFd};
 use pvmsi_hypervisor::{
     FunctionHandle, FunctionPolicy, HostPaths, Irqbalance, Isolation, KvmWindow, MOVES_WRITE_MASKS,
-    MemorySlots, PciFunction, PinnedInterrupts, Policy, Service, VfioFunction, VfioHost,
+    MemorySlots, NotMappable, PciFunction, PinnedInterrupts, Policy, Service, VfioFunction,
+    VfioHost, Window,
 };
 use pvmsi_software::{SoftwareDevice, SoftwareFunction};
 use vm_memory::GuestMemoryMmap;
@@ -105,7 +106,13 @@ impl Functions {
                 vectors: function.most_vectors,
             };
             let isolation = implementation.isolation();
-            functions.notes.extend(stays_trapped(function.backend, isolation, policy));
+            let not_mappable = layout.not_mappable(window.table_can_be_direct());
+            functions.notes.extend(stays_trapped(
+                function.backend,
+                isolation,
+                not_mappable,
+                policy,
+            ));
             let handle = service
                 .add_function(id, implementation, Box::new(window), policy)
                 .map_err(|error| failed(error.to_string()))?;
@@ -195,12 +202,24 @@ impl Functions {
     }
 }
 
-/// Why a function of this host will stay trapped although the operator wants it direct, if that is known now.
-fn stays_trapped(backend: Backend, isolation: Isolation, policy: FunctionPolicy) -> Option<String> {
-    let Isolation::NotIsolated(why) = isolation else { return None };
-    let wanted = policy.policy == Policy::Direct && !policy.allow_unisolated;
-    (wanted && matches!(backend, Backend::Vfio(_)))
-        .then(|| format!("the vector table of {backend} stays trapped: {why}"))
+/// Why a function of this host will stay trapped although the operator wants it direct, as far as that is known now.
+fn stays_trapped(
+    backend: Backend,
+    isolation: Isolation,
+    not_mappable: Option<NotMappable>,
+    policy: FunctionPolicy,
+) -> Vec<String> {
+    let Backend::Vfio(address) = backend else { return Vec::new() };
+    if policy.policy != Policy::Direct {
+        return Vec::new();
+    }
+    let not_isolated = match isolation {
+        Isolation::NotIsolated(why) if !policy.allow_unisolated => Some(why),
+        _ => None,
+    };
+    let not_mappable = not_mappable.map(|why| format!("{why}; {}", why.remedy(address)));
+    let stays = |why| format!("the vector table of {backend} stays trapped: {why}");
+    not_isolated.into_iter().chain(not_mappable).map(stays).collect()
 }
 
 /// Who moves the interrupts of a table that may be direct.
@@ -247,6 +266,7 @@ pub(super) fn function_access(functions: &[MachineFunction]) -> Vec<Access<'_>> 
 
 #[cfg(test)]
 mod tests {
+    use pvmsi_hypervisor::BarIndex;
     use pvmsi_software::SoftwareOptions;
 
     use super::*;
@@ -255,7 +275,9 @@ mod tests {
     fn a_run_says_why_a_table_stays_trapped() {
         let vfio = Backend::Vfio("0000:01:00.0".parse().unwrap());
         let note = |backend, isolation: &Isolation, policy| {
-            stays_trapped(backend, isolation.clone(), policy)
+            let mut notes = stays_trapped(backend, isolation.clone(), None, policy);
+            assert!(notes.len() <= 1);
+            notes.pop()
         };
         let direct = FunctionPolicy::default();
         let open = Isolation::NotIsolated("the chips say so; switch it on".to_owned());
@@ -268,6 +290,13 @@ mod tests {
         assert_eq!(note(vfio, &open, allowed), None);
         let software = Backend::Software(SoftwareOptions::default());
         assert_eq!(note(software, &open, direct), None, "its own option says so");
+        let (bar, page_size) = (BarIndex(0), 0x1_0000);
+        let small = Some(NotMappable::SmallBar { bar, size: 0x4000, page_size });
+        let said = stays_trapped(vfio, Isolation::Isolated, small, direct).pop().unwrap();
+        assert!(said.contains("BAR 0 of 16384 bytes"), "{said}");
+        assert!(said.contains("pci=resource_alignment=16@0000:01:00.0"), "{said}");
+        assert_eq!(stays_trapped(vfio, open, small, direct).len(), 2);
+        assert!(stays_trapped(vfio, Isolation::Isolated, small, trapped).is_empty());
     }
 
     #[test]

@@ -97,6 +97,9 @@ pub struct FunctionService {
     pub mode: &'static str,
     /// Why the table is not direct, as the specification spells it.
     pub reasons: Vec<&'static str>,
+    /// Why the table's pages cannot be shown, with the reason `not-mappable`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_mappable: Option<String>,
     /// Vectors that are assigned.
     pub assigned: u16,
     /// Vectors that the guest uses or has asked for, and that the host has no interrupts or routes for.
@@ -113,6 +116,7 @@ impl From<&FunctionStatus> for FunctionService {
                 TableMode::Direct => "direct",
             },
             reasons: status.reasons.names().collect(),
+            not_mappable: status.not_mappable.map(|why| why.to_string()),
             assigned: status.assigned,
             without_interrupts: status.without_interrupts,
             counters: status.counters,

@@ -11,7 +11,7 @@ use pvmsi_hypervisor::{
 };
 
 use super::check::Check;
-use super::function::mappable;
+use super::function::mapping;
 use crate::arch;
 
 /// What was found.
@@ -47,7 +47,7 @@ pub(super) fn attach(folder: &Path) -> Attached {
     let checks = vec![
         Check::good("attach", "VFIO hands the function out"),
         confined(isolation),
-        mappable(window.table_can_be_direct(), function.layout()),
+        mapping(function.layout(), window.table_can_be_direct(), folder),
     ];
     Attached { checks, isolated }
 }

@@ -1,9 +1,13 @@
 //! What one function must have.
 
 use std::fs;
+use std::ops::Range;
 use std::path::Path;
 
-use pvmsi_hypervisor::{BarIndex, HostPaths, Layout, MOVES_WRITE_MASKS, function_isolation};
+use pvmsi_hypervisor::{
+    Bar, BarIndex, HostPaths, Layout, LayoutError, MOVES_WRITE_MASKS, PendingBits,
+    function_isolation,
+};
 use pvmsi_protocol::FunctionId;
 
 use super::attach::confined;
@@ -15,6 +19,8 @@ use crate::host;
 
 /// `struct resource` flags: the BAR is memory.
 const IORESOURCE_MEM: u64 = 0x200;
+/// The same: it has no address yet.
+const IORESOURCE_UNSET: u64 = 0x2000_0000;
 /// Offsets of configuration space: class code, and the layout of the header. PCI Code and ID Assignment; PCI 3.0, 6.1.
 const SUB_CLASS: usize = 0x0a;
 const BASE_CLASS: usize = 0x0b;
@@ -37,7 +43,10 @@ pub(super) fn with_msix(paths: &HostPaths) -> Vec<FunctionId> {
         .flatten()
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(|id: &FunctionId| layout(&paths.function(&id.to_string())).is_ok())
+        .filter(|id: &FunctionId| {
+            // Whatever the size of its pages.
+            layout(&paths.function(&id.to_string()), host::page_size()) != Err(LayoutError::NoMsix)
+        })
         .collect();
     ids.sort();
     ids
@@ -46,7 +55,7 @@ pub(super) fn with_msix(paths: &HostPaths) -> Vec<FunctionId> {
 /// Looks at a function; stops where nothing more can be said.
 pub(super) fn probe(id: FunctionId, paths: &HostPaths, host: &HostProbe) -> Found {
     let folder = paths.function(&id.to_string());
-    match table_of(&folder) {
+    match table_of(&folder, host.page_size) {
         Ok(layout) => with_table(id, paths, &folder, &layout, host),
         Err(check) => Found { checks: vec![check], isolated: None },
     }
@@ -56,7 +65,7 @@ pub(super) fn probe(id: FunctionId, paths: &HostPaths, host: &HostProbe) -> Foun
 ///
 /// # Errors
 /// What keeps it from that whatever its driver is.
-fn table_of(folder: &Path) -> Result<Layout, Check> {
+fn table_of(folder: &Path, page_size: u64) -> Result<Layout, Check> {
     if !folder.exists() {
         return Err(Check::bad(
             "function",
@@ -81,9 +90,18 @@ fn table_of(folder: &Path) -> Result<Layout, Check> {
             "run as root",
         ));
     }
-    layout(folder).map_err(|error| {
-        let remedy = "without a vector table nothing can be done, nor need be";
-        Check::bad("MSI-X", "no-msix", error, remedy)
+    layout(folder, page_size).map_err(|error| {
+        let why = error.to_string();
+        // The error names the remedy after a semicolon, where there is one.
+        let (found, remedy) = why.split_once("; ").unwrap_or((why.as_str(), ""));
+        match error {
+            LayoutError::NoMsix => {
+                let remedy = "without a vector table nothing can be done, nor need be";
+                Check::bad("MSI-X", "no-msix", why, remedy)
+            }
+            LayoutError::NotAssigned(_) => Check::bad("MSI-X", "bar-not-assigned", found, remedy),
+            _ => Check::bad("MSI-X", "broken-table", found, remedy),
+        }
     })
 }
 
@@ -116,7 +134,10 @@ fn with_table(
         if has_iommu {
             checks.push(confined(function_isolation(paths, backend, folder)));
         }
-        checks.push(mappable(small_bar(folder, layout).is_none(), layout));
+        let layout = with_own_pages(paths, folder, layout.clone());
+        // VFIO maps what is no smaller than a page.
+        let size = layout.bar(layout.table().0).map_or(0, |bar| bar.size);
+        checks.push(mapping(&layout, size >= layout.page_size(), folder));
     }
     Found { checks, isolated }
 }
@@ -135,40 +156,50 @@ fn belongs_to_the_host(folder: &Path) -> Option<String> {
     }
 }
 
-pub(super) fn layout(folder: &Path) -> Result<Layout, String> {
-    let config = fs::read(folder.join("config")).map_err(|error| error.to_string())?;
-    let resources = fs::read_to_string(folder.join("resource")).unwrap_or_default();
-    let sizes: Vec<u64> = resources.lines().map(resource_size).collect();
+pub(super) fn layout(folder: &Path, page_size: u64) -> Result<Layout, LayoutError> {
+    // One that cannot be read has no capabilities.
+    let config = fs::read(folder.join("config")).unwrap_or_default();
+    let resources = resources(folder);
     let read = |offset: u64| {
         let start = usize::try_from(offset).unwrap_or(usize::MAX);
         let bytes = config.get(start..).and_then(|rest| rest.first_chunk::<4>());
         bytes.map_or(0, |bytes| u32::from_le_bytes(*bytes))
     };
-    let size = |bar: BarIndex| sizes.get(bar.as_usize()).copied().unwrap_or(0);
-    Layout::read(read, size, host::page_size()).map_err(|error| error.to_string())
+    let size = |bar: BarIndex| {
+        let memory = resources.get(bar.as_usize()).and_then(Option::as_ref);
+        memory.map_or(0, |memory| memory.end.saturating_sub(memory.start))
+    };
+    Layout::read(read, size, page_size)
 }
 
-/// The size of a memory resource from a line `start end flags`, in hexadecimal.
-fn resource_size(line: &str) -> u64 {
-    let numbers: Vec<u64> = line
+/// Where a function decodes memory: by BAR, and behind those what else it decodes.
+fn resources(folder: &Path) -> Vec<Option<Range<u64>>> {
+    let text = fs::read_to_string(folder.join("resource")).unwrap_or_default();
+    text.lines().map(resource).collect()
+}
+
+/// The memory of a line `start end flags`, in hexadecimal; `None` for ports, and where the host has found no place.
+fn resource(line: &str) -> Option<Range<u64>> {
+    let mut numbers = line
         .split_whitespace()
-        .filter_map(|word| u64::from_str_radix(word.trim_start_matches("0x"), 16).ok())
-        .collect();
-    match numbers.as_slice() {
-        [start, end, flags] if flags & IORESOURCE_MEM != 0 => {
-            end.saturating_sub(*start).saturating_add(1)
-        }
-        _ => 0,
-    }
+        .map(|word| u64::from_str_radix(word.trim_start_matches("0x"), 16).ok());
+    let (start, end, flags) = (numbers.next()??, numbers.next()??, numbers.next()??);
+    let placed = flags & IORESOURCE_MEM != 0 && flags & IORESOURCE_UNSET == 0;
+    placed.then(|| start..end.saturating_add(1))
 }
 
 fn table(layout: &Layout) -> Check {
     let (bar, offset) = layout.table();
     let (pending_bar, pending) = layout.pending();
+    let doubt = match layout.pending_bits() {
+        PendingBits::InBar => "",
+        PendingBits::Nowhere => ", as it says, where there is no memory",
+        PendingBits::OverTable => ", as it says, where the table is",
+    };
     Check::good(
         "MSI-X",
         format!(
-            "{} vectors, table in BAR {} at {offset:#x}, pending bits in BAR {} at {pending:#x}",
+            "{} vectors, table in BAR {} at {offset:#x}, pending bits in BAR {} at {pending:#x}{doubt}",
             layout.vectors(),
             bar.0,
             pending_bar.0
@@ -185,14 +216,18 @@ fn neighbours(layout: &Layout) -> Check {
     let trapped: u64 = bars
         .iter()
         .flat_map(|&bar| {
-            let size = layout.bars().get(bar.as_usize()).copied().flatten().map_or(0, |b| b.size);
+            let size = layout.bar(bar).map_or(0, |bar| bar.size);
             layout
                 .switched_pages(bar)
                 .into_iter()
                 .map(move |pages| pages.end.min(size).saturating_sub(pages.start))
         })
         .fold(0, u64::saturating_add);
-    let own = layout.table_bytes().saturating_add(layout.pending_bytes());
+    let pending = match layout.pending_bits() {
+        PendingBits::InBar => layout.pending_bytes(),
+        PendingBits::Nowhere | PendingBits::OverTable => 0,
+    };
+    let own = layout.table_bytes().saturating_add(pending);
     let others = trapped.saturating_sub(own);
     Check::good(
         "its pages",
@@ -202,40 +237,57 @@ fn neighbours(layout: &Layout) -> Check {
     )
 }
 
-/// A BAR with a switched page that is smaller than a page and does not start one: VFIO cannot keep the rest of the page free.
-fn small_bar(folder: &Path, layout: &Layout) -> Option<BarIndex> {
-    let resources = fs::read_to_string(folder.join("resource")).unwrap_or_default();
-    let starts: Vec<u64> = resources
-        .lines()
-        .map(|line| {
-            let start = line.split_whitespace().next().unwrap_or_default();
-            u64::from_str_radix(start.trim_start_matches("0x"), 16).unwrap_or(0)
-        })
-        .collect();
-    [layout.table().0, layout.pending().0].into_iter().find(|bar| {
-        let size = layout.bars().get(bar.as_usize()).copied().flatten().map_or(0, |bar| bar.size);
-        let start = starts.get(bar.as_usize()).copied().unwrap_or(0);
-        size < layout.page_size() && !start.is_multiple_of(layout.page_size())
-    })
-}
-
 /// Without privileges the kernel shows the 64 bytes of the header only.
 fn config_is_readable(folder: &Path) -> bool {
     const CAPABILITIES_END: usize = 256;
     fs::read(folder.join("config")).is_ok_and(|config| config.len() >= CAPABILITIES_END)
 }
 
-pub(super) fn mappable(can: bool, layout: &Layout) -> Check {
-    if can {
-        return Check::good("mapping", "the table's pages can be mapped");
+/// What becomes of the table; `window` says whether the pages that hold it can be mapped.
+pub(super) fn mapping(layout: &Layout, window: bool, folder: &Path) -> Check {
+    if let Some(why) = layout.not_mappable(window) {
+        let address = folder.file_name().unwrap_or_default().to_string_lossy();
+        return Check::bad("mapping", "not-mappable", why.to_string(), why.remedy(address));
     }
+    let mut found = "the table's pages can be mapped".to_owned();
+    let (bar, page) = (layout.table().0, layout.page_size());
+    if layout.is_grown(bar) {
+        found += &format!(": for the guest BAR {} is as large as a page, {page} bytes", bar.0);
+    }
+    let (bar, _) = layout.pending();
+    if layout.pending_bits() == PendingBits::Nowhere {
+        found += "; the pending bits cannot be where they are said to be, so nobody reads them";
+    } else if layout.bar(bar).is_some_and(|bar| bar.size < page) {
+        found += "; those of the pending bits cannot, so a guest that reads these exits";
+    }
+    Check::good("mapping", found)
+}
+
+/// Memory that functions of this host decode, by function and BAR.
+fn memory_of_all(paths: &HostPaths) -> Vec<Range<u64>> {
+    fs::read_dir(paths.sysfs.join("bus/pci/devices"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .flat_map(|entry| resources(&entry.path()))
+        .flatten()
+        .collect()
+}
+
+/// The same layout, where small BARs that VFIO can map have a page of their own: those that start one, where nobody is in the rest (Linux `vfio_pci_probe_mmaps`).
+fn with_own_pages(paths: &HostPaths, folder: &Path, layout: Layout) -> Layout {
     let page = layout.page_size();
-    Check::bad(
-        "mapping",
-        "not-mappable",
-        format!(
-            "the table's pages of {page} bytes are not the function's alone, or VFIO refuses to map them"
-        ),
-        "use a kernel with smaller pages, or ask the firmware to align BARs to pages (pci=resource_alignment=)",
-    )
+    let small = |bar: &Option<Bar>| bar.is_some_and(|bar| bar.size < page);
+    if !layout.bars().iter().any(small) {
+        return layout;
+    }
+    let (own, all) = (resources(folder), memory_of_all(paths));
+    layout.with_own_pages(|bar| {
+        let Some(memory) = own.get(bar.as_usize()).cloned().flatten() else { return false };
+        let rest = memory.end..memory.start.saturating_add(page);
+        // A bridge's window around it is where it lies, and nobody's registers.
+        let around = |other: &Range<u64>| other.start <= memory.start && memory.end <= other.end;
+        let apart = |other: &Range<u64>| other.end <= rest.start || rest.end <= other.start;
+        memory.start.is_multiple_of(page) && all.iter().all(|other| around(other) || apart(other))
+    })
 }

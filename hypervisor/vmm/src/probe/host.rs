@@ -20,6 +20,8 @@ use crate::{arch, file_limit, host};
 pub(super) struct HostProbe {
     pub(super) checks: Vec<Check>,
     pub(super) backend: Option<VfioBackend>,
+    /// Of the host.
+    pub(super) page_size: u64,
     /// What attaches a function and says what that shows; a made-up host has nothing to attach.
     pub(super) attach: Option<fn(&Path) -> Attached>,
 }
@@ -36,7 +38,7 @@ pub(super) fn probe(paths: &HostPaths) -> HostProbe {
     // Not a condition: a small limit leads to a short grant.
     checks.push(Check::good("open files", format!("at most {}", file_limit::hard())));
     let attach = paths.are_of_this_machine().then_some(attach as fn(&Path) -> Attached);
-    HostProbe { checks, backend, attach }
+    HostProbe { checks, backend, page_size: host::page_size(), attach }
 }
 
 impl HostProbe {

@@ -2,6 +2,7 @@
 
 mod in_use;
 mod interrupts;
+mod layouts;
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -224,17 +225,4 @@ fn what_the_kernel_refuses_is_not_ok_on_the_host_either() {
         })
         .ok
     );
-}
-
-#[test]
-fn a_small_bar_must_start_a_page() {
-    let host = MadeUp::new("small-bar");
-    let folder = format!("sys/bus/pci/devices/{DRIVE}");
-    let mut config = fs::read(host.0.join(&folder).join("config")).unwrap();
-    config[0x44..0x4c].copy_from_slice(&[0, 0, 0, 0, 0, 5, 0, 0]);
-    host.write(&format!("{folder}/config"), &config);
-    host.write(&format!("{folder}/resource"), b"0xfe000800 0xfe000fff 0x140204\n");
-    assert_eq!(host.problems(&[DRIVE]), ["not-mappable"]);
-    host.write(&format!("{folder}/resource"), b"0xfe010000 0xfe0107ff 0x140204\n");
-    assert!(host.problems(&[DRIVE]).is_empty());
 }

@@ -53,6 +53,8 @@ pub(crate) struct Machine {
     pub(crate) platform: Platform,
     pub(crate) bar: u64,
     pub(crate) at: Places,
+    /// Whether the pages of the pending bits come with those of the table.
+    shows_pending: bool,
 }
 
 /// A message of the guest: each number has its own.
@@ -108,7 +110,8 @@ impl Machine {
         let host = factory.create(&options).map_err(Stop::Skipped)?;
         let function = host.function().unwrap_or(options.function);
         let (vectors, bar, at) = (options.vectors, host.bar(), places(host.as_ref())?);
-        let machine = Self { host, function, vectors, platform, bar, at };
+        let shows_pending = options.pending_mappable;
+        let machine = Self { host, function, vectors, platform, bar, at, shows_pending };
         equal("table size", machine.word(at.msix + 2) & 0x7ff, vectors - 1)?;
         machine.power_on();
         Ok(machine)
@@ -266,13 +269,14 @@ impl Machine {
         equal(what, self.interrupts()?, numbers.to_vec())
     }
 
-    /// Whether the guest has the pages of table and pending bit array; `None` where that cannot be seen.
+    /// Whether the guest has the pages of the table, and those of the pending bit array where they can be mapped; `None` where that cannot be seen.
     pub(crate) fn is_direct(&self) -> Option<bool> {
         let is_mapped = |offset| self.host.is_mapped(self.bar + offset);
-        self.can(Ability::Mappings).then(|| is_mapped(self.at.table) && is_mapped(self.at.pending))
+        let pending = || !self.shows_pending || is_mapped(self.at.pending);
+        self.can(Ability::Mappings).then(|| is_mapped(self.at.table) && pending())
     }
 
-    /// The guest must have the pages of table and pending bit array, or must not, as far as that can be seen.
+    /// The guest must have these pages, or must not, as far as that can be seen.
     pub(crate) fn mapped(&self, what: &str, expected: bool) -> Verdict {
         self.is_direct().map_or(Ok(()), |direct| equal(what, direct, expected))
     }

@@ -95,6 +95,8 @@ pub struct HostOptions {
     pub vectors_per_call: Option<u16>,
     /// Whether the table's pages can be mapped into the guest.
     pub mappable: bool,
+    /// Whether pages of the pending bit array that are none of the table's can be mapped, too.
+    pub pending_mappable: bool,
     /// Where interrupts go; `None`: the test does not care.
     pub platform: Option<Platform>,
     /// Whether it offers the feature *extended-destination-id*; `None`: the test does not care.
@@ -113,6 +115,7 @@ impl Default for HostOptions {
             routes: None,
             vectors_per_call: None,
             mappable: true,
+            pending_mappable: true,
             platform: None,
             extended_destination_ids: None,
         }

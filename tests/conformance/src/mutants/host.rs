@@ -256,6 +256,11 @@ impl HostUnderTest for MutantHost {
                 data.iter_mut().zip([1, 0, 0, 0]).for_each(|(byte, bits)| *byte &= bits);
             }
             Bug::PendingBitsHidden if PENDING.contains(&address) => data.fill(0),
+            Bug::PendingBitsThatExitReadAsZero
+                if PENDING.contains(&address) && !self.options.pending_mappable =>
+            {
+                data.fill(0);
+            }
             Bug::AddressWritesHonoured if self.is_message(address) => {
                 if self.is_assigned_and_trapped()
                     && let Some(written) = self.memory().written.get(&address)

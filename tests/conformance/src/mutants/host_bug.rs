@@ -72,6 +72,7 @@ pub(super) enum HostBug {
     OtherBitsOfVectorControlDropped,
     ExitsWhileDirect,
     PendingBitsHidden,
+    PendingBitsThatExitReadAsZero,
     UnalignedStoreReachesTheNextEntry,
     FunctionMaskIgnored,
     FunctionMaskDropsEvents,

@@ -103,6 +103,7 @@ impl Host {
             routes,
             vectors_per_call,
             mappable,
+            pending_mappable,
             platform,
             extended_destination_ids,
         } = *options;
@@ -122,6 +123,7 @@ impl Host {
             (routes.is_some(), "this machine does not run out of routes"),
             (vectors_per_call.is_some(), "this machine is never busy"),
             (!mappable, "every table of this machine can be mapped"),
+            (!pending_mappable, "all pending bits of this machine can be mapped"),
         ];
         if let Some((_, why)) = lacks.into_iter().find(|(lacks, _)| *lacks) {
             return Err(why.into());

@@ -59,7 +59,7 @@ fn a_table_that_is_larger_than_what_the_host_has_left_is_named() {
     let host = MadeUp::new("room");
     let room = || {
         let folder = host.paths().function(DRIVE);
-        let layout = function::layout(&folder).unwrap();
+        let layout = function::layout(&folder, 4096).unwrap();
         interrupts::room(&host.paths(), &folder, &layout)
     };
     assert!(room().is_none(), "nobody can tell");

@@ -99,7 +99,7 @@ impl OurMachine {
         let function = SoftwareFunction::new(software, PAGE_BYTES)?;
         let device = function.device();
         let bar = function.mappings()?.pop().ok_or("a software function has one BAR")?.memory;
-        let mapping = Mapping::new(function.layout());
+        let mapping = Mapping::new(function.layout(), options.pending_mappable);
         let window = RecordedWindow::with_hook(options.mappable, |_| Ok(()));
         let function =
             service.add_function(options.function, Box::new(function), window.share(), policy)?;

@@ -18,6 +18,7 @@ pub(super) const TESTS: &[Test] = &[
     Test::host("same-contents-in-both-modes", &["H-510"], same_contents),
     Test::host("other-bits-of-vector-control", &["H-518"], other_bits),
     Test::host("no-exit-while-direct", &["H-511"], no_exit),
+    Test::host("pending-bits-that-cannot-be-mapped", &["H-502", "H-511"], pending_not_mappable),
     Test::host("writes-to-a-trapped-table", &["H-512"], trapped_writes),
     Test::host("accesses-of-any-width-and-alignment", &["H-516", "H-905"], any_access),
     Test::host("enable-and-function-mask-read-back", &["H-531"], read_back),
@@ -247,6 +248,38 @@ fn no_exit(factory: &dyn HostFactory) -> Verdict {
         Ok(())
     })?;
     holds("an exit for an access to a trapped table", cost.exits > 0)
+}
+
+fn pending_not_mappable(factory: &dyn HostFactory) -> Verdict {
+    let options = HostOptions { pending_mappable: false, ..HostOptions::default() };
+    let machine = Machine::enabled_with(factory, options)?;
+    machine.configure_direct()?;
+    machine.mapped_at("pending bits mapped", machine.bar + machine.at.pending, false)?;
+    let bits = || (0..8).filter(|&vector| machine.pending(vector)).collect::<Vec<_>>();
+    equal("pending bits", bits(), vec![])?;
+    for vector in [5, 2] {
+        machine.mask(vector);
+        machine.stays_away("masked", vector)?;
+    }
+    equal("pending bits of masked vectors", bits(), vec![2, 5])?;
+    // Whoever writes there changes nothing.
+    machine.store(machine.at.pending, 0);
+    equal("pending bits after a store", bits(), vec![2, 5])?;
+    machine.unmask(5);
+    machine.arrived("of the unmasked vector", &[5])?;
+    equal("pending bits left", bits(), vec![2])?;
+    machine.unmask(2);
+    machine.arrived("of the other one", &[2])?;
+    if machine.can(Ability::Counts) {
+        let table = machine.cost(|| {
+            machine.mask(0);
+            machine.entry(0);
+            machine.unmask(0);
+            Ok(())
+        })?;
+        equal("exits on the table", table.exits, 0)?;
+    }
+    Ok(())
 }
 
 fn trapped_writes(factory: &dyn HostFactory) -> Verdict {
