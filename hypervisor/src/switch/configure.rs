@@ -140,7 +140,8 @@ impl Operation<'_> {
         let undeliverable = |setup: &VectorSetup| {
             setup.message.is_some_and(|message| self.fixed.route(message).is_none())
         };
-        if let Some((index, _)) = (0..).zip(&setups).find(|(_, setup)| undeliverable(setup)) {
+        if let Some(index) = setups.iter().position(undeliverable) {
+            let index = u16::try_from(index).unwrap_or(u16::MAX);
             return Err(CallError::vector(Parameter::Message, index));
         }
         if self.fixed.platform.binds_at_attach() {
