@@ -37,10 +37,10 @@ impl<'b> Encoder<'b> {
         let mut to = Encoder { rest: mem::take(&mut self.rest), ..*self };
         let mut known = Address::ZERO;
         let mut left = announced;
-        for item in items.take(announced.into()) {
+        items.take(announced.into()).for_each(|item| {
             item.put_item(&mut to, &mut known);
             left = left.wrapping_sub(1);
-        }
+        });
         if left > 0 {
             to.fail(EncodeError::ListLength);
         }
