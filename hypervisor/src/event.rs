@@ -8,13 +8,16 @@
 pub(crate) mod keeper;
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd};
 
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+use rustix::event::{EventfdFlags, eventfd};
+use vmm_sys_util::eventfd::EventFd;
 
 /// A new event, for one vector. A program that the VMM starts does not get it.
 pub(crate) fn new() -> io::Result<EventFd> {
-    let event = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
+    let descriptor = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
+    // SAFETY: the descriptor is a new eventfd's, and nobody else's.
+    let event = unsafe { EventFd::from_raw_fd(descriptor.into_raw_fd()) };
     #[cfg(feature = "model")]
     keeper::created(&event);
     Ok(event)

@@ -122,28 +122,22 @@ impl Platform {
 }
 
 /// Fixed, lowest priority or NMI; edge triggered; a vector that a processor accepts.
-fn is_local_apic_message(GuestMessage { address, data }: GuestMessage) -> bool {
+const fn is_local_apic_message(GuestMessage { address, data }: GuestMessage) -> bool {
     const ADDRESS_RANGE: u64 = 0xfee0_0000;
     // Bits 31:20 are the interrupt range, 39:32 are reserved. With bit 4 the address names an entry
     // of an interrupt remapping table, and no destination.
     let address_valid = address & 0x0000_00ff_fff0_0010 == ADDRESS_RANGE;
-    let level_triggered = data & (1 << 15) != 0;
-    let vector = data & 0xff;
-    let delivery_valid = match (data >> 8) & 0b111 {
-        0b000 | 0b001 => vector >= 16,
-        0b100 => true,
-        _ => false,
-    };
-    address_valid && delivery_valid && !level_triggered && data >> 16 == 0
+    // Bits 10:8 are the delivery mode: 0 and 1 go to a vector, 4 is an NMI. Bit 15 is level
+    // triggered, 31:16 are reserved.
+    let to_vector = data & 0xffff_8600 == 0 && data & 0xff >= 16;
+    let nmi = data & 0xffff_8700 == 0x400;
+    address_valid && (to_vector || nmi)
 }
 
 /// Bits of the id above the lowest 8 only where they are `extended`, and in one place: in both, nobody can say which are meant.
 const fn is_destination(address: u64, extended: bool) -> bool {
-    match (address & ID_31_8 != 0, address & ID_14_8 != 0) {
-        (false, false) => true,
-        (true, true) => false,
-        (true, false) | (false, true) => extended,
-    }
+    address & (ID_31_8 | ID_14_8) == 0
+        || extended && (address & ID_31_8 == 0 || address & ID_14_8 == 0)
 }
 
 #[cfg(test)]

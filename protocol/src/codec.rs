@@ -6,10 +6,12 @@
 
 use core::fmt;
 
+pub(crate) use self::address::Address;
 pub use self::decoder::Decoder;
 pub use self::encoder::Encoder;
 pub use self::list::{List, ListIter};
 
+mod address;
 mod decoder;
 mod encoder;
 mod list;
@@ -76,6 +78,20 @@ pub trait Value: Sized {
 
     /// Reads the next value. What it is means nothing where the decoder has failed.
     fn take(from: &mut Decoder<'_>) -> Self;
+
+    /// Appends the value as an item of a list; what it needs of the items before is in `known`.
+    #[doc(hidden)]
+    #[inline(always)]
+    fn put_item(&self, to: &mut Encoder<'_>, _known: &mut Address) {
+        self.put(to);
+    }
+
+    /// Reads the next item of a list.
+    #[doc(hidden)]
+    #[inline(always)]
+    fn take_item(from: &mut Decoder<'_>, _known: &mut Address) -> Self {
+        Self::take(from)
+    }
 }
 
 /// W-302: how many bytes a number takes at most, and the largest last one of so many.
@@ -141,6 +157,41 @@ macro_rules! messages {
     )+};
 }
 pub(crate) use messages;
+
+/// Implements [`Value`] for structures of a message that can be absent and a flag: the items of the
+/// longest lists.
+macro_rules! flagged_messages {
+    ($($type:ident { $message:ident: $kind:ident, $flag:ident })+) => {$(
+        impl $crate::codec::Value for $type {
+            #[inline(always)]
+            fn put(&self, to: &mut $crate::Encoder<'_>) {
+                self.put_item(to, &mut { $crate::codec::Address::ZERO });
+            }
+
+            #[inline(always)]
+            fn take(from: &mut $crate::codec::Decoder<'_>) -> Self {
+                Self::take_item(from, &mut { $crate::codec::Address::ZERO })
+            }
+
+            #[inline(always)]
+            fn put_item(&self, to: &mut $crate::Encoder<'_>, known: &mut $crate::codec::Address) {
+                let message = self.$message.map(|message| (message.address, message.data));
+                to.flagged_message(message, self.$flag, known);
+            }
+
+            #[inline(always)]
+            fn take_item(
+                from: &mut $crate::codec::Decoder<'_>,
+                known: &mut $crate::codec::Address,
+            ) -> Self {
+                let (message, $flag) = from.flagged_message(known);
+                let $message = message.map(|(address, data)| $kind { address, data });
+                $type { $message, $flag }
+            }
+        }
+    )+};
+}
+pub(crate) use flagged_messages;
 
 /// Implements [`Value`] for enumerations: the number of a variant is its place in this list.
 macro_rules! enumeration {

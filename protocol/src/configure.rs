@@ -1,6 +1,6 @@
 //! `configure`: set the interrupts of a function up and ask for the table.
 
-use crate::codec::{Value, structure};
+use crate::codec::{Value, flagged_messages, structure};
 use crate::{
     DecodeError, Decoder, EncodeError, Encoder, Generation, GuestMessage, Kind, List, Reasons,
     TableMessage, TableMode,
@@ -144,10 +144,13 @@ impl<'a> ConfigureAnswer<'a> {
     }
 }
 
+flagged_messages! {
+    VectorSetup { message: GuestMessage, masked }
+    VectorAnswer { table_message: TableMessage, pending }
+}
+
 structure! {
     Sequence { 0 }
-    VectorSetup { message, masked }
     RequestHead { kind, requested, sequence }
-    VectorAnswer { table_message, pending }
     AnswerHead { granted, mode, reasons, generation }
 }

@@ -1,12 +1,17 @@
 //! The encoding against the library that chapter 3 names: the same bytes for the same values, and
 //! the same verdict on any bytes.
 
-#![allow(clippy::unwrap_used, clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::arithmetic_side_effects,
+    clippy::cast_possible_truncation,
+    clippy::indexing_slicing
+)]
 
 use postcard::Error::DeserializeUnexpectedEnd;
 use pvmsi_protocol::{
-    DecodeError, Decoder, Encoder, GuestMessage, TableMessage, Value, VectorAnswer, VectorIndex,
-    VectorSetup, VectorUpdate,
+    ConfigureRequest, DecodeError, Decoder, EncodeError, Encoder, GuestMessage, Kind, Sequence,
+    TableMessage, Value, VectorAnswer, VectorIndex, VectorSetup, VectorUpdate,
 };
 
 /// As a serde library sees them: structures are tuples.
@@ -93,14 +98,79 @@ fn values_have_the_librarys_encoding() {
     same(VectorSetup::RESERVED, &(None::<Message>, true));
 }
 
+/// Knuth's MMIX.
+fn random_numbers() -> impl FnMut() -> u64 {
+    let mut state = 1_u64;
+    move || {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state >> 33
+    }
+}
+
+/// The items of a list that ends with the bytes, read one by one or all by one walk: the items before
+/// the first error, and the verdict.
+fn items(bytes: &[u8], walk: bool) -> (Vec<Flagged>, Result<(), DecodeError>) {
+    let mut items = Vec::new();
+    let mut take = |setup: VectorSetup| {
+        items.push((setup.message.map(|message| (message.address, message.data)), setup.masked));
+    };
+    let verdict = ConfigureRequest::decode(bytes).and_then(|request| {
+        if walk {
+            request.vectors.for_each(|_, item| take(item))
+        } else {
+            request.vectors.iter().try_for_each(|item| item.map(&mut take))
+        }
+    });
+    (items, verdict)
+}
+
+#[test]
+fn lists_whose_messages_share_addresses_have_the_librarys_encoding() {
+    let mut random = random_numbers();
+    let mut buffer = [0; 1024];
+    for _ in 0..20_000 {
+        let mut address = 0;
+        let setups: Vec<Flagged> = (0..random() % 8)
+            .map(|_| {
+                if random().is_multiple_of(2) {
+                    address = (random() << 33 | random()) >> (random() % 64);
+                }
+                let data = (random() >> (random() % 32)) as u32;
+                (
+                    (!random().is_multiple_of(8)).then_some((address, data)),
+                    random().is_multiple_of(2),
+                )
+            })
+            .collect();
+        let list = (1_u32, 8_u16, 0_u32, &setups);
+        let bytes = postcard::to_slice(&list, &mut buffer).unwrap().to_vec();
+        for room in bytes.len().saturating_sub(BEHIND)..bytes.len() + BEHIND {
+            let mut buffer = vec![0xaa; room];
+            let vectors = setups
+                .iter()
+                .map(|&(pair, masked)| VectorSetup { message: pair.map(message), masked });
+            let length =
+                ConfigureRequest::encode(Kind::MsiX, 8, Sequence::START, vectors, &mut buffer);
+            match length {
+                Ok(length) => assert_eq!(buffer.get(..length), Some(&bytes[..])),
+                Err(error) => assert_eq!(error, EncodeError::BufferFull),
+            }
+            assert_eq!(length.is_ok(), room >= bytes.len());
+        }
+        assert_eq!(items(&bytes, true), (setups, Ok(())));
+        // A bit that is another.
+        let mut other = bytes;
+        let at = random() as usize % other.len();
+        other[at] ^= 1 << (random() % 8);
+        assert_eq!(items(&other, true), items(&other, false), "{other:x?}");
+    }
+}
+
 #[test]
 fn any_bytes_are_judged_as_the_library_judges_them() {
-    let mut seed = 1_u64;
-    let mut random = || {
-        // Knuth's MMIX.
-        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (seed >> 33) as u8
-    };
+    let mut random = random_numbers();
+    let mut random = || random() as u8;
     let (mut good, mut bad) = (0, 0);
     for _ in 0..300_000 {
         let mut bytes: Vec<u8> = (0..random() % 40).map(|_| random()).collect();

@@ -7,8 +7,8 @@ use std::io;
 use std::ops::Range;
 
 use pvmsi_protocol::{
-    Busy, CallError, ConfigureRequest, GuestMessage, Kind, Parameter, Reasons, Sequence, TableMode,
-    VECTORS_MAX, VectorIndex, VectorSetup,
+    Busy, CallError, ConfigureRequest, DecodeError, GuestMessage, Kind, Parameter, Reasons,
+    Sequence, TableMode, VECTORS_MAX, VectorIndex, VectorSetup,
 };
 use thiserror::Error;
 
@@ -124,12 +124,7 @@ impl Operation<'_> {
         request: &ConfigureRequest<'_>,
     ) -> Result<Vec<VectorSetup>, CallError> {
         // All of the list, before anything is done.
-        let mut undeliverable = None;
-        let setups = listed(request, |index, message| {
-            if undeliverable.is_none() && self.fixed.route(message).is_none() {
-                undeliverable = Some(index);
-            }
-        })?;
+        let setups = listed(request)?;
         if self.fixed.policy.policy == Policy::Off {
             return Err(CallError::Denied);
         }
@@ -142,7 +137,11 @@ impl Operation<'_> {
         {
             return Err(CallError::parameter(Parameter::Count));
         }
-        if let Some(index) = undeliverable {
+        let undeliverable = |setup: &VectorSetup| {
+            setup.message.is_some_and(|message| self.fixed.route(message).is_none())
+        };
+        if let Some(index) = setups.iter().position(undeliverable) {
+            let index = u16::try_from(index).unwrap_or(u16::MAX);
             return Err(CallError::vector(Parameter::Message, index));
         }
         if self.fixed.platform.binds_at_attach() {
@@ -440,7 +439,7 @@ impl Operation<'_> {
                 return Err(CallError::NoResources);
             }
             // An attempt keeps its list; the request still has it.
-            let setups = first.take().map_or_else(|| listed(request, |_, _| {}), Ok)?;
+            let setups = first.take().map_or_else(|| listed(request), Ok)?;
             let Err(error) = self.assign(setups, granted, wanted, before) else { return Ok(()) };
             match error.available(granted) {
                 Some(0) => {
@@ -562,21 +561,13 @@ struct Goal {
     wanted: usize,
 }
 
-/// The vectors that a `configure` names; `check` gets their messages.
+/// The vectors that a `configure` names.
 ///
 /// # Errors
 /// What is wrong with the list.
-fn listed(
-    request: &ConfigureRequest<'_>,
-    mut check: impl FnMut(u16, GuestMessage),
-) -> Result<Vec<VectorSetup>, CallError> {
+fn listed(request: &ConfigureRequest<'_>) -> Result<Vec<VectorSetup>, DecodeError> {
     let mut setups = Vec::with_capacity(usize::from(request.vectors.len().min(VECTORS_MAX)));
-    request.vectors.for_each(|index, setup: VectorSetup| {
-        if let Some(message) = setup.message {
-            check(index, message);
-        }
-        setups.push(setup);
-    })?;
+    request.vectors.for_each(|_, setup| setups.push(setup))?;
     Ok(setups)
 }
 

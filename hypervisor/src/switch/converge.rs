@@ -53,9 +53,13 @@ impl Switch {
         // What one vector leaves may be another's next.
         let binds = self.fixed.platform.binds_at_attach();
         let mut all = if binds { self.detach_unwanted() } else { Ok(()) };
+        let first_new = self.first_new();
         let mut changes = Changes::default();
         let mut walk = Walk::default();
         while let Some(vector) = walk.next(&self.world.wires.changed) {
+            if vector.as_usize() >= first_new {
+                break;
+            }
             let wire = self.world.wires.wire(vector);
             let wanted = self.wanted_for(vector, wire);
             if self.is_to_go(&wanted, wire)
@@ -76,17 +80,18 @@ impl Switch {
                 }
             }
         }
-        if changes.is_empty() || all.is_err() && self.world.attempt.is_some() {
+        let ready = self.add_new(first_new, &mut changes);
+        if all.is_err() && self.world.attempt.is_some() {
             return (held, all);
         }
-        if let Err(error) = self.world.wires.install(&changes, &mut self.tally.counters) {
+        if let Err(error) = self.install(&changes) {
             keep_first(&mut all, error);
             return (held, all);
         }
-        for vector in changes.unrouted {
+        for &vector in &changes.unrouted {
             self.world.wires.changed.remove(vector);
         }
-        for (vector, attach) in changes.routed {
+        for &(vector, attach) in changes.of_old() {
             match self.last_step(vector, attach) {
                 Ok(true) => {
                     self.world.wires.changed.remove(vector);
@@ -95,7 +100,38 @@ impl Switch {
                 Err(error) => keep_first(&mut all, error),
             }
         }
+        if first_new < self.world.wires.len() {
+            match self.world.wires.finish_new(&changes, &ready, &mut self.tally.counters) {
+                Ok(()) => self.world.wires.changed.truncate(first_new),
+                Err(error) => keep_first(&mut all, error),
+            }
+        }
         (held, all)
+    }
+
+    /// From this vector on they came with the attempt and have no interrupts yet. No event of them
+    /// waits or can come, so nothing has to be held back or taken aside when one is attached; and no
+    /// `configure` is unfinished that would have to make way.
+    fn first_new(&self) -> usize {
+        self.world.attempt.map_or(usize::MAX, |before| before.max(self.world.set_up))
+    }
+
+    /// Adds the new vectors that lack their routes; those that have them already and are to be attached.
+    // Not inlined: its loop keeps all that it needs in registers.
+    #[inline(never)]
+    fn add_new(&self, first: usize, changes: &mut Changes) -> Vec<VectorIndex> {
+        changes.reserve(self.world.wires.len().saturating_sub(first));
+        let mut ready = Vec::new();
+        for (index, vector) in self.world.wires.from(first) {
+            let wanted = self.wanted_for(index, vector.wire);
+            if !wanted.is_routed(vector.wire) {
+                let route = wanted.message.map(|message| self.fixed.route_of(message));
+                changes.add_new(index, vector.wire, route, wanted.attached);
+            } else if wanted.attached {
+                ready.push(index);
+            }
+        }
+        ready
     }
 
     /// Makes one vector as it shall be, where that takes no routing update; `false` where it is not so yet.

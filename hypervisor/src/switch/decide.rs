@@ -106,8 +106,7 @@ pub(crate) fn wanted(
         Owner::Legacy(_) if guest.is_prepared(vector) => (wire.message(), wire.is_attached()),
         Owner::Legacy(entries) => match entries.get(index) {
             Some(entry) if control.enable && !entry.masked => {
-                let deliverable = fixed.route(entry.message).is_some();
-                (Some(entry.message).filter(|_| deliverable), true)
+                (Some(entry.message).filter(|&message| fixed.delivers(message)), true)
             }
             Some(_) | None => (wire.message(), false),
         },

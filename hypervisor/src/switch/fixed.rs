@@ -28,7 +28,13 @@ impl Fixed {
         self.platform.route(self.id, message)
     }
 
-    /// The same for a message that has been checked.
+    /// Whether the platform can deliver a message. Not inlined: what is decided of assigned vectors stays short.
+    #[inline(never)]
+    pub(crate) fn delivers(&self, message: GuestMessage) -> bool {
+        self.route(message).is_some()
+    }
+
+    /// The route for a message that has been checked.
     pub(crate) fn route_of(&self, message: GuestMessage) -> Route {
         self.platform.route_of(self.id, message)
     }

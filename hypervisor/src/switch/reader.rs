@@ -119,13 +119,10 @@ impl Switch {
         &self,
         pending: VectorSet,
     ) -> impl ExactSizeIterator<Item = VectorAnswer> {
-        let wires = &self.world.wires;
-        (0..self.assigned()).map(move |index| {
-            let vector = VectorIndex(index);
-            VectorAnswer {
-                table_message: wires.get(vector).and_then(|vector| vector.table_message),
-                pending: pending.contains(vector),
-            }
+        (0..self.assigned()).zip(self.world.wires.all()).map(move |(index, vector)| VectorAnswer {
+            table_message: vector.table_message,
+            // Most often there are none.
+            pending: !pending.is_empty() && pending.contains(VectorIndex(index)),
         })
     }
 

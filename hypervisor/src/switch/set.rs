@@ -117,11 +117,12 @@ impl VectorSet {
             if from >= count {
                 break;
             }
-            for bit in 0..count.saturating_sub(from).min(usize::from(BITS)) {
-                *word |= u64::from(has(from | bit)) << bit;
-            }
+            let end = count.min(from.saturating_add(usize::from(BITS)));
+            // The last one first: each moves those behind it up.
+            let bits = (from..end).rev().map(|vector| u64::from(has(vector)));
+            *word = bits.fold(0, |word, bit| word << 1 | bit);
             set.used |= u32::from(*word != 0) << index;
-            from = from.saturating_add(usize::from(BITS));
+            from = end;
         }
         set
     }

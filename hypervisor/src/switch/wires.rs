@@ -49,6 +49,13 @@ impl Wire {
         matches!(self, Self::Attached(..))
     }
 
+    const fn attached(self) -> Self {
+        match self {
+            Self::Routed(gsi, message) => Self::Attached(gsi, message),
+            other => other,
+        }
+    }
+
     const fn detached(self) -> Self {
         match self {
             Self::Attached(gsi, message) => Self::Routed(gsi, message),
@@ -63,11 +70,11 @@ impl Wire {
         }
     }
 
-    const fn with_route(self, message: GuestMessage) -> Self {
+    const fn lead_to(&mut self, to: GuestMessage) {
         match self {
-            Self::None => Self::None,
-            Self::Allocated(gsi) | Self::Routed(gsi, _) => Self::Routed(gsi, message),
-            Self::Attached(gsi, _) => Self::Attached(gsi, message),
+            Self::None => {}
+            Self::Allocated(gsi) => *self = Self::Routed(*gsi, to),
+            Self::Routed(_, message) | Self::Attached(_, message) => *message = to,
         }
     }
 }
@@ -93,7 +100,9 @@ pub(crate) struct Changes {
     /// The update.
     table: Vec<RouteChange>,
     /// Whose routes these are, in the same order, and whether they are to be attached then.
-    pub(crate) routed: Vec<(VectorIndex, bool)>,
+    routed: Vec<(VectorIndex, bool)>,
+    /// How many of these are not new.
+    old: usize,
     /// Those that lose theirs: nothing is attached to them, so the table can keep what it has.
     pub(crate) unrouted: Vec<VectorIndex>,
 }
@@ -101,6 +110,23 @@ pub(crate) struct Changes {
 impl Changes {
     pub(crate) fn is_empty(&self) -> bool {
         self.routed.is_empty() && self.unrouted.is_empty()
+    }
+
+    /// Those of `routed` that are not new.
+    pub(crate) fn of_old(&self) -> &[(VectorIndex, bool)] {
+        self.routed.get(..self.old).unwrap_or_default()
+    }
+
+    /// The changes of new vectors.
+    fn of_new(&self) -> impl Iterator<Item = (&RouteChange, &(VectorIndex, bool))> {
+        let table = self.table.get(self.old..).unwrap_or_default();
+        table.iter().zip(self.routed.get(self.old..).unwrap_or_default())
+    }
+
+    /// Makes room for so many more vectors.
+    pub(crate) fn reserve(&mut self, count: usize) {
+        self.table.reserve_exact(count);
+        self.routed.reserve_exact(count);
     }
 
     /// Adds a vector with this wire, of `most` that can come at all.
@@ -113,13 +139,24 @@ impl Changes {
         attach: bool,
         most: impl FnOnce() -> usize,
     ) {
+        if self.table.capacity() == 0 && route.is_some() {
+            self.reserve(most());
+        }
+        self.add_new(vector, wire, route, attach);
+        self.old = self.routed.len();
+    }
+
+    /// Adds a new vector, after all that are not. It has its route, and is attached, by [`Wires::finish_new`].
+    #[inline]
+    pub(crate) fn add_new(
+        &mut self,
+        vector: VectorIndex,
+        wire: Wire,
+        route: Option<Route>,
+        attach: bool,
+    ) {
         let Some(route) = route else { return self.unrouted.push(vector) };
         let Some(gsi) = wire.gsi() else { return };
-        if self.table.capacity() == 0 {
-            let most = most();
-            self.table.reserve_exact(most);
-            self.routed.reserve_exact(most);
-        }
         self.table.push(RouteChange { gsi, route });
         self.routed.push((vector, attach));
     }
@@ -179,9 +216,20 @@ impl Wires {
         vectors.iter().map(|vector| &vector.event).collect()
     }
 
+    pub(crate) fn all(&self) -> &[Vector] {
+        &self.vectors
+    }
+
     /// The first `count` vectors with their numbers.
     pub(crate) fn first(&self, count: usize) -> impl Iterator<Item = (VectorIndex, &Vector)> {
-        (0..).map(VectorIndex).zip(self.vectors.iter().take(count))
+        let vectors = self.vectors.get(..count).unwrap_or(&self.vectors);
+        numbers(0).zip(vectors)
+    }
+
+    /// The vectors from `first` on with their numbers.
+    pub(crate) fn from(&self, first: usize) -> impl Iterator<Item = (VectorIndex, &Vector)> {
+        let vectors = self.vectors.get(first..).unwrap_or_default();
+        numbers(first).zip(vectors)
     }
 
     pub(crate) fn first_mut(
@@ -199,7 +247,7 @@ impl Wires {
         let end = range.end.min(self.vectors.len());
         let start = range.start.min(end);
         let vectors = self.vectors.get_mut(start..end).unwrap_or_default();
-        (u16::try_from(start).unwrap_or(u16::MAX)..).map(VectorIndex).zip(vectors)
+        numbers(start).zip(vectors)
     }
 
     /// The event of a vector if it holds a signal that KVM is not going to take.
@@ -242,14 +290,14 @@ impl Wires {
         self.ahead.extend(gsis.into_iter().map(Wire::Allocated));
         let mut table = Vec::new();
         for (wire, route) in self.ahead.iter_mut().zip(routes) {
-            *wire = match *route {
+            match *route {
                 Some(route) if wire.message() != Some(route.message) => {
                     table.extend(wire.gsi().map(|gsi| RouteChange { gsi, route }));
-                    wire.with_route(route.message)
+                    wire.lead_to(route.message);
                 }
-                Some(_) => *wire,
-                None => wire.without_route(),
-            };
+                Some(_) => {}
+                None => *wire = wire.without_route(),
+            }
         }
         if !table.is_empty() {
             counters.routing_updates = counters.routing_updates.saturating_add(1);
@@ -280,16 +328,19 @@ impl Wires {
     pub(crate) fn allocate(&mut self, range: Range<usize>) -> usize {
         let end = range.end.min(self.vectors.len());
         let vectors = self.vectors.get_mut(range.start.min(end)..end).unwrap_or_default();
-        let without = |vector: &&mut Vector| vector.wire == Wire::None;
-        let lacking = vectors.iter_mut().filter(without).count();
+        let lacking = vectors.iter().filter(|vector| vector.wire == Wire::None).count();
         let gsis = match u16::try_from(lacking) {
             Ok(lacking) if lacking > 0 => self.routes.allocate(lacking).unwrap_or_default(),
             _ => Vec::new(),
         };
-        for (vector, gsi) in vectors.iter_mut().filter(without).zip(gsis) {
-            vector.wire = Wire::Allocated(gsi);
+        let mut gsis = gsis.into_iter();
+        for (index, vector) in vectors.iter_mut().enumerate() {
+            if vector.wire == Wire::None {
+                let Some(gsi) = gsis.next() else { return index };
+                vector.wire = Wire::Allocated(gsi);
+            }
         }
-        vectors.iter().take_while(|vector| vector.wire != Wire::None).count()
+        vectors.len()
     }
 
     /// Gives back the GSIs of those vectors of a range that nothing is attached to.
@@ -338,14 +389,14 @@ impl Wires {
         changes: &Changes,
         counters: &mut Counters,
     ) -> Result<(), RoutesError> {
-        let Changes { table, routed, unrouted } = changes;
+        let Changes { table, unrouted, .. } = changes;
         if !table.is_empty() {
             counters.routing_updates = counters.routing_updates.saturating_add(1);
             self.routes.install(table)?;
         }
-        for (change, (vector, _)) in table.iter().zip(routed) {
+        for (change, (vector, _)) in table.iter().zip(changes.of_old()) {
             if let Some(vector) = self.vectors.get_mut(vector.as_usize()) {
-                vector.wire = vector.wire.with_route(change.route.message);
+                vector.wire.lead_to(change.route.message);
             }
         }
         for vector in unrouted {
@@ -374,17 +425,44 @@ impl Wires {
         if let Some(vector) = self.vectors.get_mut(vector.as_usize())
             && let Wire::Routed(gsi, message) = vector.wire
         {
-            if let Some(bound) = &self.bound {
-                may_bind(bound, message)?;
-            }
-            self.routes.attach(&vector.event, gsi)?;
-            if let Some(bound) = &mut self.bound {
-                bind(bound, message);
-            }
+            attach(self.routes.as_ref(), &mut self.bound, &vector.event, (gsi, message))?;
             counters.attaches = counters.attaches.saturating_add(1);
             vector.wire = Wire::Attached(gsi, message);
         }
         Ok(())
+    }
+
+    /// Once their routes are installed: gives new vectors these, and attaches those that are to be, and those that are `ready` for it. The others go on when one fails.
+    ///
+    /// # Errors
+    /// The first one.
+    pub(crate) fn finish_new(
+        &mut self,
+        changes: &Changes,
+        ready: &[VectorIndex],
+        counters: &mut Counters,
+    ) -> Result<(), RoutesError> {
+        let mut all = Ok(());
+        let mut attached: u64 = 0;
+        let Self { routes, vectors, bound, .. } = self;
+        for (&RouteChange { gsi, route }, &(vector, attaches)) in changes.of_new() {
+            let Some(vector) = vectors.get_mut(vector.as_usize()) else { break };
+            vector.wire = Wire::Routed(gsi, route.message);
+            if attaches {
+                match attach(routes.as_ref(), bound, &vector.event, (gsi, route.message)) {
+                    Ok(()) => {
+                        attached = attached.wrapping_add(1);
+                        vector.wire = vector.wire.attached();
+                    }
+                    Err(error) => all = all.and(Err(error)),
+                }
+            }
+        }
+        counters.attaches = counters.attaches.saturating_add(attached);
+        for &vector in ready {
+            all = all.and(self.attach(vector, counters));
+        }
+        all
     }
 
     /// Detaches a vector; whether it was attached.
@@ -453,6 +531,26 @@ impl Wires {
         }
         all
     }
+}
+
+/// The attach itself.
+#[inline(always)]
+fn attach(
+    routes: &dyn Routes,
+    bound: &mut Option<HashSet<GuestMessage>>,
+    event: &EventFd,
+    (gsi, message): (Gsi, GuestMessage),
+) -> Result<(), RoutesError> {
+    let Some(bound) = bound else { return routes.attach(event, gsi) };
+    may_bind(bound, message)?;
+    routes.attach(event, gsi)?;
+    bind(bound, message);
+    Ok(())
+}
+
+/// The numbers of vectors from `first` on.
+fn numbers(first: usize) -> impl Iterator<Item = VectorIndex> {
+    (u16::try_from(first).unwrap_or(u16::MAX)..).map(VectorIndex)
 }
 
 // The three are not inlined, and the way of platforms where vectors share messages stays short.

@@ -1,6 +1,9 @@
 //! Reading.
 
-use super::{DecodeError, Width, low_half};
+use super::{Address, DecodeError, Width, low_half};
+
+/// Bytes enough for a message that is there and a flag, where its address takes 8 and its data 4.
+const FLAGGED_MAX: usize = 16;
 
 /// Reads one value after the other from a slice.
 ///
@@ -94,6 +97,18 @@ impl<'a> Decoder<'a> {
         message
     }
 
+    /// A message that can be absent and a flag, in a list where an item before had the address `known`.
+    #[inline(always)]
+    pub(crate) fn flagged_message(&mut self, known: &mut Address) -> (Option<(u64, u32)>, bool) {
+        if !cfg!(pvmsi_small)
+            && let Some((message, flag, rest)) = leading_flagged_message(self.rest, known)
+        {
+            self.rest = rest;
+            return (Some(message), flag);
+        }
+        (self.flag().then(|| self.message()), self.flag())
+    }
+
     /// The first failure is the one that counts.
     #[inline]
     pub(crate) fn fail(&mut self, error: DecodeError) {
@@ -101,23 +116,13 @@ impl<'a> Decoder<'a> {
     }
 }
 
-/// The number that `bytes` begins with, and what follows it, without a look at each byte: addresses
-/// are long. `None` where the number is longer than 8 bytes, or there are fewer than 8.
+/// The number that `bytes` begins with, and what follows it. `None` where the number is longer than
+/// 8 bytes, or there are fewer than 8.
 #[inline(always)]
 fn leading_long(bytes: &[u8]) -> Option<(u64, &[u8])> {
-    let word = u64::from_le_bytes(*bytes.first_chunk()?);
-    let last_bytes = !word & 0x8080_8080_8080_8080;
-    if last_bytes == 0 {
-        return None;
-    }
-    // The lowest of these bits and all below it: the number's own bytes.
-    let word = word & (last_bytes ^ last_bytes.wrapping_sub(1));
-    // Groups of 7 bits move together: two of them, four, then all.
-    let twos = word & 0x007f_007f_007f_007f | (word & 0x7f00_7f00_7f00_7f00) >> 1;
-    let fours = twos & 0x0000_3fff_0000_3fff | (twos & 0x3fff_0000_3fff_0000) >> 2;
-    let number = fours & 0x0fff_ffff | fours >> 32 << 28;
-    let before = usize::try_from(last_bytes.trailing_zeros() / 8).unwrap_or(0);
-    Some((number, bytes.get(before.saturating_add(1)..)?))
+    let Address { number, length, .. } =
+        Address::leading(u64::from_le_bytes(*bytes.first_chunk()?))?;
+    Some((number, bytes.get(length..)?))
 }
 
 /// The number that `bytes` begins with, and what follows it: data is short. `None` where the number
@@ -132,6 +137,32 @@ fn leading_short(bytes: &[u8]) -> Option<(u32, &[u8])> {
         }
     }
     None
+}
+
+/// A message that is there and a flag, and what follows, with one look at whether there are bytes
+/// enough. `None` where a number is longer than what is read at once, or something is wrong.
+#[inline(always)]
+fn leading_flagged_message<'a>(
+    bytes: &'a [u8],
+    known: &mut Address,
+) -> Option<((u64, u32), bool, &'a [u8])> {
+    let [1, a0, a1, a2, a3, a4, a5, a6, a7, ..] = *bytes.first_chunk::<FLAGGED_MAX>()? else {
+        return None;
+    };
+    let word = u64::from_le_bytes([a0, a1, a2, a3, a4, a5, a6, a7]);
+    if !known.leads(word) {
+        *known = Address::leading(word)?;
+    }
+    let behind = bytes.get(known.length.wrapping_add(1)..)?;
+    let [d0, d1, d2, ..] = behind.first_chunk::<4>()?.map(u32::from);
+    let (data, flag, length) = if d0 & 0x80 == 0 {
+        (d0, d1, 2)
+    } else if d1 & 0x80 == 0 {
+        (d0 & 0x7f | d1 << 7, d2, 3)
+    } else {
+        return None;
+    };
+    (flag <= 1).then_some(((known.number, data), flag == 1, behind.get(length..)?))
 }
 
 #[cold]

@@ -2,20 +2,22 @@
 
 use core::mem;
 
-use super::{EncodeError, Value};
+use super::{Address, EncodeError, Value};
 
 /// Writes one value after the other into a slice. What stands behind the last one is unspecified.
 #[derive(Debug)]
 pub struct Encoder<'b> {
-    buffer: &'b mut [u8],
-    used: usize,
+    /// What was not written yet.
+    rest: &'b mut [u8],
+    /// The bytes of all that was given.
+    size: usize,
     error: Option<EncodeError>,
 }
 
 impl<'b> Encoder<'b> {
     /// An encoder that starts at the beginning of `buffer`.
     pub const fn new(buffer: &'b mut [u8]) -> Self {
-        Self { buffer, used: 0, error: None }
+        Self { size: buffer.len(), rest: buffer, error: None }
     }
 
     /// Appends one value.
@@ -26,21 +28,21 @@ impl<'b> Encoder<'b> {
 
     /// Appends a list: its length, then its items.
     #[inline]
-    pub fn put_list<T: Value>(&mut self, mut items: impl ExactSizeIterator<Item = T>) {
+    pub fn put_list<T: Value>(&mut self, items: impl ExactSizeIterator<Item = T>) {
         let Ok(announced) = u16::try_from(items.len()) else {
             return self.fail(EncodeError::ListLength);
         };
         self.put(&announced);
         // An encoder that was never lent to a function stays in registers.
-        let mut to = Encoder { buffer: mem::take(&mut self.buffer), ..*self };
-        for _ in 0..announced {
-            match items.next() {
-                Some(item) => to.put(&item),
-                None => {
-                    to.fail(EncodeError::ListLength);
-                    break;
-                }
-            }
+        let mut to = Encoder { rest: mem::take(&mut self.rest), ..*self };
+        let mut known = Address::ZERO;
+        let mut left = announced;
+        items.take(announced.into()).for_each(|item| {
+            item.put_item(&mut to, &mut known);
+            left = left.wrapping_sub(1);
+        });
+        if left > 0 {
+            to.fail(EncodeError::ListLength);
         }
         *self = to;
     }
@@ -52,17 +54,17 @@ impl<'b> Encoder<'b> {
     /// list is longer than 65,535 items or has fewer than its iterator announced.
     pub const fn finish(self) -> Result<usize, EncodeError> {
         match self.error {
-            None => Ok(self.used),
+            None => Ok(self.size.saturating_sub(self.rest.len())),
             Some(error) => Err(error),
         }
     }
 
     #[inline]
     pub(super) fn byte(&mut self, byte: u8) {
-        match self.buffer.get_mut(self.used) {
-            Some(place) => {
+        match mem::take(&mut self.rest).split_first_mut() {
+            Some((place, rest)) => {
                 *place = byte;
-                self.used = self.used.wrapping_add(1);
+                self.rest = rest;
             }
             None => self.fail(EncodeError::BufferFull),
         }
@@ -87,16 +89,42 @@ impl<'b> Encoder<'b> {
             self.number(address);
             return self.number(data.into());
         }
-        let room = self.buffer.get_mut(self.used..).unwrap_or_default();
         // Far from the end no byte needs to be checked for room.
-        if let Some(room) = room.first_chunk_mut() {
+        if let Some(room) = self.rest.first_chunk_mut() {
             let length = message_in_room(room, address, data);
-            self.used = self.used.wrapping_add(length);
-            return;
+            return self.skip(length);
         }
         // By value: what is lent to a function that is not inlined lives in memory.
-        let encoder = Encoder { buffer: self.buffer, used: self.used, error: self.error };
-        (self.used, self.error) = message_bytewise(encoder, address, data);
+        let encoder = Encoder { rest: mem::take(&mut self.rest), ..*self };
+        *self = message_bytewise(encoder, address, data);
+    }
+
+    /// A message that can be absent and a flag, in a list where an item before had the address `known`.
+    #[inline(always)]
+    pub(crate) fn flagged_message(
+        &mut self,
+        message: Option<(u64, u32)>,
+        flag: bool,
+        known: &mut Address,
+    ) {
+        if !cfg!(pvmsi_small)
+            && let Some((address, data)) = message
+            && let Some(room) = self.rest.first_chunk_mut()
+            && let Some(length) = put_flagged_message(room, address, data, flag, known)
+        {
+            return self.skip(length);
+        }
+        self.byte(u8::from(message.is_some()));
+        if let Some((address, data)) = message {
+            self.message(address, data);
+        }
+        self.byte(u8::from(flag));
+    }
+
+    /// So many bytes are written.
+    #[inline(always)]
+    fn skip(&mut self, length: usize) {
+        self.rest = mem::take(&mut self.rest).get_mut(length..).unwrap_or_default();
     }
 
     /// The first failure is the one that counts.
@@ -111,12 +139,41 @@ const NUMBER_MAX: usize = 10;
 /// The most bytes of a message: those of its address and 5 of its data.
 const MESSAGE_MAX: usize = 15;
 
+/// Room enough for a message that is there and a flag, where its address takes 8 bytes.
+const FLAGGED_MAX: usize = 16;
+
 /// Writes a message and says how long it is.
 #[inline(never)]
 fn message_in_room(room: &mut [u8; MESSAGE_MAX], address: u64, data: u32) -> usize {
     let length = put_number(room, address);
     let room = room.get_mut(length..).unwrap_or_default();
     length.saturating_add(put_number(room, data.into()))
+}
+
+/// Writes a message that is there and a flag, and says how long they are. `None` where a number is
+/// longer than what is written at once.
+#[inline(always)]
+fn put_flagged_message(
+    room: &mut [u8; FLAGGED_MAX],
+    address: u64,
+    data: u32,
+    flag: bool,
+    known: &mut Address,
+) -> Option<usize> {
+    if known.number != address {
+        *known = Address::of(address)?;
+    }
+    let flag = u32::from(flag);
+    let (tail, tail_length) = match data {
+        0..0x80 => (data | flag << 8, 2),
+        0x80..0x4000 => (data & 0x7f | 0x80 | data >> 7 << 8 | flag << 16, 3),
+        _ => return None,
+    };
+    let [present, room @ ..] = room;
+    *present = 1;
+    *room.first_chunk_mut()? = known.bytes.to_le_bytes();
+    *room.get_mut(known.length..)?.first_chunk_mut()? = tail.to_le_bytes();
+    Some(known.length.wrapping_add(tail_length).wrapping_add(1))
 }
 
 /// Writes a number to the start of `room`, where there is enough, and says how long it is.
@@ -138,10 +195,10 @@ fn put_number(room: &mut [u8], mut number: u64) -> usize {
 
 #[cold]
 #[inline(never)]
-fn message_bytewise(mut to: Encoder<'_>, address: u64, data: u32) -> (usize, Option<EncodeError>) {
+fn message_bytewise(mut to: Encoder<'_>, address: u64, data: u32) -> Encoder<'_> {
     to.number(address);
     to.number(data.into());
-    (to.used, to.error)
+    to
 }
 
 /// Not inlined: the way of bodies that fit stays straight.

@@ -3,7 +3,7 @@
 use core::fmt;
 use core::marker::PhantomData;
 
-use super::{DecodeError, Decoder, Value};
+use super::{Address, DecodeError, Decoder, Value};
 
 /// The list at the end of a body, still encoded.
 ///
@@ -46,8 +46,9 @@ impl<'a, T: Value> List<'a, T> {
     #[inline]
     pub fn for_each(&self, mut on_item: impl FnMut(u16, T)) -> Result<(), DecodeError> {
         let mut from = Decoder::new(self.bytes);
+        let mut known = Address::ZERO;
         for place in 0..self.length {
-            let item = T::take(&mut from);
+            let item = T::take_item(&mut from, &mut known);
             from.rest()?;
             on_item(place, item);
         }
