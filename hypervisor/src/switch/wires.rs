@@ -9,7 +9,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
-use pvmsi_protocol::{GuestMessage, TableMessage, VectorIndex};
+use pvmsi_protocol::{GuestMessage, TableMessage, VECTORS_MAX, VectorIndex};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::set::VectorSet;
@@ -550,7 +550,9 @@ fn attach(
 
 /// The numbers of vectors from `first` on.
 fn numbers(first: usize) -> impl Iterator<Item = VectorIndex> {
-    (u16::try_from(first).unwrap_or(u16::MAX)..).map(VectorIndex)
+    // No function has more vectors, so that counting on cannot overflow.
+    let first = u16::try_from(first).unwrap_or(VECTORS_MAX).min(VECTORS_MAX);
+    (first..).map(VectorIndex)
 }
 
 // The three are not inlined, and the way of platforms where vectors share messages stays short.
