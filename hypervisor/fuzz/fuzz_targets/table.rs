@@ -284,8 +284,10 @@ impl Machine {
             if at != 12 || vector >= self.model.granted() as u64 {
                 return;
             }
-            self.guest.store(offset, u32::from(data[0] & 1));
-            self.model.write(vector as usize, &[(3, data[0].into())]);
+            // And to the bits of vector control that it does not know (G-521).
+            let control = self.model.other_bits[vector as usize] | u32::from(data[0] & 1);
+            self.guest.store(offset, control);
+            self.model.write(vector as usize, &[(3, control)]);
             return;
         }
         let here = fixture::BAR + offset;

@@ -62,6 +62,8 @@ pub struct Msix {
     pub function_mask: bool,
     /// The table.
     pub entries: Vec<Entry>,
+    /// Bits of Vector Control beside the mask bit.
+    pub other_bits: Vec<u32>,
     /// The vectors that are assigned, from the first on.
     pub assigned: Option<Vec<Assigned>>,
     /// Messages that must have been sent since the last look.
@@ -77,6 +79,7 @@ impl Msix {
             enable: false,
             function_mask: false,
             entries: vec![Entry::RESET; vectors.into()],
+            other_bits: vec![0; vectors.into()],
             assigned: None,
             sent: Vec::new(),
             perhaps_sent: Vec::new(),
@@ -132,17 +135,21 @@ impl Msix {
             },
         };
         let (address, data) = message;
-        ([address as u32, (address >> 32) as u32, data], known, entry.masked.into())
+        let control = u32::from(entry.masked) | self.other_bits[vector];
+        ([address as u32, (address >> 32) as u32, data], known, control)
     }
 
     /// An aligned write of one word of an entry, by the number of the word. More than one word of
     /// a write takes effect at once.
     pub fn write(&mut self, vector: usize, words: &[(u64, u32)]) {
         for &(word, value) in words {
+            if word == 3 {
+                // The function's own, whoever has the vector (H-518).
+                self.other_bits[vector] = value & !1;
+            }
             let entry = &mut self.entries[vector];
             let message = &mut entry.message;
             match (word, &self.assigned) {
-                // Reserved bits are not kept.
                 (3, None) => entry.masked = value & 1 != 0,
                 (3, Some(assigned)) if vector < assigned.len() => entry.masked = value & 1 != 0,
                 (0, None) => message.address = message.address >> 32 << 32 | u64::from(value),
@@ -199,6 +206,7 @@ impl Msix {
 
     /// A function level reset.
     pub fn reset(&mut self) {
+        self.other_bits.fill(0);
         match self.assigned {
             // What is assigned survives. Events that the function had not sent are lost with it.
             Some(_) => self.doubt(0),

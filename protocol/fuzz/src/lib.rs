@@ -49,7 +49,7 @@ pub const ANSWERS: [&[Field]; 8] = [
 ];
 
 /// Body of a parameter error.
-pub const PARAMETER: &[Field] = &[Enumeration(12), Optional(&[Number(16)])];
+pub const PARAMETER: &[Field] = &[Enumeration(13), Optional(&[Number(16)])];
 
 /// Body of a busy error.
 pub const BUSY: &[Field] = &[Number(32), Number(32)];
