@@ -43,7 +43,7 @@ pub struct Bar {
     pub prefetchable: bool,
 }
 
-/// Why nobody can serve a function.
+/// Why nobody can serve a function. Its words say what is so; [`remedy`](Self::remedy) what the host can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum LayoutError {
     /// The function has no MSI-X capability.
@@ -53,22 +53,13 @@ pub enum LayoutError {
     #[error("the function claims {0} MSI-X vectors; 1 to 2048 are possible")]
     Vectors(u16),
     /// The BAR indicator names what no function has as memory.
-    #[error(
-        "the MSI-X table is said to lie in BAR {}, which is no memory of its own: a fault of the function's; \
-         nobody can serve its MSI-X", .0.0
-    )]
+    #[error("the MSI-X table is said to lie in BAR {}, which is no memory of its own", .0.0)]
     NoSuchBar(BarIndex),
     /// The BAR indicator names a BAR that has no memory on this host.
-    #[error(
-        "the MSI-X table is said to lie in BAR {}, which has no memory on this host; where the kernel's log says that \
-         the BAR could not be assigned, boot the host with pci=realloc, or enlarge the firmware's window for MMIO", .0.0
-    )]
+    #[error("the MSI-X table is said to lie in BAR {}, which has no memory on this host", .0.0)]
     NotAssigned(BarIndex),
     /// The table does not lie inside its BAR.
-    #[error(
-        "the MSI-X table at {offset:#x} does not fit its BAR of {size:#x} bytes: a fault of the function's; nobody \
-         can serve its MSI-X"
-    )]
+    #[error("the MSI-X table at {offset:#x} does not fit its BAR of {size:#x} bytes")]
     OutsideBar {
         /// Where it starts in the BAR.
         offset: u64,
@@ -78,6 +69,23 @@ pub enum LayoutError {
     /// The page size is not a power of two of at least 4 KiB.
     #[error("a host page of {0} bytes is not a power of two of at least 4096")]
     PageSize(u64),
+}
+
+impl LayoutError {
+    /// What the host can do.
+    pub const fn remedy(self) -> &'static str {
+        match self {
+            Self::NoMsix => "without a vector table nothing can be done, nor need be",
+            Self::NotAssigned(_) => {
+                "where the kernel's log says that the BAR could not be assigned, boot the host with pci=realloc, or \
+                 enlarge the firmware's window for MMIO"
+            }
+            Self::Vectors(_) | Self::NoSuchBar(_) | Self::OutsideBar { .. } => {
+                "none but other firmware of the function: nobody can serve its MSI-X"
+            }
+            Self::PageSize(_) => "use a kernel with pages of 4K, 16K or 64K",
+        }
+    }
 }
 
 /// What is to be made of the place that a function names for its pending bits. Some name one that cannot be true.
@@ -478,7 +486,7 @@ mod tests {
         assert_eq!(nowhere, Err(LayoutError::NoSuchBar(BarIndex(7))));
         let missing = Layout::new(bars, 1, (BarIndex(0), 0), (BarIndex(0), 0), 4096);
         assert_eq!(missing, Err(LayoutError::NotAssigned(BarIndex(0))));
-        let text = LayoutError::NotAssigned(BarIndex(0)).to_string();
+        let text = LayoutError::NotAssigned(BarIndex(0)).remedy();
         assert!(text.contains("pci=realloc") && text.contains("window for MMIO"), "{text}");
         let wide = [Some(Bar { is_64bit: true, ..BAR }), None, None, None, None, None];
         let upper = Layout::new(wide, 1, (BarIndex(1), 0), (BarIndex(0), 0), 4096);

@@ -28,6 +28,10 @@
 //! | [`VectorTable`] | its vector table and pending bits, by words | [`MappedTable`] |
 //! | [`Window`] | the guest's memory map | [`KvmWindow`] |
 //!
+//! A VMM that places BARs takes their sizes from [`PciFunction::layout`], not from VFIO: one that is smaller than a
+//! page of the host is as large as the page there, where the page is the BAR's own. Reads of configuration
+//! space that go through the handle agree with that.
+//!
 //! The implementations for KVM and for VFIO are the features `kvm` and `vfio`, both on by
 //! default. A VMM that brings its own goes without either.
 //!

@@ -109,11 +109,11 @@ impl Switch {
         (held, all)
     }
 
-    /// From this vector on they came with the attempt and have no interrupts yet. No event of them
+    /// From this vector on, where there are so many, they came with the attempt and have no interrupts yet. No event of them
     /// waits or can come, so nothing has to be held back or taken aside when one is attached; and no
     /// `configure` is unfinished that would have to make way.
     fn first_new(&self) -> usize {
-        self.world.attempt.map_or(usize::MAX, |before| before.max(self.world.set_up))
+        self.world.attempt.map_or(self.world.wires.len(), |before| before.max(self.world.set_up))
     }
 
     /// Adds the new vectors that lack their routes; those that have them already and are to be attached.

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use kvm_ioctls::{Kvm, VmFd};
 use pvmsi_hypervisor::{
-    FunctionHandle, FunctionPolicy, HostPaths, Irqbalance, Isolation, KvmWindow, MOVES_WRITE_MASKS,
-    MemorySlots, NotMappable, PciFunction, PinnedInterrupts, Policy, Service, VfioFunction,
-    VfioHost, Window,
+    FunctionHandle, FunctionPolicy, FunctionStatus, HostPaths, Irqbalance, Isolation, KvmWindow,
+    MOVES_WRITE_MASKS, MemorySlots, NotMappable, PciFunction, PinnedInterrupts, Policy, Service,
+    VfioFunction, VfioHost,
 };
 use pvmsi_software::{SoftwareDevice, SoftwareFunction};
 use vm_memory::GuestMemoryMmap;
@@ -105,17 +105,13 @@ impl Functions {
                 allow_unisolated: function.allow_unisolated,
                 vectors: function.most_vectors,
             };
-            let isolation = implementation.isolation();
-            let not_mappable = layout.not_mappable(window.table_can_be_direct());
-            functions.notes.extend(stays_trapped(
-                function.backend,
-                isolation,
-                not_mappable,
-                policy,
-            ));
             let handle = service
                 .add_function(id, implementation, Box::new(window), policy)
                 .map_err(|error| failed(error.to_string()))?;
+            let status = handle.status().map_err(|error| failed(error.to_string()))?;
+            let FunctionStatus { isolation, not_mappable, .. } = status;
+            let backend = function.backend;
+            functions.notes.extend(stays_trapped(backend, isolation, not_mappable, policy));
             if let Some(Signals { request, errors }) = signals {
                 functions.requests.push((handle.clone(), request));
                 functions.watched.push((handle.clone(), errors));
@@ -139,7 +135,6 @@ impl Functions {
                 },
                 device: device.clone(),
             });
-            let backend = function.backend;
             functions.all.push(MachineFunction { handle, backend, device, pinned });
         }
         functions.notes.extend(file_limit::too_small(files, limit));

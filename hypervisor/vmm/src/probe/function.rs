@@ -91,17 +91,12 @@ fn table_of(folder: &Path, page_size: u64) -> Result<Layout, Check> {
         ));
     }
     layout(folder, page_size).map_err(|error| {
-        let why = error.to_string();
-        // The error names the remedy after a semicolon, where there is one.
-        let (found, remedy) = why.split_once("; ").unwrap_or((why.as_str(), ""));
-        match error {
-            LayoutError::NoMsix => {
-                let remedy = "without a vector table nothing can be done, nor need be";
-                Check::bad("MSI-X", "no-msix", why, remedy)
-            }
-            LayoutError::NotAssigned(_) => Check::bad("MSI-X", "bar-not-assigned", found, remedy),
-            _ => Check::bad("MSI-X", "broken-table", found, remedy),
-        }
+        let problem = match error {
+            LayoutError::NoMsix => "no-msix",
+            LayoutError::NotAssigned(_) => "bar-not-assigned",
+            _ => "broken-table",
+        };
+        Check::bad("MSI-X", problem, error.to_string(), error.remedy())
     })
 }
 
