@@ -100,6 +100,11 @@ pub trait VectorTable {
     fn pending(&mut self, vector: VectorIndex) -> Result<bool, TableError>;
 }
 
+/// Whether this is what reads when nobody answers: ones. A host writes no such message.
+pub(crate) fn is_unanswered(message: TableMessage) -> bool {
+    message.address == u64::MAX && message.data == u32::MAX
+}
+
 /// Table and pending bits in the mappings of a function's BARs, accessed by aligned 32-bit words.
 #[derive(Clone, Debug)]
 pub struct MappedTable {

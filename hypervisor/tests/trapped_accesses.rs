@@ -46,6 +46,11 @@ fn bits_beside_the_mask_bit_are_the_functions_own() {
     let guest = Guest::with_vectors(4);
     let control = |vector| guest.load(Guest::entry(vector, 3));
     let store = |vector, value| guest.store(Guest::entry(vector, 3), value);
+    // Every bit, while the rest of the entry says that somebody answers.
+    store(3, u32::MAX);
+    assert_eq!((control(3), own_control(&guest, 3) & !1), (u32::MAX, u32::MAX - 1));
+    store(3, 1);
+    assert_eq!(control(3), 1);
     // What the function has at the start, and what the guest writes, before it calls.
     guest.bar.get_ref::<u32>(Guest::entry(1, 3) as usize).unwrap().store(TAGS | 1);
     assert_eq!((control(0), control(1)), (1, TAGS | 1));

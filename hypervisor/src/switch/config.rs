@@ -1,6 +1,6 @@
 //! Configuration space and resets: MSI-X Message Control is the service's, the rest is the function's and watched.
 
-use pvmsi_protocol::{TableMessage, TableMode, VectorIndex};
+use pvmsi_protocol::{TableMode, VectorIndex};
 
 use super::guest::{LegacyEntry, MsixControl, Owner};
 use super::host::{Debts, Host};
@@ -8,6 +8,7 @@ use super::operation::Operation;
 use crate::capability::{
     self, BARS, COMMAND, COMMAND_MEMORY, CONFIG_BYTES, MSIX_ENABLE, MSIX_FUNCTION_MASK,
 };
+use crate::vector_table::is_unanswered;
 
 impl Operation<'_> {
     pub(crate) fn config_write(mut self, offset: u64, data: &[u8]) {
@@ -197,10 +198,9 @@ impl Operation<'_> {
     }
 
     fn table_is_silent(&mut self) -> bool {
-        let ones = |message: TableMessage| message.address == u64::MAX && message.data == u32::MAX;
         self.world.set_up > 0
             && self.answers()
-            && self.function.table().message(VectorIndex(0)).is_ok_and(ones)
+            && self.function.table().message(VectorIndex(0)).is_ok_and(is_unanswered)
     }
 
     /// Machine reset: everything to the state at power-on, decoding off.

@@ -15,6 +15,7 @@ use crate::capability::{CONFIG_BYTES, MSIX_ENABLE, MSIX_FUNCTION_MASK};
 use crate::counters::Counters;
 use crate::function::{Isolation, PciFunction};
 use crate::layout::{BarIndex, ENTRY_BYTES, Layout, NotMappable, PendingBits, Target};
+use crate::vector_table::is_unanswered;
 use crate::window::View;
 
 /// Vector control, in an entry: little-endian, and the mask bit is its lowest.
@@ -272,9 +273,12 @@ impl Reader<'_> {
         if !self.answers {
             return 0;
         }
-        let control = self.function.table().control(vector).unwrap_or(0);
-        // Ones are what nobody has answered.
-        let bits = if control == u32::MAX { 0 } else { control & !MASK_BIT };
+        let table = self.function.table();
+        let control = table.control(vector).unwrap_or(0);
+        // Ones are what nobody has answered, if the rest of the entry reads so too: a guest may
+        // have written all bits of this word.
+        let silent = control == u32::MAX && table.message(vector).is_ok_and(is_unanswered);
+        let bits = if silent { 0 } else { control & !MASK_BIT };
         *self.other_bits |= bits != 0;
         bits
     }
