@@ -28,6 +28,7 @@ pub struct FunctionPolicy {
     /// messages stay, and a move can cost the guest a mask bit (H-517 of the specification):
     /// `VfioFunction::pin_interrupts` keeps them still.
     pub allow_unisolated: bool,
-    /// The most vectors that may be assigned to the function; `None` is no limit but the VM's.
+    /// The most vectors of the function that may have interrupts, the first ones, whether the guest calls or uses
+    /// the emulated table; `None` is no limit but the VM's.
     pub vectors: Option<u16>,
 }

@@ -48,8 +48,8 @@ fn an_unfinished_configure_keeps_no_events_that_it_will_not_use() {
     guest.control(ENABLE);
     let busy = guest.configure_with(100, Sequence::START, &[]);
     let Err(CallError::Busy(busy)) = busy else { panic!("{busy:?}") };
-    guest.program(0, message(0));
-    guest.mask(0);
+    guest.program(99, message(99));
+    guest.mask(99);
     let before = open_files();
     let answer = guest.configure_with(100, busy.sequence, &[]).unwrap();
     assert_eq!(answer.granted, 100);

@@ -19,7 +19,7 @@ use super::converge::{still_shown, table_access};
 use super::guest::{Owner, Unfinished};
 use super::host::Debts;
 use super::set::{VectorSet, Walk};
-use super::wires::Changes;
+use super::wires::{Changes, Wire};
 use crate::routes::RoutesError;
 
 /// A change that can still fail. [`commit`](Self::commit) keeps it; dropping it rolls everything back but the mask bits that the guest has changed meanwhile.
@@ -43,6 +43,8 @@ enum Undo {
         unfinished: Option<Unfinished>,
         vectors: usize,
         messages: Vec<Option<GuestMessage>>,
+        /// Vectors of an emulated table whose GSIs others have got: whose, and who.
+        gathered: Vec<(VectorIndex, VectorIndex)>,
     },
 }
 
@@ -118,8 +120,28 @@ impl<'a> Attempt<'a> {
         };
         let owner = std::mem::replace(&mut self.guest.owner, owner);
         let unfinished = self.guest.unfinished.take();
-        self.undo = Undo::Owner { owner, unfinished, vectors, messages };
+        self.undo = Undo::Owner { owner, unfinished, vectors, messages, gathered: Vec::new() };
         self.world.wires.all_changed();
+    }
+
+    /// Where GSIs are short, vectors of an emulated table that are not granted give theirs to granted ones that have none.
+    ///
+    /// # Errors
+    /// When the kernel does not detach one.
+    pub(super) fn gather(&mut self, granted: usize) -> Result<(), RoutesError> {
+        let has = |switch: &Switch, vector| switch.world.wires.wire(vector) != Wire::None;
+        let lacking = VectorSet::of_first(granted, |index| !has(self, number(index)));
+        let mut behind = granted..self.world.wires.len();
+        for to in lacking.iter() {
+            let Some(from) = behind.rfind(|&index| has(self, number(index))) else { break };
+            let from = number(from);
+            self.detach(from)?;
+            self.switch.world.wires.exchange(from, to);
+            if let Undo::Owner { gathered, .. } = &mut self.undo {
+                gathered.push((from, to));
+            }
+        }
+        Ok(())
     }
 
     /// Gives an assigned vector another message.
@@ -222,10 +244,10 @@ impl<'a> Attempt<'a> {
     fn roll_back(&mut self) {
         match std::mem::replace(&mut self.undo, Undo::Messages(Messages::new())) {
             Undo::Messages(messages) => self.restore_messages(messages),
-            Undo::Owner { owner, unfinished, vectors, messages } => {
+            Undo::Owner { owner, unfinished, vectors, messages, gathered } => {
                 self.guest.owner = owner;
                 self.guest.unfinished = unfinished;
-                self.restore_owned(vectors, &messages);
+                self.restore_owned(vectors, &messages, &gathered);
             }
         }
         if let Err(error) = self.converge() {
@@ -254,11 +276,25 @@ impl<'a> Attempt<'a> {
     }
 
     /// As before the attempt, when there were so many vectors; the events of the others are for the next attempt.
-    fn restore_owned(&mut self, vectors: usize, messages: &[Option<GuestMessage>]) {
+    fn restore_owned(
+        &mut self,
+        vectors: usize,
+        messages: &[Option<GuestMessage>],
+        gathered: &[(VectorIndex, VectorIndex)],
+    ) {
         self.world.wires.all_changed();
         // What was attached in advance may lead elsewhere by now: its repetition attaches it again.
         self.detach_prepared();
-        let detached = self.detach_unwanted();
+        let mut detached = self.detach_unwanted();
+        for &(from, to) in gathered.iter().rev() {
+            let gives = self.detach(to);
+            if gives.is_err() {
+                // It keeps what is attached to it, and the other gets another one.
+                self.debts.insert(Debts::LEGACY_SET_UP);
+            }
+            detached = detached.and(gives);
+            self.switch.world.wires.exchange(from, to);
+        }
         self.world.wires.all_changed();
         let routes = self.former_routes(messages);
         let undone = detached.and_then(|()| self.install(&routes));
@@ -288,6 +324,10 @@ impl<'a> Attempt<'a> {
         }
         changes
     }
+}
+
+fn number(index: usize) -> VectorIndex {
+    VectorIndex(u16::try_from(index).unwrap_or(u16::MAX))
 }
 
 impl Drop for Attempt<'_> {

@@ -91,6 +91,7 @@ impl Operation<'_> {
                 self.guest.unfinished = before;
             }
             self.free_spare_gsis();
+            self.free_unused_gsis();
             return Err(error);
         }
         self.world.spare.clear();
@@ -99,7 +100,7 @@ impl Operation<'_> {
         self.tally.asked = target;
         self.tally.next_generation();
         self.world.held = None;
-        self.debts.remove(Debts::NOT_MAPPABLE);
+        self.debts.remove(Debts::NOT_MAPPABLE | Debts::LEGACY_SET_UP);
         self.host.remove(Host::MIGRATED);
 
         let mut pending = VectorSet::default();
@@ -433,7 +434,11 @@ impl Operation<'_> {
         loop {
             let events = std::mem::take(&mut self.world.spare);
             self.world.wires.add(events.into_iter());
-            let granted = self.world.wires.allocate(0..target);
+            let mut granted = self.world.wires.allocate(0..target);
+            if granted < target {
+                // Those of an emulated table may have them behind one that has none.
+                granted = self.world.wires.with_gsi().min(target);
+            }
             if granted == 0 {
                 self.world.spare = self.retire(before);
                 return Err(CallError::NoResources);
@@ -488,6 +493,9 @@ impl Operation<'_> {
         setups.resize(granted, VectorSetup::RESERVED);
         attempt.assign(Owner::Assigned(setups));
         held?;
+        if before > granted {
+            attempt.gather(granted)?;
+        }
         attempt.establish(prepared, granted, wanted)?;
         attempt.commit_trapped();
         Ok(())

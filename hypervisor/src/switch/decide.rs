@@ -145,11 +145,14 @@ pub(crate) fn host_moves_mask_bits(fixed: &Fixed) -> bool {
     matches!(fixed.platform, Platform::X86_64 { .. })
 }
 
-/// Whether the guest uses its emulated table: a vector that is unmasked needs interrupts.
-pub(crate) fn uses_legacy(guest: &Guest) -> bool {
+/// The last vector that the guest uses of its emulated table: one that is unmasked needs an interrupt.
+pub(crate) fn last_used(guest: &Guest) -> Option<VectorIndex> {
     match &guest.owner {
-        Owner::Legacy(entries) => guest.control.enable && entries.iter().any(|entry| !entry.masked),
-        Owner::Assigned(_) => false,
+        Owner::Legacy(entries) if guest.control.enable => {
+            let last = entries.iter().rposition(|entry| !entry.masked)?;
+            u16::try_from(last).map(VectorIndex).ok()
+        }
+        Owner::Legacy(_) | Owner::Assigned(_) => None,
     }
 }
 
@@ -383,11 +386,11 @@ mod tests {
 
     #[test]
     fn the_emulated_table_is_used_when_a_vector_is_unmasked_and_enabled() {
-        assert!(uses_legacy(&legacy(ONE, false)));
-        assert!(!uses_legacy(&legacy(ONE, true)));
-        assert!(!uses_legacy(&assigned(Some(ONE), false)));
+        assert_eq!(last_used(&legacy(ONE, false)), Some(VectorIndex(1)));
+        assert_eq!(last_used(&legacy(ONE, true)), None);
+        assert_eq!(last_used(&assigned(Some(ONE), false)), None);
         let mut disabled = legacy(ONE, false);
         disabled.control.enable = false;
-        assert!(!uses_legacy(&disabled));
+        assert_eq!(last_used(&disabled), None);
     }
 }

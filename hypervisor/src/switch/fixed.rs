@@ -61,9 +61,12 @@ impl Fixed {
     pub(crate) fn vectors_offered(&self) -> u16 {
         match self.policy.policy {
             Policy::Off => 0,
-            Policy::Trapped | Policy::Direct => {
-                self.layout.vectors().min(self.policy.vectors.unwrap_or(u16::MAX))
-            }
+            Policy::Trapped | Policy::Direct => self.vectors_allowed(),
         }
+    }
+
+    /// How many vectors of the function may have interrupts, whoever owns them.
+    pub(crate) fn vectors_allowed(&self) -> u16 {
+        self.layout.vectors().min(self.policy.vectors.unwrap_or(u16::MAX))
     }
 }

@@ -8,9 +8,11 @@ use super::guest::Owner;
 use super::host::Debts;
 use super::reader::count;
 use super::set::VectorSet;
+use super::wires::Wire;
 use super::{Switch, World};
 use crate::event;
 use crate::function::SetUpError;
+use crate::routes::RoutesError;
 
 /// What the log says where there are fewer vectors than were asked for.
 pub(super) const SHORT_OF_INTERRUPTS: &str = "vectors of the function stay without interrupts";
@@ -42,13 +44,14 @@ impl Switch {
         Ok(())
     }
 
-    /// Sets all vectors up or, where the host is short of interrupts, as many as it has; the others go, and leave their events in `spare`. At least `least`.
+    /// Sets all vectors up or, where the host is short of interrupts, as many as it has; the others go, and leave their events in `spare`. At least `least`. Those before `first` are already, and are not touched.
     pub(super) fn set_up_what_there_is(
         &mut self,
+        first: usize,
         least: usize,
         spare: &mut Vec<EventFd>,
     ) -> Result<(), SetUpError> {
-        let vectors = self.set_up_most(0, least, self.world.wires.len())?;
+        let vectors = self.set_up_most(first, least, self.world.wires.len())?;
         if vectors < least {
             let available = u16::try_from(vectors).unwrap_or(u16::MAX);
             return Err(SetUpError::TooFew { available, guess: false });
@@ -111,51 +114,72 @@ impl Switch {
         has
     }
 
-    /// Sets all vectors up when the first one of the emulated table is unmasked: the set-up of vectors one by one takes a request each, and a guest that configures needs none of it. It takes over what an unfinished `configure` has prepared.
+    /// Gives interrupts to the vectors of the emulated table that are unmasked and have none. It takes over what an unfinished `configure` has prepared of them.
     pub(super) fn set_up_legacy(&mut self) {
         self.debts.remove(Debts::LEGACY_SET_UP);
-        if self.first_prepared() == 0 && decide::uses_legacy(&self.guest) {
-            self.set_up_emulated();
+        if let Some(last) = decide::last_used(&self.guest) {
+            self.set_up_emulated(last.as_usize().saturating_add(1));
         }
     }
 
-    /// Sets all vectors of the function up, as far as there are interrupts, for the emulated table.
-    fn set_up_emulated(&mut self) {
+    /// The same for one vector that is unmasked.
+    pub(super) fn set_up_used(&mut self, vector: VectorIndex) {
+        let has = self.first_prepared().min(self.world.set_up);
+        if vector.as_usize() >= has || self.world.wires.wire(vector) == Wire::None {
+            self.set_up_legacy();
+        }
+    }
+
+    /// Sets up `used` vectors of the emulated table, as far as there are interrupts and the operator allows; those that are unmasked get GSIs. A vector beyond those that somebody has unmasked costs the host nothing where set-up can grow; where it cannot, the kernel has allocated all since Enable, for to grow by clearing it would lose what arrives meanwhile.
+    fn set_up_emulated(&mut self, used: usize) {
         self.detach_prepared();
         self.world.wires.free_ahead();
+        let used = u16::try_from(used).unwrap_or(u16::MAX);
+        let wanted = self.function.set_up_count(used).max(used);
+        let wanted = usize::from(wanted.min(self.fixed.vectors_allowed()));
         // An unfinished `configure` has no use for its events when this succeeds.
         let mut events = std::mem::take(&mut self.world.spare);
         let prepared = events.len();
         let there = self.world.wires.len();
-        let lacking = usize::from(self.fixed.layout.vectors()).saturating_sub(there);
-        let lacking = u16::try_from(lacking).unwrap_or(u16::MAX);
-        let grown = match lacking {
-            0 => Ok(()),
-            lacking => self.world.wires.grow(lacking, &mut events),
-        };
-        self.world.wires.all_changed();
-        if let Err(error) = &grown {
-            self.complain("no interrupts for the function", error);
+        if let Err(error) = self.world.wires.extend(wanted, &mut events) {
+            self.complain("no interrupts for the function", &error);
         }
         let all = self.world.wires.len();
-        if all > 0 && self.world.set_up == all {
-            // As many as the host has.
-            self.keep_prepared();
-            return;
-        }
-        if all > 0 {
-            let Err(error) = self.set_up_what_there_is(there.max(1), &mut events) else {
-                self.keep_prepared();
-                return;
-            };
-            self.complain("interrupts could not be set up", &error);
-            events.extend(self.retire(there));
-            if there == 0 {
-                self.tear_down();
+        // Where they are set up, those that come are added, and nothing of the others is touched.
+        let first = if self.world.set_up == there { there } else { 0 };
+        let set_up = if self.world.set_up == all {
+            Ok(())
+        } else {
+            self.set_up_what_there_is(first, there.max(1), &mut events)
+        };
+        match set_up {
+            Ok(()) => {
+                if let Some(unfinished) = &mut self.guest.unfinished {
+                    // None of these is prepared any more: they are there for the emulated table, too.
+                    unfinished.first = unfinished.first.max(wanted.min(self.world.wires.len()));
+                }
+            }
+            Err(error) => {
+                self.complain("interrupts could not be set up", &error);
+                events.extend(self.retire(there));
+                if there == 0 {
+                    self.tear_down();
+                }
+                self.debts.insert(Debts::LEGACY_SET_UP);
             }
         }
-        self.debts.insert(Debts::LEGACY_SET_UP);
+        if let Owner::Legacy(entries) = &self.guest.owner {
+            let used = |vector: VectorIndex| {
+                entries.get(vector.as_usize()).is_some_and(|entry| !entry.masked)
+            };
+            if !self.world.wires.allocate_for(used) {
+                self.complain("no interrupts for the function", &RoutesError::Exhausted);
+                self.debts.insert(Debts::LEGACY_SET_UP);
+            }
+        }
         if self.guest.unfinished.is_some() {
+            // Some of them were prepared, and are no more.
+            self.world.wires.all_changed();
             events.truncate(prepared);
             self.world.spare = events;
         }
@@ -165,14 +189,6 @@ impl Switch {
     pub(super) fn first_prepared(&self) -> usize {
         let all = self.world.wires.len();
         self.guest.unfinished.as_ref().map_or(all, |unfinished| unfinished.first.min(all))
-    }
-
-    /// None is prepared any more: they are there for the emulated table, too.
-    fn keep_prepared(&mut self) {
-        let all = self.world.wires.len();
-        if let Some(unfinished) = &mut self.guest.unfinished {
-            unfinished.first = all;
-        }
     }
 
     /// Detaches what an unfinished `configure` has attached in advance: before the function's mask bits may be lost.
@@ -218,7 +234,8 @@ impl Switch {
             .collect();
         self.retire(first);
         if !self.guest.owner.is_assigned() && !waiting.is_empty() {
-            self.set_up_emulated();
+            let end = waiting.last().map_or(0, |vector| vector.as_usize().saturating_add(1));
+            self.set_up_emulated(end);
             for vector in waiting {
                 if let Some(vector) = self.world.wires.get(vector) {
                     event::signal(&vector.event);
@@ -292,7 +309,7 @@ impl Switch {
         }
         // Whatever became of the request: the next set-up starts from nothing.
         self.world.set_up = 0;
-        self.debts.remove(Debts::TABLE);
+        self.debts.remove(Debts::TABLE | Debts::LEGACY_SET_UP);
         self.retire(0);
     }
 
@@ -314,8 +331,19 @@ impl Switch {
         if let Owner::Assigned(assigned) = &self.guest.owner {
             let spare = assigned.len()..self.first_prepared();
             if !spare.is_empty() {
-                self.world.wires.free_gsis(spare);
+                self.world.wires.free_gsis(spare, |_, _| true);
             }
+        }
+    }
+
+    /// Gives back the GSIs that a `configure` which has failed took for vectors of the emulated table.
+    pub(super) fn free_unused_gsis(&mut self) {
+        let prepared = self.first_prepared();
+        if let Owner::Legacy(entries) = &self.guest.owner {
+            self.world.wires.free_gsis(0..prepared, |vector, wire| {
+                let masked = entries.get(vector.as_usize()).is_none_or(|entry| entry.masked);
+                masked && wire.message().is_none()
+            });
         }
     }
 

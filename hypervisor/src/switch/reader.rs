@@ -86,10 +86,15 @@ impl Switch {
     /// Vectors that the guest uses, or has asked for, and that nothing on the host stands behind.
     pub(crate) fn without_interrupts(&self) -> u16 {
         match &self.guest.owner {
-            Owner::Legacy(_) if !decide::uses_legacy(&self.guest) => 0,
-            Owner::Legacy(_) => {
-                let set_up = u16::try_from(self.world.set_up).unwrap_or(u16::MAX);
-                self.fixed.layout.vectors().saturating_sub(set_up)
+            Owner::Legacy(_) if !self.guest.control.enable => 0,
+            Owner::Legacy(entries) => {
+                let lacks = |&(index, entry): &(u16, &LegacyEntry)| {
+                    let lost = usize::from(index) >= self.world.set_up;
+                    let vector = VectorIndex(index);
+                    !entry.masked && (lost || self.world.wires.wire(vector) == Wire::None)
+                };
+                // At most 2048, by construction.
+                u16::try_from((0..).zip(entries).filter(lacks).count()).unwrap_or(u16::MAX)
             }
             Owner::Assigned(_) => self.tally.asked.saturating_sub(self.assigned()),
         }

@@ -11,7 +11,6 @@ use super::host::Host;
 use super::operation::Operation;
 use super::shared::ByMessage;
 use crate::event;
-use crate::routes::RoutesError;
 use crate::save::RestoreError;
 use crate::save::format::{SavedEntry, SavedFunction, SavedOwner, SavedPreparation, SavedVector};
 
@@ -106,61 +105,55 @@ impl Operation<'_> {
     fn establish_saved(&mut self, owner: &SavedOwner, amount: Amount) -> Result<(), RestoreError> {
         let function = self.fixed.id;
         let needed = owner.interrupts();
-        let routes = |source| RestoreError::Routes { function, source };
-        let interrupts = |error| match error {
-            RoutesError::Exhausted => RestoreError::NoResources { function, needed, left: 0 },
-            error => routes(error),
-        };
         let mut spare = Vec::new();
-        match owner {
-            SavedOwner::Legacy { entries, set_up } => {
-                self.guest.owner = Owner::Legacy(
-                    entries
-                        .iter()
-                        .map(|&SavedEntry { message, masked }| LegacyEntry { message, masked })
-                        .collect(),
-                );
-                if *set_up > 0 {
-                    let count = match amount {
-                        Amount::All => self.fixed.layout.vectors(),
-                        Amount::Needed => needed,
-                    };
-                    self.world.wires.grow(count, &mut spare).map_err(interrupts)?;
-                }
+        self.guest.owner = match owner {
+            SavedOwner::Legacy { entries, .. } => Owner::Legacy(
+                entries
+                    .iter()
+                    .map(|&SavedEntry { message, masked }| LegacyEntry { message, masked })
+                    .collect(),
+            ),
+            SavedOwner::Assigned { vectors } => Owner::Assigned(
+                vectors
+                    .iter()
+                    .map(|&SavedVector { message, masked }| VectorSetup { message, masked })
+                    .collect(),
+            ),
+        };
+        let needed = needed.min(self.fixed.vectors_allowed());
+        let wanted = match amount {
+            Amount::All if needed > 0 => self.function.set_up_count(needed).max(needed),
+            Amount::All | Amount::Needed => needed,
+        };
+        let set_up = |source| RestoreError::SetUp { function, source };
+        let wanted = wanted.min(self.fixed.vectors_allowed());
+        let events = self.world.wires.extend(usize::from(wanted), &mut spare);
+        events.map_err(|error| set_up(error.into()))?;
+        // Those that are set up only because set-up cannot grow later have no route, nor have those of an
+        // emulated table that are masked.
+        let routed = |vector: VectorIndex| match owner {
+            SavedOwner::Legacy { entries, .. } => {
+                entries.get(vector.as_usize()).is_some_and(|entry| !entry.masked)
             }
-            SavedOwner::Assigned { vectors } => {
-                self.guest.owner = Owner::Assigned(
-                    vectors
-                        .iter()
-                        .map(|&SavedVector { message, masked }| VectorSetup { message, masked })
-                        .collect(),
-                );
-                self.world.wires.grow(needed, &mut spare).map_err(interrupts)?;
-                // Those that are set up only because set-up cannot grow later have no route.
-                let wanted = match amount {
-                    Amount::All => usize::from(self.function.set_up_count(needed)),
-                    Amount::Needed => usize::from(needed),
-                };
-                while self.world.wires.len() < wanted {
-                    let event = event::new()
-                        .map_err(|error| RestoreError::SetUp { function, source: error.into() })?;
-                    self.world.wires.add(std::iter::once(event));
-                }
+            SavedOwner::Assigned { .. } => vector.0 < needed,
+        };
+        if !self.world.wires.allocate_for(routed) {
+            let first = self.world.wires.first(usize::from(needed));
+            let routed = first.filter(|(index, _)| routed(*index));
+            let (with, without): (Vec<_>, Vec<_>) =
+                routed.partition(|(_, vector)| vector.wire.gsi().is_some());
+            if !without.is_empty() {
+                return Err(RestoreError::NoResources { function, needed, left: with.len() });
             }
         }
         let all = self.world.wires.len();
-        let left = self.world.wires.first(all).filter(|(_, v)| v.wire.gsi().is_some()).count();
-        if left < usize::from(needed) {
-            return Err(RestoreError::NoResources { function, needed, left });
-        }
         // The function is paused: it only routes.
-        self.work_off().1.map_err(routes)?;
+        self.work_off().1.map_err(|source| RestoreError::Routes { function, source })?;
         if all > 0 {
-            self.set_up_what_there_is(usize::from(needed), &mut spare)
-                .map_err(|source| RestoreError::SetUp { function, source })?;
+            self.set_up_what_there_is(0, usize::from(needed), &mut spare).map_err(set_up)?;
         }
         let enabled = decide::enabled(&self.guest, self.world.wires.len());
-        self.set_enabled(enabled).map_err(|source| RestoreError::SetUp { function, source })
+        self.set_enabled(enabled).map_err(set_up)
     }
 
     /// Back to an unused function.
@@ -235,6 +228,13 @@ impl Switch {
                 }
                 if *set_up > here || *set_up > 0 && !saved.msix_enable {
                     return wrong("it has interrupts that it cannot have");
+                }
+                let used = (1..=*set_up).zip(entries).filter(|(_, entry)| !entry.masked);
+                let held = saved.held.iter().map(|vector| vector.0.saturating_add(1));
+                let count = used.map(|(count, _)| count).chain(held).max().unwrap_or(0);
+                let allowed = self.fixed.vectors_allowed();
+                if count > allowed {
+                    return Err(RestoreError::Denied { function, saved: count, allowed });
                 }
             }
             SavedOwner::Assigned { vectors } => {

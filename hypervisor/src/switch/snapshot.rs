@@ -58,6 +58,11 @@ impl Snapshot {
         vectors.saturating_add(self.ahead.len())
     }
 
+    /// Whether a vector has a GSI.
+    pub fn has_gsi(&self, vector: usize) -> bool {
+        self.vectors.get(vector).is_some_and(|vector| vector.wire.gsi().is_some())
+    }
+
     /// Whether the event of a vector holds a signal.
     pub fn signalled(&self, vector: usize) -> bool {
         self.vectors.get(vector).is_some_and(|vector| vector.signalled)

@@ -4,6 +4,7 @@ use pvmsi_protocol::{GuestMessage, TableMessage, TableMode, VectorIndex};
 
 use super::Switch;
 use super::guest::{LegacyEntry, Owner};
+use super::host::Debts;
 use super::operation::{Decoded, Operation};
 use super::reader::{CONTROL_OFFSET, Hit, MASK_BIT, count, hit};
 use crate::layout::BarIndex;
@@ -86,8 +87,13 @@ impl Operation<'_> {
                 };
                 let unmasked = entry.masked && !masked;
                 *entry = new;
-                if unmasked {
-                    self.set_up_legacy();
+                if unmasked && self.guest.control.enable {
+                    self.set_up_used(vector);
+                } else if self.debts.contains(Debts::LEGACY_SET_UP)
+                    && self.without_interrupts() == 0
+                {
+                    // It was this one that lacked something.
+                    self.debts.remove(Debts::LEGACY_SET_UP);
                 }
                 self.vector_changed(vector);
             }

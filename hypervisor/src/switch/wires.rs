@@ -343,11 +343,35 @@ impl Wires {
         vectors.len()
     }
 
-    /// Gives back the GSIs of those vectors of a range that nothing is attached to.
-    pub(crate) fn free_gsis(&mut self, range: Range<usize>) {
+    /// How many vectors have a GSI.
+    pub(crate) fn with_gsi(&self) -> usize {
+        self.vectors.iter().filter(|vector| vector.wire != Wire::None).count()
+    }
+
+    /// Exchanges the ways of two vectors, to neither of which anything is attached.
+    pub(crate) fn exchange(&mut self, one: VectorIndex, other: VectorIndex) {
+        let wires = (self.wire(one), self.wire(other));
+        if wires.0.is_attached() || wires.1.is_attached() {
+            return;
+        }
+        for (vector, wire) in [(one, wires.1), (other, wires.0)] {
+            if let Some(vector) = self.vectors.get_mut(vector.as_usize()) {
+                vector.wire = wire;
+            }
+            self.changed.insert(vector);
+        }
+    }
+
+    /// Gives back the GSIs of those vectors of a range that `which` names and that nothing is attached to.
+    pub(crate) fn free_gsis(
+        &mut self,
+        range: Range<usize>,
+        which: impl Fn(VectorIndex, Wire) -> bool,
+    ) {
         let mut gsis = Vec::new();
-        for vector in self.vectors.get_mut(range).unwrap_or_default() {
+        for (index, vector) in self.range_mut(range) {
             if !vector.wire.is_attached()
+                && which(index, vector.wire)
                 && let Some(gsi) = std::mem::replace(&mut vector.wire, Wire::None).gsi()
             {
                 gsis.push(gsi);
@@ -356,28 +380,36 @@ impl Wires {
         self.routes.free(&gsis);
     }
 
-    /// Adds vectors with GSIs: as many as the host has, at least one. Their events are those of `spare` and, when these are used up, new ones.
+    /// Adds vectors without GSIs until there are `count`; they are as they shall be. Their events are those of `spare` and, when these are used up, new ones.
     ///
     /// # Errors
-    /// When not one can be had; `spare` has its events again then.
-    pub(crate) fn grow(&mut self, count: u16, spare: &mut Vec<EventFd>) -> Result<(), RoutesError> {
-        let mut gsis = self.routes.allocate(count)?.into_iter();
-        let before = self.vectors.len();
-        while let Some(gsi) = gsis.next() {
-            match spare.pop().map_or_else(event::new, Ok) {
-                Ok(event) => self.vectors.push(Vector::new(event, Wire::Allocated(gsi))),
-                Err(source) => {
-                    let rest: Vec<_> = std::iter::once(gsi).chain(gsis).collect();
-                    self.routes.free(&rest);
-                    if self.vectors.len() == before {
-                        return Err(RoutesError::Kernel { operation: "eventfd", source });
-                    }
-                    break;
-                }
-            }
+    /// When there are no more eventfds; some may have been added.
+    pub(crate) fn extend(&mut self, count: usize, spare: &mut Vec<EventFd>) -> io::Result<()> {
+        while self.vectors.len() < count {
+            let event = spare.pop().map_or_else(event::new, Ok)?;
+            self.vectors.push(Vector::new(event, Wire::None));
         }
-        self.all_changed();
         Ok(())
+    }
+
+    /// Gives GSIs to those vectors that lack one and that `used` names, as far as there are any. Whether all have one then.
+    pub(crate) fn allocate_for(&mut self, used: impl Fn(VectorIndex) -> bool) -> bool {
+        let lacks = |index: VectorIndex, vector: &Vector| vector.wire == Wire::None && used(index);
+        let all = self.vectors.len();
+        let lacking = self.first(all).filter(|(index, vector)| lacks(*index, vector)).count();
+        let gsis = match u16::try_from(lacking) {
+            Ok(lacking) if lacking > 0 => self.routes.allocate(lacking).unwrap_or_default(),
+            _ => Vec::new(),
+        };
+        let enough = gsis.len() == lacking;
+        let mut changed = self.changed;
+        let vectors = self.first_mut(all).filter(|(index, vector)| lacks(*index, vector));
+        for ((index, vector), gsi) in vectors.zip(gsis) {
+            vector.wire = Wire::Allocated(gsi);
+            changed.insert(index);
+        }
+        self.changed = changed;
+        enough
     }
 
     /// Gives vectors other routes, with *one* update of the routing table; without one where they all lose theirs.

@@ -231,18 +231,20 @@ fn a_step_that_fails_is_undone_and_can_be_tried_again() {
 #[test]
 fn two_functions_that_share_what_there_is() {
     let first = FunctionId(4);
-    let programmed: fn(&Guest) = |guest| guest.program(0, message(0));
+    let programmed: fn(&Guest) = |guest| {
+        (0..8).for_each(|vector| guest.program(vector, message(vector)));
+    };
     let configured: fn(&Guest) = |guest| assert_eq!(guest.configure(8).granted, 8);
     for use_it in [programmed, configured] {
         let host = || {
-            let guest = Guest::new(Options { vectors: 8, routes: 10, ..Options::default() });
+            let guest = Guest::new(Options { vectors: 8, routes: 9, ..Options::default() });
             assert!(guest.add_function(first).is_some());
             guest
         };
         let source = host();
         source.control(ENABLE);
         use_it(&source);
-        // What is left is two for the function that comes first in the state.
+        // What is left is one for the function that comes first in the state.
         source.use_in_the_standard_way(first);
         assert_eq!(source.routes.left.load(Ordering::SeqCst), 0);
         let target = host();

@@ -503,7 +503,11 @@ impl Rig {
         // What an unfinished configure has prepared is its own.
         let taken = taken.saturating_sub(service.prepared());
         let right = match rules.assigned {
-            0 if rules.enable => taken == 0 || taken == VECTORS.min(self.bounds.routes),
+            // One for each vector that is or was unmasked.
+            0 if rules.enable => {
+                let used = rules.masked.iter().filter(|&&masked| !masked).count();
+                (used.min(self.bounds.routes)..=VECTORS.min(self.bounds.routes)).contains(&taken)
+            }
             assigned => taken == usize::from(assigned),
         };
         let loose = (1..GSIS).any(|gsi| {
@@ -634,7 +638,13 @@ fn waiting(
         } else if owed < waits {
             violations |= Violations::DOUBLED;
         }
-        let served = rules.granted(vector) && vector < bounds.routes && hardware.answers();
+        // Vectors of an emulated table that are unmasked later find routes taken.
+        let taken = live.world.kernel.taken.iter().skip(1).filter(|&&taken| taken).count();
+        let routed = match rules.assigned {
+            0 => service.has_gsi(vector) || taken < bounds.routes,
+            _ => vector < bounds.routes,
+        };
+        let served = rules.granted(vector) && routed && hardware.answers();
         if owed > 0 && served && !flying && !excused && rules.may_fire(vector).is_some() {
             violations |= Violations::STUCK;
         }
