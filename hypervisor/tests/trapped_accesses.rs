@@ -5,8 +5,9 @@
 
 mod fixture;
 
-use fixture::function::{Behind, behind, claim, never_reset};
+use fixture::function::{Behind, behind, claim, never_reset, with_msi};
 use fixture::*;
+use pvmsi_hypervisor::Policy;
 use pvmsi_protocol::{CallId, TableMode};
 use vm_memory::VolatileMemory;
 
@@ -159,4 +160,29 @@ fn a_reset_that_the_function_does_not_have_changes_nothing() {
     guest.config_write(DEVICE_CONTROL, &0x8000_u16.to_le_bytes());
     assert!(guest.is_direct());
     assert_eq!(guest.query().generation, generation);
+}
+
+/// The ids of a function's capabilities, as the guest finds them.
+fn capabilities(guest: &Guest) -> Vec<u32> {
+    let mut ids = Vec::new();
+    let mut at = guest.config_read(0x34) & 0xfc;
+    while at != 0 {
+        let header = guest.config_read(at.into());
+        ids.push(header & 0xff);
+        at = header >> 8 & 0xfc;
+    }
+    ids
+}
+
+#[test]
+fn msi_is_hidden_at_every_policy_and_nothing_else_is() {
+    let without = capabilities(&Guest::with_vectors(1));
+    with_msi();
+    for policy in [Policy::Off, Policy::Trapped, Policy::Direct] {
+        let guest = Guest::new(Options { policy, ..Options::default() });
+        assert_eq!(capabilities(&guest), without, "{policy:?}");
+        guest.control(ENABLE);
+        guest.program(0, message(0));
+        assert_eq!(capabilities(&guest), without, "{policy:?}, with MSI-X enabled");
+    }
 }
