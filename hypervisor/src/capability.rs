@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use thiserror::Error;
 
-use crate::capability_list::{Capability, MSIX, walk};
+use crate::capability_list::{Capability, MSI, MSIX, walk};
 use crate::function::PciFunction;
 
 /// Bytes of configuration space, the extended part included.
@@ -19,7 +19,6 @@ pub(crate) const COMMAND_MEMORY: u16 = 1 << 1;
 pub(crate) const BARS: Range<u64> = 0x10..0x28;
 
 const POWER_MANAGEMENT: u8 = 0x01;
-const MSI: u8 = 0x05;
 const PCI_EXPRESS: u8 = 0x10;
 const ADVANCED_FEATURES: u8 = 0x13;
 
@@ -49,7 +48,8 @@ pub(crate) struct Registers {
     pub(crate) device_control: Option<u64>,
     /// Advanced Features Control: Initiate FLR is bit 0. None as above.
     pub(crate) advanced_control: Option<u64>,
-    /// The byte that links to the MSI capability, and what it shall read as instead: MSI is not offered.
+    /// The byte that links to the MSI capability, and what it shall read as instead. The service has no way for
+    /// interrupts by MSI, so no guest finds it, with policy off neither (H-507).
     pub(crate) msi_unlinked: Option<(u64, u8)>,
 }
 

@@ -6,6 +6,8 @@ const CAPABILITIES_POINTER: u64 = 0x34;
 /// A list longer than this does not fit 256 bytes: it is circular.
 const CAPABILITIES_MAX: usize = 48;
 
+/// The id of MSI.
+pub(crate) const MSI: u8 = 0x05;
 /// The id of MSI-X.
 pub(crate) const MSIX: u8 = 0x11;
 
@@ -31,4 +33,10 @@ pub(crate) fn walk(mut read: impl FnMut(u64) -> u8) -> Vec<Capability> {
         link = at.saturating_add(1);
     }
     list
+}
+
+/// Whether a function has MSI beside MSI-X, by a function that reads a byte of configuration space. The service
+/// leaves it out of the list that the guest reads, at every [`Policy`](crate::Policy).
+pub fn has_msi(read: impl FnMut(u64) -> u8) -> bool {
+    walk(read).iter().any(|found| found.id == MSI)
 }

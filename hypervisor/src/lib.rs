@@ -111,6 +111,7 @@ pub use {pvmsi_protocol, vm_memory, vmm_sys_util};
 
 pub use bar_pages::BarPages;
 pub use capability::NoMsix;
+pub use capability_list::has_msi;
 pub use counters::Counters;
 pub use entry::{FunctionError, ModeChange};
 pub use function::{BarMapping, Isolation, PciFunction, SetUpError};

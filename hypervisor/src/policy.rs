@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Policy {
-    /// The service does not exist: no discovery, no calls.
+    /// The service does not exist: no discovery, no calls. What a VMM without it would serve as well is MSI, which stays
+    /// hidden ([`has_msi`](crate::has_msi)).
     Off,
     /// Calls are answered, the table is never mapped.
     Trapped,

@@ -5,8 +5,9 @@
 
 mod fixture;
 
-use fixture::function::{claim, never_reset};
+use fixture::function::{Behind, behind, claim, never_reset, with_msi};
 use fixture::*;
+use pvmsi_hypervisor::Policy;
 use pvmsi_protocol::{CallId, TableMode};
 use vm_memory::VolatileMemory;
 
@@ -33,9 +34,14 @@ fn nothing_lies_behind_configuration_space() {
     assert_eq!(guest.config_read(0), 0x5650_fffe, "and it does not begin again there");
 }
 
+/// A word of an entry in the function's own table.
+fn own_word(guest: &Guest, vector: u16, word: u64) -> vm_memory::VolatileRef<'_, u32> {
+    guest.bar.get_ref(Guest::entry(vector, word) as usize).unwrap()
+}
+
 /// Vector control of an entry in the function's own table.
 fn own_control(guest: &Guest, vector: u16) -> u32 {
-    guest.bar.get_ref::<u32>(Guest::entry(vector, 3) as usize).unwrap().load()
+    own_word(guest, vector, 3).load()
 }
 
 #[test]
@@ -87,6 +93,44 @@ fn bits_beside_the_mask_bit_are_the_functions_own() {
 }
 
 #[test]
+fn a_table_message_written_back_while_trapped_reaches_the_function() {
+    let guest = Guest::with_vectors(4);
+    guest.control(ENABLE);
+    guest.configure(3);
+    guest.function.revoke().unwrap();
+    let own = |vector| [0, 1, 2, 3].map(|word| own_word(&guest, vector, word).load());
+    let before = own(1);
+    assert!(!guest.is_direct() && before[2] != 0 && before[3] == 0);
+    behind(&guest.bar, Behind::Reset);
+    assert_eq!(own(1), [0, 0, 0, 1]);
+    // As a kernel that restores MSI-X does: masked, written, and the mask bit as it was.
+    guest.control(ENABLE | FUNCTION_MASK);
+    for (word, value) in before.into_iter().enumerate().take(3) {
+        guest.store(Guest::entry(1, word as u64), value);
+    }
+    guest.store(Guest::entry(1, 3), 0);
+    guest.control(ENABLE);
+    assert_eq!(own(1), before);
+    guest.raise(1);
+    assert_eq!(guest.interrupts(), [1]);
+    // In stores of 8 bytes, of something else, and masked: the message is the host's all the same.
+    let second = before[2] + 1;
+    assert!(guest.router.mmio_write(BAR + Guest::entry(2, 2), &[0x77, 0, 0, 0, 1, 0, 0, 0]));
+    assert_eq!(own(2), [before[0], before[1], second, 0]);
+    assert_eq!(guest.load(Guest::entry(2, 2)), second);
+    guest.raise(2);
+    assert_eq!(guest.interrupts(), [0_u16; 0]);
+    guest.store(Guest::entry(2, 3), 0);
+    assert_eq!(guest.interrupts(), [2]);
+    // What the guest was not given, and a table that goes back to it.
+    guest.store(Guest::entry(3, 2), second);
+    assert_eq!(own(3), [0, 0, 0, 1]);
+    guest.function.allow().unwrap();
+    assert!(guest.is_direct());
+    assert_eq!(own(1), before);
+}
+
+#[test]
 fn a_table_size_that_changes_is_not_shown() {
     let guest = Guest::with_vectors(16);
     let capability = || [0, 4, 8].map(|at| guest.config_read(MSIX_CAPABILITY + at));
@@ -116,4 +160,29 @@ fn a_reset_that_the_function_does_not_have_changes_nothing() {
     guest.config_write(DEVICE_CONTROL, &0x8000_u16.to_le_bytes());
     assert!(guest.is_direct());
     assert_eq!(guest.query().generation, generation);
+}
+
+/// The ids of a function's capabilities, as the guest finds them.
+fn capabilities(guest: &Guest) -> Vec<u32> {
+    let mut ids = Vec::new();
+    let mut at = guest.config_read(0x34) & 0xfc;
+    while at != 0 {
+        let header = guest.config_read(at.into());
+        ids.push(header & 0xff);
+        at = header >> 8 & 0xfc;
+    }
+    ids
+}
+
+#[test]
+fn msi_is_hidden_at_every_policy_and_nothing_else_is() {
+    let without = capabilities(&Guest::with_vectors(1));
+    with_msi();
+    for policy in [Policy::Off, Policy::Trapped, Policy::Direct] {
+        let guest = Guest::new(Options { policy, ..Options::default() });
+        assert_eq!(capabilities(&guest), without, "{policy:?}");
+        guest.control(ENABLE);
+        guest.program(0, message(0));
+        assert_eq!(capabilities(&guest), without, "{policy:?}, with MSI-X enabled");
+    }
 }

@@ -62,7 +62,8 @@ impl Switch {
         if !moves || !self.answers() {
             return;
         }
-        let Ok(hosts) = self.hosts_messages() else { return };
+        let all = VectorSet::first(self.world.set_up);
+        let Ok(hosts) = self.hosts_messages(&all) else { return };
         let mut moved = false;
         for ((_, vector), now) in self.world.wires.first_mut(self.world.set_up).zip(hosts) {
             if let (Some(message), Some(now)) = (&mut vector.table_message, now)
@@ -86,7 +87,7 @@ impl Switch {
             self.debts.insert(Debts::TABLE);
             return true;
         }
-        let written = self.write_table();
+        let written = self.write_table(&VectorSet::first(self.world.set_up));
         self.debts.set(Debts::TABLE, written.is_err());
         if let Err(error) = &written {
             self.complain("the vector table could not be written", error);
@@ -94,15 +95,32 @@ impl Switch {
         written.is_ok()
     }
 
-    fn write_table(&mut self) -> Result<(), TableError> {
+    /// The guest writes the vector's table message back, so the function may have lost its entry in a reset that
+    /// the host has not seen.
+    #[cold]
+    pub(super) fn put_entry_right(&mut self, vector: VectorIndex) {
+        if !self.can_reach(vector) {
+            return;
+        }
+        let mut entry = VectorSet::default();
+        entry.insert(vector);
+        if let Err(error) = self.write_table(&entry) {
+            self.debts.insert(Debts::TABLE);
+            self.complain("the vector table could not be written", &error);
+        }
+    }
+
+    fn write_table(&mut self, vectors: &VectorSet) -> Result<(), TableError> {
         let trapped = self.world.mode == TableMode::Trapped;
         let moves = decide::host_moves_messages(&self.fixed, self.world.mode);
         // What the kernel has there is right.
-        let hosts = if moves { self.hosts_messages()? } else { Vec::new() };
-        let (blocked, quiet) = (self.world.blocked, self.world.quiet);
+        let hosts = if moves { self.hosts_messages(vectors)? } else { Vec::new() };
+        let World { blocked, quiet, wires, .. } = &self.world;
         let table = self.function.table();
-        for (index, vector) in self.world.wires.first(self.world.set_up) {
-            let Some(message) = vector.table_message else { continue };
+        for index in vectors.iter() {
+            let Some(message) = wires.get(index).and_then(|vector| vector.table_message) else {
+                continue;
+            };
             if hosts.get(index.as_usize()).copied().flatten().is_none() {
                 table.set_message(index, message)?;
             }
@@ -113,10 +131,13 @@ impl Switch {
         Ok(())
     }
 
-    /// The messages that the host's kernel has in the table; none where a reset has left its traces: all clear, all ones where nobody answers, or a mask bit that the service has not set.
-    fn hosts_messages(&mut self) -> Result<Vec<Option<TableMessage>>, TableError> {
+    /// The messages that the host's kernel has in the table for these vectors; none where a reset has left its traces: all clear, all ones where nobody answers, or a mask bit that the service has not set.
+    fn hosts_messages(
+        &mut self,
+        vectors: &VectorSet,
+    ) -> Result<Vec<Option<TableMessage>>, TableError> {
         let mut messages = vec![None; self.world.set_up];
-        let doubtful = self.look_at_messages(&VectorSet::first(messages.len()), &mut messages)?;
+        let doubtful = self.look_at_messages(vectors, &mut messages)?;
         if !doubtful.is_empty() {
             // The kernel masks an entry while it moves it.
             self.function.settle();

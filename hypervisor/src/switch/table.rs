@@ -56,6 +56,9 @@ impl Operation<'_> {
             {
                 self.write_other_bits(vector, control & !MASK_BIT);
             }
+            if offset != CONTROL_OFFSET && self.guest.owner.is_assigned() {
+                self.put_entry_right(vector);
+            }
             if let Owner::Assigned(vectors) = &mut self.guest.owner {
                 // Address and data are the host's: only the mask bit is written.
                 if let Some(masked) = control.map(is_masked)

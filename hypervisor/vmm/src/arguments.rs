@@ -62,7 +62,7 @@ pub(crate) struct RunArguments {
     /// A PCI function of the machine; any number of them, at 00:01.0, 00:02.0 and so on
     #[arg(long = "function", value_name = "KIND[:OPTIONS]")]
     pub(crate) functions: Vec<FunctionConfig>,
-    /// How far PV-MSI goes: off (the guest finds nothing), trapped (calls, but no mapping), direct
+    /// How far PV-MSI goes: off (the guest finds nothing, and MSI-X works as ever; MSI is hidden as always), trapped (calls, but no mapping), direct
     #[arg(long = "pv-msi", value_name = "POLICY", default_value = "direct", value_parser = parse_policy)]
     pub(crate) policy: Policy,
     /// vCPUs

@@ -294,6 +294,13 @@ impl Rig {
             }
             Operation::WriteIgnored(vector) => {
                 self.router.mmio_write(entry(vector) + 8, &0x1234_u32.to_le_bytes());
+                // Whatever a reset has left of the entry (H-519).
+                let index = usize::from(vector);
+                let mut world = lock(&self.shared);
+                let content = world.world.hardware.entries[index].content;
+                if state.rules.granted(index) && content != Content::Host(vector) {
+                    world.violations |= Violations::STUCK;
+                }
             }
             Operation::Scribble(vector) => {
                 let vector = usize::from(vector);

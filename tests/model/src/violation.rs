@@ -64,7 +64,7 @@ pub const PROPERTIES: &[Property] = &[
     Property {
         name: "what may fire does",
         violations: Violations::STUCK,
-        rule: "H-513, H-514, H-453",
+        rule: "H-513, H-514, H-519, H-453",
     },
     Property {
         name: "mapped where the function answers, and nowhere else",

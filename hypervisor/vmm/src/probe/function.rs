@@ -6,7 +6,7 @@ use std::path::Path;
 
 use pvmsi_hypervisor::{
     Bar, BarIndex, HostPaths, Layout, LayoutError, MOVES_WRITE_MASKS, PendingBits,
-    function_isolation,
+    function_isolation, has_msi,
 };
 use pvmsi_protocol::FunctionId;
 
@@ -111,7 +111,9 @@ fn with_table(
     let driver = driver(paths, folder, id);
     // Without an IOMMU there is nothing that it could be attached to.
     let has_iommu = !matches!(group.problem, Some("no-group" | "no-iommu"));
-    let mut checks = vec![table(layout), neighbours(layout), group];
+    let mut checks = vec![table(layout), neighbours(layout)];
+    checks.extend(msi(folder));
+    checks.push(group);
     checks.extend(driver.checks);
     if MOVES_WRITE_MASKS {
         checks.extend(interrupts::room(paths, folder, layout));
@@ -200,6 +202,18 @@ fn table(layout: &Layout) -> Check {
             pending_bar.0
         ),
     )
+}
+
+/// MSI that the function has as well; `None` where it has none.
+fn msi(folder: &Path) -> Option<Check> {
+    let config = fs::read(folder.join("config")).unwrap_or_default();
+    let byte = |at| usize::try_from(at).ok().and_then(|at| config.get(at).copied()).unwrap_or(0);
+    has_msi(byte).then(|| {
+        Check::good(
+            "MSI",
+            "hidden from guests at every policy, off included: their drivers find MSI-X alone",
+        )
+    })
 }
 
 /// What the trap takes away from the guest besides the table.

@@ -110,6 +110,22 @@ fn a_host_that_is_ready_has_no_problem() {
 }
 
 #[test]
+fn msi_is_said_to_be_hidden() {
+    let host = MadeUp::new("msi");
+    let says = || host.probe(&[DRIVE]).functions[0].checks.iter().any(|check| check.name == "MSI");
+    assert!(!says(), "it has none");
+    let path = format!("sys/bus/pci/devices/{DRIVE}/config");
+    let mut config = fs::read(host.0.join(&path)).unwrap();
+    // Behind MSI-X in the list.
+    (config[0x41], config[0x50]) = (0x50, 0x05);
+    host.write(&path, &config);
+    assert!(says());
+    let check = host.check(DRIVE, "MSI");
+    assert!(check.ok && check.problem.is_none() && check.found.contains("off included"));
+    assert!(host.problems(&[DRIVE]).is_empty());
+}
+
+#[test]
 fn each_problem_has_its_name_and_a_remedy() {
     let host = MadeUp::new("unsafe");
     host.write("sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts", b"Y\n");

@@ -285,6 +285,13 @@ impl HostUnderTest for MutantHost {
                 let masked = data.first().is_some_and(|byte| byte & 1 != 0);
                 return self.inner.mmio_write(address, &u32::from(masked).to_le_bytes());
             }
+            Bug::MessagesWrittenBackIgnored
+                if data.len() == 4
+                    && self.is_message(address)
+                    && self.is_assigned_and_trapped() =>
+            {
+                return;
+            }
             Bug::AddressWritesHonoured => {
                 self.memory().written.insert(address, data.to_vec());
             }

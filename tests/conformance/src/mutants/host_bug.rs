@@ -68,6 +68,7 @@ pub(super) enum HostBug {
     MaskBitIgnored,
     MaskBitsOfConfigureIgnored,
     AddressWritesHonoured,
+    MessagesWrittenBackIgnored,
     OtherBitsOfVectorControlHidden,
     OtherBitsOfVectorControlDropped,
     ExitsWhileDirect,

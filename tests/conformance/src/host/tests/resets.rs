@@ -2,7 +2,7 @@
 
 use pvmsi_protocol::{Reasons, TableMode};
 
-use crate::host::machine::{ENABLE, Machine, POWER_ON};
+use crate::host::machine::{ENABLE, FUNCTION_MASK, Machine, POWER_ON};
 use crate::host::{Ability, HostFactory, HostOptions, Policy};
 use crate::suite::{Test, Verdict, equal, holds};
 
@@ -15,6 +15,7 @@ pub(super) const TESTS: &[Test] = &[
     Test::host("a-function-that-fails-is-let-go", &["H-807", "H-808"], fails),
     Test::host("a-table-changed-by-others-is-put-right", &["H-808"], changed_by_others),
     Test::host("messages-written-back-by-the-guest", &["G-803", "H-470"], written_back),
+    Test::host("messages-written-back-while-trapped", &["H-519", "G-803"], written_back_trapped),
 ];
 
 type Reset = fn(&Machine) -> Verdict;
@@ -148,6 +149,41 @@ fn written_back(factory: &dyn HostFactory) -> Verdict {
         machine.store(machine.entry_at(2, word), before[2][usize::try_from(word).unwrap_or(0)]);
     }
     machine.unmask(2);
+    machine.arrives(2, 2)?;
+    if machine.can(Ability::ForeignMessages) {
+        equal("foreign messages", machine.host.foreign_messages(), 0)?;
+    }
+    Ok(())
+}
+
+fn written_back_trapped(factory: &dyn HostFactory) -> Verdict {
+    let options = HostOptions { policy: Policy::Trapped, ..HostOptions::default() };
+    let machine = Machine::enabled_with(factory, options)?;
+    machine.configure(8)?;
+    machine.mask(5);
+    let before = machine.entries();
+    machine.host.reset_unseen();
+    // As a kernel does that restores MSI-X, and knows nothing of `restore`.
+    machine.control(ENABLE | FUNCTION_MASK);
+    for (vector, entry) in (0..).zip(&before) {
+        machine.mask(vector);
+        for (word, &value) in (0..3).zip(entry) {
+            machine.store(machine.entry_at(vector, word), value);
+        }
+        if vector != 5 {
+            machine.unmask(vector);
+        }
+    }
+    machine.control(ENABLE);
+    equal("entries", machine.entries(), before)?;
+    for vector in [0, 1, 2, 3, 4, 6, 7] {
+        machine.arrives(vector, vector)?;
+    }
+    machine.stays_away("masked before the reset", 5)?;
+    machine.unmask(5);
+    machine.arrived("once unmasked", &[5])?;
+    // Something else, over a table that has lost nothing.
+    machine.write_message(2, machine.message(99));
     machine.arrives(2, 2)?;
     if machine.can(Ability::ForeignMessages) {
         equal("foreign messages", machine.host.foreign_messages(), 0)?;
