@@ -341,7 +341,11 @@ static void pvmsi_domain_deactivate(struct irq_domain *domain, struct irq_data *
 {
 	struct pvmsi_vector_setup *setup = pvmsi_setup_of(data);
 
-	/* What the architecture maps next is another event (G-622). */
+	/*
+	 * What the architecture maps next is another event (G-622). It unmaps this
+	 * one after us. A trapped table is masked by now, so the vector has parted
+	 * from it; nothing parts a single vector of a direct one.
+	 */
 	if (setup)
 		setup->has_guest = false;
 }

@@ -7,8 +7,8 @@
 //! elsewhere (`handle_edge_irq`); messages stay. Without remapping each move writes another message as well: the
 //! service follows the message while the table is trapped, and the operator who
 //! lets a guest have such a table keeps the interrupts where they are. The table is read
-//! and masked through a mapping of its page, because the kernel refuses reads
-//! and drops writes of it through the region file.
+//! and masked through a mapping of its page, because the kernel gives ones for reads
+//! and drops writes of it through the region file (`do_io_rw`).
 
 mod affinity;
 mod backend;

@@ -5,9 +5,10 @@
 
 mod fixture;
 
+use fixture::faults::{self, Plan};
 use fixture::*;
 use pvmsi_hypervisor::{Platform, Policy};
-use pvmsi_protocol::{CallError, GuestMessage, Parameter, Sequence, VectorSetup};
+use pvmsi_protocol::{CallError, CallId, GuestMessage, Parameter, Sequence, VectorSetup};
 
 const ITS_DOORBELL: u64 = 0x0809_0040;
 
@@ -247,6 +248,49 @@ fn a_call_binds_each_vector_once() {
             let spent = guest.status().counters.since(&before);
             assert_eq!((spent.attaches, spent.detaches), (4, 4), "{policy:?}");
             assert!(spent.routing_updates <= 1);
+        }
+    }
+}
+
+/// A guest can have each vector bound anew by a call, and once more by one that fails, and no more.
+#[test]
+fn no_call_binds_a_vector_more_than_twice() {
+    type Act = fn(&Guest);
+    let calls: [(&str, Act); 5] = [
+        ("update", |guest| {
+            let updates: Vec<_> = (0..4).map(|v| (v, event((u32::from(v) + 1) % 4))).collect();
+            let _ = guest.update(&updates);
+        }),
+        ("the same vector, again and again", |guest| {
+            let _ = guest.update(&[(1, event(9)); 300]);
+        }),
+        ("configure", |guest| {
+            let setups = [3, 2, 1, 0].map(named);
+            let _ = guest.configure_with(4, Sequence::START, &setups);
+        }),
+        ("restore", |guest| drop(guest.call(CallId::Restore, &[]))),
+        ("release", |guest| drop(guest.call(CallId::Release, &[]))),
+    ];
+    for (name, call) in calls {
+        for policy in [Policy::Trapped, Policy::Direct] {
+            for masked in [false, true] {
+                for nth in 1.. {
+                    let guest = configured(policy, [masked, false, false, false]);
+                    let before = guest.status().counters;
+                    faults::plan(Plan::Nth(nth));
+                    call(&guest);
+                    let failed = faults::end();
+                    let spent = guest.status().counters.since(&before);
+                    let most = if failed.is_empty() { 4 } else { 8 };
+                    assert!(
+                        spent.attaches <= most && spent.detaches <= most,
+                        "{name}, {policy:?}, {failed:?}: {spent:?}"
+                    );
+                    if failed.is_empty() {
+                        break;
+                    }
+                }
+            }
         }
     }
 }

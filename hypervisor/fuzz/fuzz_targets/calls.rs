@@ -16,9 +16,9 @@ use pvmsi_hypervisor_fuzz::memory::{HostileMemory, Interference, Place, Rung};
 use pvmsi_protocol::{
     CallError, CallId, ConfigureAnswer, ConfigureRequest, Encode, EncodeError, Features,
     FunctionId, GuestMessage, Header, Kind, NegotiateAnswer, NegotiateRequest, QueryFunctionAnswer,
-    QueryVectorsAnswer, QueryVectorsRequest, ReleaseAnswer, RestoreAnswer, SMCCC_CALL, Sequence,
-    Status, TableMode, UpdateAnswer, UpdateRequest, VectorIndex, VectorSetup, VectorUpdate,
-    Version,
+    QueryVectorsAnswer, QueryVectorsRequest, Reasons, ReleaseAnswer, RestoreAnswer, SMCCC_CALL,
+    Sequence, Status, TableMode, UpdateAnswer, UpdateRequest, VectorIndex, VectorSetup,
+    VectorUpdate, Version,
 };
 
 const ITS: u64 = 0x0809_0040;
@@ -109,6 +109,10 @@ enum Event {
     Allow,
     Reset,
     ResetMachine,
+    /// The function has reported an error, or the host is about to sleep.
+    Freeze,
+    /// What others may have done to the table is put right.
+    Repair,
 }
 
 #[derive(Arbitrary, Debug)]
@@ -215,6 +219,8 @@ struct Machine {
     delivered: u64,
     /// Steps are to be refused.
     refuses: Refuses,
+    /// Nothing reaches the function.
+    frozen: bool,
 }
 
 /// For how long steps are to be refused.
@@ -294,6 +300,7 @@ impl Machine {
             unfinished: Cell::new(false),
             delivered: 0,
             refuses: Refuses::Nothing,
+            frozen: false,
         }
     }
 
@@ -383,6 +390,16 @@ impl Machine {
             Event::Allow => drop(bounded(|| guest.function.allow())),
             Event::Reset => drop(bounded(|| guest.function.reset())),
             Event::ResetMachine => bounded(|| guest.service.reset().unwrap()),
+            Event::Freeze => {
+                bounded(|| guest.function.freeze().unwrap());
+                self.frozen = true;
+            }
+            Event::Repair => {
+                let repaired = bounded(|| guest.function.repair().unwrap());
+                self.frozen = !repaired;
+                // It answers, unless its register could not be read.
+                assert!(repaired || self.refuses != Refuses::Nothing, "taken for silent");
+            }
         }
     }
 
@@ -500,6 +517,7 @@ impl Machine {
         self.memory.write(address, &bytes);
         self.memory.write(address + 32, &body);
         let before = faults::aside(|| self.guest.snapshot());
+        let counters = faults::aside(|| self.guest.status().counters);
         if let Harm::Smccc = call.harm {
             self.smccc(page);
             return;
@@ -508,6 +526,10 @@ impl Machine {
         let Rung { result, buffer, disturbed } =
             self.memory.ring(&self.guest.service, page, interference);
         let mut after = faults::aside(|| self.guest.snapshot());
+        // Each vector bound anew, and back where the call fails.
+        let spent = faults::aside(|| self.guest.status().counters.since(&counters));
+        let most = 2 * u64::from(self.options.vectors);
+        assert!(spent.attaches <= most && spent.detaches <= most, "{spent:?}");
         if result.is_err() {
             assert_eq!(after, before, "nobody was answered, and something changed");
             return;
@@ -633,6 +655,8 @@ impl Machine {
             assert_eq!(self.guest.window.now(), View::NOTHING, "shown, and would not answer");
         }
         self.guest.config_write(fixture::READ_ONLY, &[0]);
+        // Pages of a frozen function that the kernel has not taken out are tried again.
+        assert!(!self.frozen || self.guest.window.now() == View::NOTHING, "frozen, and shown");
     }
 
     /// Whether the function answers accesses to its memory, by what configuration space says.
@@ -648,8 +672,9 @@ impl Machine {
         let status = guest.status();
         let direct = status.mode == TableMode::Direct;
         assert_eq!(direct, status.reasons.is_empty(), "{:?}", status.reasons);
+        assert!(!self.frozen || status.reasons.contains(Reasons::HOST_REVOKED));
         // What configuration space says, as the guest reads it.
-        let decoding = self.answers();
+        let decoding = self.answers() && !self.frozen;
         let enable = guest.config_read(0x90) >> 31 != 0;
         if direct {
             assert!(options.policy == Policy::Direct);

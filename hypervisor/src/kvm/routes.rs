@@ -217,29 +217,40 @@ impl Routes for KvmRoutes {
     /// for the work, so one more round makes the promise of [`Routes::attach`] true; most attaches
     /// have nothing held and need none.
     fn attach(&self, event: &EventFd, gsi: Gsi) -> Result<(), RoutesError> {
-        for _ in 0..ATTACH_ROUNDS {
-            let held = event::drain(event);
-            let attached = self.vm.register_irqfd(event, gsi.0).map_err(kernel("KVM_IRQFD"));
-            if held {
-                event::signal(event);
-            }
-            attached?;
-            // Signalled since it was drained, and found by KVM in the event.
-            let found = event::drain(event);
-            if !held && !found {
-                return Ok(());
-            }
-            if self.detach(event, gsi).is_err() {
-                // Still attached, which is what was asked for.
-                return Ok(());
-            }
-        }
-        self.vm.register_irqfd(event, gsi.0).map_err(kernel("KVM_IRQFD"))
+        let register = || self.vm.register_irqfd(event, gsi.0).map_err(kernel("KVM_IRQFD"));
+        follow_up(event, register, || self.detach(event, gsi))
     }
 
     fn detach(&self, event: &EventFd, gsi: Gsi) -> Result<(), RoutesError> {
         self.vm.unregister_irqfd(event, gsi.0).map_err(kernel("KVM_IRQFD (deassign)"))
     }
+}
+
+/// Attaches an event, and again where it is signalled meanwhile, a bounded number of times: each round binds the event
+/// anew in the host's kernel, and it is the guest who has the device signal.
+fn follow_up<E>(
+    event: &EventFd,
+    mut attach: impl FnMut() -> Result<(), E>,
+    mut detach: impl FnMut() -> Result<(), E>,
+) -> Result<(), E> {
+    for _ in 0..ATTACH_ROUNDS {
+        let held = event::drain(event);
+        let attached = attach();
+        if held {
+            event::signal(event);
+        }
+        attached?;
+        // Signalled since it was drained, and found by KVM in the event.
+        let found = event::drain(event);
+        if !held && !found {
+            return Ok(());
+        }
+        if detach().is_err() {
+            // Still attached, which is what was asked for.
+            return Ok(());
+        }
+    }
+    attach()
 }
 
 /// The GSIs for messages, checked against KVM's `limit` and the VMM's own entries.
@@ -334,6 +345,28 @@ mod tests {
         assert_eq!(of(KVM_IRQCHIP_PIC_SLAVE), slave);
         assert_eq!(KvmRoutes::default_pins(9).len(), 18);
         assert_eq!(KvmRoutes::default_pins(u32::MAX).len(), 40, "there are no more");
+    }
+
+    /// A device that signals in each of the moments that matter.
+    #[test]
+    fn a_device_that_never_rests_has_its_event_attached_a_bounded_number_of_times() {
+        for (signals, expected) in [(0, 1), (1, 2), (usize::MAX, ATTACH_ROUNDS + 1)] {
+            let event = event::new().unwrap();
+            let (mut attaches, mut detaches) = (0, 0);
+            let attach = || {
+                if attaches < signals {
+                    event::signal(&event);
+                }
+                attaches += 1;
+                Ok::<_, RoutesError>(())
+            };
+            let detach = || {
+                detaches += 1;
+                Ok(())
+            };
+            follow_up(&event, attach, detach).unwrap();
+            assert_eq!((attaches, detaches), (expected, expected - 1));
+        }
     }
 
     /// A table much larger than KVM's, so that each route looked for among those given back takes minutes.

@@ -3,6 +3,7 @@
 mod attach;
 pub(crate) mod check;
 mod driver;
+mod forwarding;
 mod function;
 mod host;
 mod in_use;

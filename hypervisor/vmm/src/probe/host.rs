@@ -13,6 +13,7 @@ use pvmsi_hypervisor::{
 
 use super::attach::{Attached, attach};
 use super::check::Check;
+use super::forwarding;
 use super::interrupts::irqbalance;
 use crate::{arch, file_limit, host};
 
@@ -35,6 +36,9 @@ pub(super) fn probe(paths: &HostPaths) -> HostProbe {
     checks.extend(backend.map(|backend| isolation(host_isolation(paths, backend))));
     checks.extend(remapping(paths));
     checks.extend(MOVES_WRITE_MASKS.then(|| irqbalance(paths)));
+    if forwarding::IS_LOGGED {
+        checks.extend(forwarding::gicv4(paths));
+    }
     // Not a condition: a small limit leads to a short grant.
     checks.push(Check::good("open files", format!("at most {}", file_limit::hard())));
     let attach = paths.are_of_this_machine().then_some(attach as fn(&Path) -> Attached);

@@ -1,5 +1,6 @@
 //! Probes of made-up hosts.
 
+mod forwarding;
 mod in_use;
 mod interrupts;
 mod layouts;

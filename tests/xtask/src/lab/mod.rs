@@ -61,7 +61,8 @@ pub(crate) struct Options {
     /// Of scenarios with Linux guests, run only what is in `cargo xtask test`.
     #[arg(long)]
     short: bool,
-    /// Run all hosts of the architecture and all that they can show, but for Linux guests, and print a table.
+    /// Run all hosts of the architecture and all that they can show, but for Linux guests, and print a table. What has
+    /// held on the same commit is not run again: each result is written to target/lab/ARCHITECTURE/matrix.jsonl as it comes.
     #[arg(long, conflicts_with_all = ["host", "scenario", "short", "json"])]
     matrix: bool,
     /// Print the report of the run (with all: of `direct`) as JSON on stdout.
