@@ -11,7 +11,7 @@ use fixture::faults::{self, Plan};
 use fixture::function::{requests, set_up};
 use fixture::*;
 use pvmsi_hypervisor::{FunctionPolicy, Policy};
-use pvmsi_protocol::Sequence;
+use pvmsi_protocol::{CallError, Sequence};
 
 /// How many routes are taken.
 fn taken(guest: &Guest) -> u16 {
@@ -210,4 +210,23 @@ fn a_call_that_fails_gives_them_back() {
         }
     }
     assert!(refused > 0, "no step could fail");
+}
+
+#[test]
+fn a_call_that_is_busy_leaves_those_in_use_alone() {
+    for (vectors, used) in [(2, 0), (2, 1), (8, 3)] {
+        let guest = with(|options| (options.vectors, options.vectors_per_call) = (vectors, 1));
+        guest.program(used, message(used));
+        let mut sequence = Sequence::START;
+        let answer = loop {
+            match guest.configure_with(vectors, sequence, &[]) {
+                Err(CallError::Busy(busy)) => sequence = busy.sequence,
+                answer => break answer.unwrap(),
+            }
+            assert_eq!(guest.routes.attached(), 1, "{sequence:?}");
+            guest.raise(used);
+            assert_eq!(guest.interrupts(), [used]);
+        };
+        assert_eq!(answer.granted, vectors);
+    }
 }

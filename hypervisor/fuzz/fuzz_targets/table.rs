@@ -163,7 +163,8 @@ impl Machine {
             }
             Event::Raise { vector: number } => {
                 let number = vector(number);
-                self.model.raise(number as usize, self.guest.is_direct());
+                // A reset that a frozen function has seen masks its own table.
+                self.model.raise(number as usize, self.guest.is_direct() || self.frozen);
                 self.guest.raise(number as u16);
             }
             Event::Reset => {
