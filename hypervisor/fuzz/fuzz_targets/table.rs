@@ -8,7 +8,6 @@
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use pvmsi_hypervisor::Policy;
-use pvmsi_hypervisor::vm_memory::VolatileMemory as _;
 use pvmsi_hypervisor_fuzz::bounded;
 use pvmsi_hypervisor_fuzz::fixture::{self, Guest, PENDING, TABLE, message};
 use pvmsi_hypervisor_fuzz::msix::{Assigned, Entry, Msix, Pending};
@@ -67,10 +66,6 @@ enum Event {
     Reset,
     Revoke,
     Allow,
-    /// The function has reported an error, or the host is about to sleep.
-    Freeze,
-    /// What others may have done to the table is put right.
-    Repair,
 }
 
 /// Where an access starts.
@@ -91,8 +86,6 @@ struct Machine {
     vectors: u64,
     trapped: bool,
     revoked: bool,
-    /// Nothing reaches the function.
-    frozen: bool,
     /// The bytes beside table and pending bit array.
     beside: std::collections::BTreeMap<u64, u8>,
 }
@@ -107,7 +100,6 @@ fuzz_target!(|scenario: Scenario| {
         vectors: vectors.into(),
         trapped: scenario.trapped,
         revoked: false,
-        frozen: false,
         beside: Default::default(),
     };
     for event in scenario.events.into_iter().take(64) {
@@ -163,8 +155,7 @@ impl Machine {
             }
             Event::Raise { vector: number } => {
                 let number = vector(number);
-                // A reset that a frozen function has seen masks its own table.
-                self.model.raise(number as usize, self.guest.is_direct() || self.frozen);
+                self.model.raise(number as usize, self.guest.is_direct());
                 self.guest.raise(number as u16);
             }
             Event::Reset => {
@@ -178,14 +169,6 @@ impl Machine {
             Event::Allow => {
                 self.guest.function.allow().unwrap();
                 self.revoked = false;
-            }
-            Event::Freeze => {
-                self.guest.function.freeze().unwrap();
-                self.frozen = true;
-            }
-            Event::Repair => {
-                assert!(self.guest.function.repair().unwrap(), "it answers");
-                self.frozen = false;
             }
         }
     }
@@ -205,8 +188,7 @@ impl Machine {
         let mut others = status.reasons.difference(Reasons::HELD_EVENT);
         others.remove(Reasons::POLICY);
         assert!(self.trapped || !status.reasons.contains(Reasons::POLICY));
-        let revoked = self.revoked || self.frozen;
-        let expected = self.model.granted() > 0 && self.model.enable && !revoked;
+        let expected = self.model.granted() > 0 && self.model.enable && !self.revoked;
         assert_eq!(others.is_empty(), expected, "{:?}", status.reasons);
         // A long run has many, and nobody asks for them.
         drop(self.guest.window.shown());
@@ -249,10 +231,9 @@ impl Machine {
         if direct && size == 4 && offset.is_multiple_of(4) {
             data = self.guest.load(offset).to_le_bytes().to_vec();
         } else {
-            let answered = bounded(|| self.guest.router.mmio_read(here, &mut data));
-            assert_eq!(answered, !self.frozen);
+            assert!(bounded(|| self.guest.router.mmio_read(here, &mut data)));
         }
-        if size == 0 || self.frozen {
+        if size == 0 {
             return;
         }
         let (first, at) = self.part(offset);
@@ -310,11 +291,7 @@ impl Machine {
             return;
         }
         let here = fixture::BAR + offset;
-        let taken = bounded(|| self.guest.router.mmio_write(here, data));
-        assert_eq!(taken, !self.frozen);
-        if self.frozen {
-            return;
-        }
+        assert!(bounded(|| self.guest.router.mmio_write(here, data)));
         match (first, last) {
             (Part::Entry(vector), Part::Entry(_)) if aligned => {
                 let words: Vec<_> = (at / 4..)
@@ -348,8 +325,7 @@ impl Machine {
             return;
         };
         assert_eq!(answer.granted, requested);
-        let revoked = self.revoked || self.frozen;
-        let direct = self.model.enable && !revoked && !self.trapped;
+        let direct = self.model.enable && !self.revoked && !self.trapped;
         assert_eq!(answer.mode == TableMode::Direct, direct, "{:?}", answer.reasons);
         let reported: Vec<_> = answer.vectors.iter().map(|vector| vector.pending).collect();
         let vectors: Vec<_> = answer
@@ -358,13 +334,7 @@ impl Machine {
             .enumerate()
             .map(|(index, vector)| {
                 let setup = setups.get(index).copied().unwrap_or(VectorSetup::RESERVED);
-                // Nobody reads what is frozen.
-                assert!(vector.table_message.is_some() || self.frozen, "it can be read");
-                let entry = (TABLE + index as u64 * 16) as usize;
-                let own = || self.guest.bar.get_ref::<u64>(entry).expect("in the BAR").load();
-                let table = vector
-                    .table_message
-                    .unwrap_or_else(|| TableMessage { address: own(), data: index as u32 });
+                let table = vector.table_message.expect("the function can be read");
                 let device = TableMessage { data: index as u32, ..table };
                 assert_eq!(table, device, "the message of another vector");
                 (Assigned { guest: setup.message, table }, setup.masked)

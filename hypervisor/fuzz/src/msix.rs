@@ -91,7 +91,7 @@ impl Msix {
         self.assigned.as_ref().map_or(0, Vec::len)
     }
 
-    /// An event of the function, which may hold it back by its own mask bit: its table is direct, or the host has lost sight of it.
+    /// An event of the function, whose table may be direct.
     pub fn raise(&mut self, vector: usize, direct: bool) {
         let withheld = self.withheld(vector);
         let entry = &mut self.entries[vector];
