@@ -699,7 +699,7 @@ const char *pvmsi_reason_name(unsigned int bit)
 	static const char *const names[PVMSI_REASONS] = {
 		"not-assigned", "policy", "no-isolation", "not-mappable",
 		"msix-disabled", "decoding-off", "power-state", "host-revoked",
-		"held-event", "migrated", "no-table",
+		"held-event", "migrated", "no-table", "unreadable",
 	};
 
 	return word(names, ARRAY_LENGTH(names), bit);
@@ -719,6 +719,7 @@ const char *pvmsi_reason_words(unsigned int bit)
 		"an event is held until a vector is unmasked",
 		"the guest has moved to another host",
 		"MSI has no table",
+		"the host cannot read its own messages in the table",
 	};
 
 	return word(words, ARRAY_LENGTH(words), bit);

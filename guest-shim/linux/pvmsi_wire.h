@@ -50,7 +50,8 @@
 #define PVMSI_REASON_HELD_EVENT		0x100U
 #define PVMSI_REASON_MIGRATED		0x200U
 #define PVMSI_REASON_NO_TABLE		0x400U
-#define PVMSI_REASONS			11	/* how many have a name */
+#define PVMSI_REASON_UNREADABLE		0x800U
+#define PVMSI_REASONS			12	/* how many have a name */
 
 /* How a call ended, as on the wire (W-701). */
 enum pvmsi_status {

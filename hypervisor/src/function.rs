@@ -115,7 +115,7 @@ pub trait PciFunction: Send {
     /// Returns when every event of a vector that is masked by now has been signalled: what was under way when the mask bit was set has arrived.
     fn settle(&mut self);
 
-    /// Reads configuration space at `offset`; bytes past its end read as ones.
+    /// Reads configuration space at `offset`; bytes past its end read as ones. MSI-X Enable is the function's own, as it is now: where a reset has cleared it behind the kernel's back, the interrupts are set up anew.
     fn config_read(&mut self, offset: u64, data: &mut [u8]);
 
     /// Writes configuration space at `offset`. Function level reset, power state and BARs are the function's; MSI-X Enable and Function Mask never reach it.

@@ -62,7 +62,7 @@
 //! |---|---|---|
 //! | the routing table (`KVM_SET_GSI_ROUTING`) | a grace period of the kernel, up to 100 ms | `configure`, `update`; a write that sets MSI-X Enable or clears Function Mask; an unmask of a trapped vector whose message is new, and a new message for one that is unmasked; [`Service::restore`], [`Service::resume`] |
 //! | what an irqfd has under way (`KVM_IRQFD`) | short | whatever masks a vector of a trapped table, or takes vectors down |
-//! | the interrupt set-up (`VFIO_DEVICE_SET_IRQS`) | grows with the vectors | `configure`, `release`; a write that changes MSI-X Enable; the first unmask of a vector of an emulated table; resets, waking up, [`Service::restore`] and [`Service::resume`]; removal |
+//! | the interrupt set-up (`VFIO_DEVICE_SET_IRQS`) | grows with the vectors | `configure`, `release`; a write that changes MSI-X Enable; the first unmask of a vector of an emulated table; the call `restore`, and a write that clears Function Mask, after a reset that nobody has seen; resets, waking up, [`Service::restore`] and [`Service::resume`]; removal |
 //! | handlers that are under way (`membarrier`) | a grace period, up to four on x86 where mask bits are set; 20 ms more each where they are threads | `configure` and some `update`s; whatever hands a table over or takes it back; [`Service::save`] |
 //! | memory slots (`KVM_SET_USER_MEMORY_REGION`) | a grace period for each that goes | whatever changes the table's mode, a BAR, decoding or the power state; [`FunctionHandle::freeze`], [`FunctionHandle::repair`]; [`Service::add_function`] |
 //! | a reset of the function | its own time, 100 ms and more | a function level reset, [`FunctionHandle::reset`], [`Service::reset`] |

@@ -100,6 +100,12 @@ pub trait VectorTable {
     fn pending(&mut self, vector: VectorIndex) -> Result<bool, TableError>;
 }
 
+/// Whether this is no message that a host writes. Ones are what reads when nobody answers. An address of 0 is what a reset leaves, and what some functions give whatever was stored: the Samsung SM961 from offset 0x84 of its table on.
+#[inline]
+pub(crate) fn is_none(message: TableMessage) -> bool {
+    matches!(message.address, 0 | u64::MAX)
+}
+
 /// Whether this is what reads when nobody answers: ones. A host writes no such message.
 pub(crate) fn is_unanswered(message: TableMessage) -> bool {
     message.address == u64::MAX && message.data == u32::MAX

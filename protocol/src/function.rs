@@ -159,13 +159,15 @@ bitflags::bitflags! {
         const MIGRATED = 1 << 9;
         /// The mechanism has no table (MSI).
         const NO_TABLE = 1 << 10;
+        /// The host does not find its own messages in the table.
+        const UNREADABLE = 1 << 11;
     }
 }
 
 impl Reasons {
     /// The reasons that are set, each as the specification spells it.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
-        const NAMES: [(Reasons, &str); 11] = [
+        const NAMES: [(Reasons, &str); 12] = [
             (Reasons::NOT_ASSIGNED, "not-assigned"),
             (Reasons::POLICY, "policy"),
             (Reasons::NO_ISOLATION, "no-isolation"),
@@ -177,6 +179,7 @@ impl Reasons {
             (Reasons::HELD_EVENT, "held-event"),
             (Reasons::MIGRATED, "migrated"),
             (Reasons::NO_TABLE, "no-table"),
+            (Reasons::UNREADABLE, "unreadable"),
         ];
         NAMES.into_iter().filter(move |(reason, _)| self.contains(*reason)).map(|(_, name)| name)
     }

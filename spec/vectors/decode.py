@@ -142,7 +142,8 @@ PARAMETER = Enumeration(
 FEATURES = Flags("direct", "msi", "extended-destination-id")  # W-102
 REASONS = Flags(  # W-501
     "not-assigned", "policy", "no-isolation", "not-mappable", "msix-disabled", "decoding-off",
-    "power-state", "host-revoked", "held-event", "migrated", "no-table")
+    "power-state", "host-revoked", "held-event", "migrated", "no-table",
+    "unreadable")
 TYPES = {
     "u16": U16, "u32": U32, "u64": U64, "boolean": BOOLEAN, "optional u16": Optional(U16),
     "message": MESSAGE, "kind": KIND, "table mode": MODE, "delivery": DELIVERY,

@@ -87,6 +87,11 @@
 #define PVMSI_REASON_NO_TABLE (1 << 10)
 
 /**
+ * The host does not find its own messages in the table.
+ */
+#define PVMSI_REASON_UNREADABLE (1 << 11)
+
+/**
  * No doorbell.
  */
 #define PVMSI_DOORBELL_NONE 0

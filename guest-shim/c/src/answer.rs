@@ -27,6 +27,8 @@ pub const PVMSI_REASON_HELD_EVENT: u32 = 1 << 8;
 pub const PVMSI_REASON_MIGRATED: u32 = 1 << 9;
 /// The mechanism has no table (MSI).
 pub const PVMSI_REASON_NO_TABLE: u32 = 1 << 10;
+/// The host does not find its own messages in the table.
+pub const PVMSI_REASON_UNREADABLE: u32 = 1 << 11;
 
 /// Who answers accesses to the pages of the vector table.
 #[repr(u32)]

@@ -5,6 +5,8 @@ pub const VENDOR_ID: u16 = 0xfffe;
 /// Device ID.
 pub const DEVICE_ID: u16 = 0x5650;
 
+/// Built-in self-test: bit 6 starts it, which resets the function as a whole.
+pub const SELF_TEST: u64 = 0x0f;
 /// The power management capability.
 pub const POWER_MANAGEMENT: u64 = 0x40;
 /// Power Management Control/Status: the power state in bits 1 and 0.

@@ -5,7 +5,7 @@
 
 use crate::config::{
     DEVICE_CONTROL, DEVICE_ID, MSIX, MSIX_CONTROL, PCI_EXPRESS, POWER_CONTROL, POWER_MANAGEMENT,
-    VENDOR_ID,
+    SELF_TEST, VENDOR_ID,
 };
 use crate::registers::{BAR_BYTES, PENDING, TABLE};
 
@@ -16,6 +16,7 @@ const CONFIG_BYTES: usize = 4096;
 pub(crate) enum ConfigEffect {
     None,
     FunctionLevelReset,
+    SelfTest,
 }
 
 #[derive(Debug)]
@@ -34,6 +35,7 @@ impl ConfigSpace {
         space.put(0x02, &DEVICE_ID.to_le_bytes());
         space.put(0x06, &0x0010_u16.to_le_bytes()); // status: capabilities list
         space.put(0x0b, &[0xff]); // class: does not fit a defined one
+        space.put(SELF_TEST, &[0x80]); // capable
         space.put(0x34, &[0x40]); // first capability: power management
         space.allow(0x04, &0x0006_u16.to_le_bytes()); // command: memory, bus master
         let bar = !u32::try_from(BAR_BYTES.saturating_sub(1)).unwrap_or(u32::MAX);
@@ -75,6 +77,10 @@ impl ConfigSpace {
             // Initiate Function Level Reset: bit 15 of device control, reads as 0.
             if at == DEVICE_CONTROL + 1 && new & 0x80 != 0 {
                 effect = ConfigEffect::FunctionLevelReset;
+            }
+            // Start BIST: reads as 0 when it is done, which it is at once.
+            if at == SELF_TEST && new & 0x40 != 0 {
+                effect = ConfigEffect::SelfTest;
             }
         }
         effect

@@ -3,7 +3,7 @@
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -40,6 +40,8 @@ pub struct SoftwareDevice {
     address: u64,
     pub(crate) raised: AtomicU64,
     pub(crate) blocked: AtomicU64,
+    /// Whether the host's loads from the table give zeros.
+    unreadable: AtomicBool,
     core: Mutex<Core>,
 }
 
@@ -48,6 +50,8 @@ pub struct SoftwareDevice {
 pub(crate) struct Core {
     /// The function's own MSI-X Enable.
     enabled: bool,
+    /// What the host's kernel knows of it: it sets what it takes for clear.
+    known_enabled: bool,
     /// Where a message with data `i` arrives: the function's own interrupts, as the interrupt remapping unit knows them.
     events: Vec<OwnedFd>,
     /// Total of DOORBELL that has been served.
@@ -66,6 +70,7 @@ impl SoftwareDevice {
             address: HOST_DOORBELL.wrapping_add((instance & 0xffff) << 12),
             raised: AtomicU64::new(0),
             blocked: AtomicU64::new(0),
+            unreadable: AtomicBool::new(false),
             core: Mutex::new(Core::default()),
         };
         device.reset();
@@ -109,15 +114,25 @@ impl SoftwareDevice {
         self.lock().enabled
     }
 
+    /// From now on the host's loads from the vector table give zeros, and its stores work: for tests. There are such functions.
+    pub fn give_zeros(&self) {
+        self.unreadable.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn gives_zeros(&self) -> bool {
+        self.unreadable.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn memory(&self) -> Arc<MmapRegion> {
         Arc::clone(&self.memory)
     }
 
     pub(crate) fn set_enabled(&self, enabled: bool) -> io::Result<()> {
         let mut core = self.lock();
-        if core.enabled == enabled {
+        if core.known_enabled == enabled {
             return Ok(());
         }
+        core.known_enabled = enabled;
         core.enabled = enabled;
         self.connect(&mut core, VectorIndex(0), &[])
     }
@@ -129,7 +144,10 @@ impl SoftwareDevice {
     ) -> io::Result<()> {
         let mut core = self.lock();
         self.connect(&mut core, first, events)?;
-        core.enabled |= !events.is_empty();
+        if !events.is_empty() && !core.known_enabled {
+            core.known_enabled = true;
+            core.enabled = true;
+        }
         Ok(())
     }
 
@@ -274,6 +292,13 @@ impl SoftwareDevice {
     /// Function level reset: everything but the interrupt set-up and the counters for tests.
     pub(crate) fn reset(&self) {
         self.reset_locked(&mut self.lock());
+    }
+
+    /// A reset that nobody makes good: the function's own MSI-X Enable goes as well.
+    pub(crate) fn self_test(&self) {
+        let mut core = self.lock();
+        self.reset_locked(&mut core);
+        core.enabled = false;
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Core> {

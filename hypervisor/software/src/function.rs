@@ -10,6 +10,7 @@ use pvmsi_hypervisor::{
 use pvmsi_protocol::{Delivery, TableMessage, VECTORS_MAX, VectorIndex};
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::config::MSIX_CONTROL;
 use crate::config_space::{ConfigEffect, ConfigSpace};
 use crate::device::SoftwareDevice;
 use crate::registers::{BAR_BYTES, PENDING, TABLE};
@@ -111,11 +112,17 @@ impl PciFunction for SoftwareFunction {
 
     fn config_read(&mut self, offset: u64, data: &mut [u8]) {
         self.config.read(offset, data);
+        let enable = (MSIX_CONTROL + 1).checked_sub(offset).and_then(|at| usize::try_from(at).ok());
+        if let Some(byte) = enable.and_then(|at| data.get_mut(at)) {
+            *byte |= u8::from(self.device.enabled()) << 7;
+        }
     }
 
     fn config_write(&mut self, offset: u64, data: &[u8]) {
-        if self.config.write(offset, data) == ConfigEffect::FunctionLevelReset {
-            self.device.reset();
+        match self.config.write(offset, data) {
+            ConfigEffect::None => {}
+            ConfigEffect::FunctionLevelReset => self.device.reset(),
+            ConfigEffect::SelfTest => self.device.self_test(),
         }
     }
 
@@ -140,7 +147,8 @@ impl PciFunction for SoftwareFunction {
 
 impl VectorTable for SoftwareFunction {
     fn message(&mut self, vector: VectorIndex) -> Result<TableMessage, TableError> {
-        Ok(self.device.table_message(vector)?)
+        let message = self.device.table_message(vector)?;
+        Ok(if self.device.gives_zeros() { TableMessage::default() } else { message })
     }
 
     fn messages(
@@ -148,6 +156,10 @@ impl VectorTable for SoftwareFunction {
         vectors: Range<u16>,
         take: &mut dyn FnMut(VectorIndex, TableMessage),
     ) -> Result<(), TableError> {
+        if self.device.gives_zeros() {
+            vectors.for_each(|vector| take(VectorIndex(vector), TableMessage::default()));
+            return Ok(());
+        }
         Ok(self.device.table_messages(vectors, take)?)
     }
 
@@ -160,7 +172,7 @@ impl VectorTable for SoftwareFunction {
     }
 
     fn masked(&mut self, vector: VectorIndex) -> Result<bool, TableError> {
-        Ok(self.device.masked(vector)?)
+        Ok(self.device.masked(vector)? && !self.device.gives_zeros())
     }
 
     fn set_masked(&mut self, vector: VectorIndex, masked: bool) -> Result<(), TableError> {
@@ -168,7 +180,8 @@ impl VectorTable for SoftwareFunction {
     }
 
     fn control(&mut self, vector: VectorIndex) -> Result<u32, TableError> {
-        Ok(self.device.control(vector)?)
+        let control = self.device.control(vector)?;
+        Ok(if self.device.gives_zeros() { 0 } else { control })
     }
 
     fn set_control(&mut self, vector: VectorIndex, control: u32) -> Result<(), TableError> {

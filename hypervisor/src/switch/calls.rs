@@ -95,16 +95,18 @@ impl Operation<'_> {
         }
     }
 
-    /// Puts the table messages back after a reset that the host has not seen.
+    /// Puts the table messages back after a reset that the host has not seen, and sets the interrupts up anew where they have not survived it.
     ///
     /// # Errors
-    /// When the table cannot be written.
+    /// When the table cannot be written or taken back, or the kernel refuses.
     pub(crate) fn restore(mut self) -> Result<(), CallError> {
         if self.guest.owner.is_assigned() {
-            self.follow_messages();
-            if !self.rewrite_table() {
+            // A set-up writes all of the table: it must be the host's.
+            let taken = !self.answers() || !self.wants_set_up() || self.leave_direct();
+            if !(taken && self.recover_unseen()) {
                 return Err(CallError::Hardware);
             }
+            self.follow_enable();
             self.host.remove(Host::MIGRATED);
             self.tally.next_generation();
             self.debts.remove(Debts::NOT_MAPPABLE);

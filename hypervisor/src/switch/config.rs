@@ -88,6 +88,11 @@ impl Operation<'_> {
             self.disable();
             return;
         }
+        if before.enable && !control.function_mask && !assigned {
+            // A guest that never calls makes a reset good that the host has not seen.
+            self.recover_unseen();
+            self.follow_enable();
+        }
         if before == control {
             return;
         }

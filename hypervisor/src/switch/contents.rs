@@ -8,15 +8,17 @@ use super::decide;
 use super::host::Debts;
 use super::set::VectorSet;
 use super::{Switch, World};
-use crate::vector_table::TableError;
+use crate::vector_table::{TableError, is_none};
 
 /// How often a mask bit is looked at. The kernel changes one when it moves an interrupt: more than a few times in a row nobody asks it to.
 const LOOKS: usize = 4;
 
 impl Switch {
     /// Learns what the host has put into the table, as soon as it can be read. Of a direct table no entry that the guest has.
+    ///
+    /// Where an entry reads as no message, none that is read with it is believed: what a function gives for zeros may begin within an entry.
     pub(super) fn read_table_messages(&mut self) {
-        if !self.answers() {
+        if !self.answers() || self.debts.contains(Debts::UNREADABLE) {
             return;
         }
         let first = match self.world.mode {
@@ -31,16 +33,29 @@ impl Switch {
             return;
         };
         let end = u16::try_from(set_up).unwrap_or(u16::MAX);
+        let mut unreadable = false;
         let read = {
             let mut vectors = self.world.wires.range_mut(usize::from(first)..set_up);
             self.function.table().messages(first..end, &mut |_, message| {
-                // Those that are known stay, even where the table has lost them.
                 if let Some((_, vector)) = vectors.next() {
-                    vector.table_message.get_or_insert(message);
+                    debug_assert_eq!(vector.table_message, None, "those that are known come first");
+                    if is_none(message) {
+                        unreadable = true;
+                    }
+                    vector.table_message = Some(message);
                 }
             })
         };
         match read {
+            Ok(()) if unreadable => {
+                for (_, vector) in self.world.wires.range_mut(usize::from(first)..set_up) {
+                    vector.table_message = None;
+                }
+                self.debts.remove(Debts::MESSAGES);
+                self.debts.insert(Debts::UNREADABLE);
+                let error = io::Error::other("an entry reads as zeros or ones");
+                self.complain("the vector table does not read as the host has written it", &error);
+            }
             Ok(()) => self.debts.remove(Debts::MESSAGES),
             // Nor ever will.
             Err(TableError::Unreachable) => {}
@@ -162,7 +177,7 @@ impl Switch {
             if masked || table.message(vector)? != message {
                 doubtful.insert(vector);
             }
-            let lost = doubtful.contains(vector) || matches!(message.address, 0 | u64::MAX);
+            let lost = doubtful.contains(vector) || is_none(message);
             if let Some(place) = messages.get_mut(vector.as_usize()) {
                 *place = (!lost).then_some(message);
             }

@@ -25,11 +25,14 @@ pub(crate) fn reasons(
 ) -> Reasons {
     let mut reasons = Reasons::empty();
     let isolated = fixed.isolation == Isolation::Isolated || fixed.policy.allow_unisolated;
-    let mappable = fixed.not_mappable.is_none() && !debts.intersects(Debts::NOT_MAPPABLE);
     reasons.set(Reasons::NOT_ASSIGNED, !guest.owner.is_assigned());
     reasons.set(Reasons::POLICY, fixed.policy.policy != Policy::Direct);
     reasons.set(Reasons::NO_ISOLATION, !isolated);
-    reasons.set(Reasons::NOT_MAPPABLE, !mappable);
+    reasons.set(Reasons::NOT_MAPPABLE, fixed.not_mappable.is_some());
+    // One test for both: this comes with each operation.
+    if debts.intersects(Debts::TRAPPING) {
+        reasons |= owed(debts);
+    }
     reasons.set(Reasons::MSIX_DISABLED, !guest.control.enable);
     reasons.set(Reasons::DECODING_OFF, !guest.placement.decoding);
     reasons.set(Reasons::POWER_STATE, !guest.placement.full_power);
@@ -37,6 +40,15 @@ pub(crate) fn reasons(
     reasons.set(Reasons::HOST_REVOKED, host.intersects(revoked));
     reasons.set(Reasons::HELD_EVENT, held);
     reasons.set(Reasons::MIGRATED, host.contains(Host::MIGRATED));
+    reasons
+}
+
+/// What is owed and a reason.
+#[cold]
+fn owed(debts: Debts) -> Reasons {
+    let mut reasons = Reasons::empty();
+    reasons.set(Reasons::NOT_MAPPABLE, debts.intersects(Debts::NOT_MAPPABLE));
+    reasons.set(Reasons::UNREADABLE, debts.contains(Debts::UNREADABLE));
     reasons
 }
 
@@ -258,7 +270,8 @@ mod tests {
         assert_eq!(host_with(Host::MIGRATED), Reasons::MIGRATED);
         assert_eq!(owing(Debts::PAGES), Reasons::NOT_MAPPABLE);
         assert_eq!(owing(Debts::HAND_OVER), Reasons::NOT_MAPPABLE);
-        assert_eq!(owing(!Debts::NOT_MAPPABLE), Reasons::empty());
+        assert_eq!(owing(Debts::UNREADABLE), Reasons::UNREADABLE);
+        assert_eq!(owing(!Debts::NOT_MAPPABLE - Debts::UNREADABLE), Reasons::empty());
         let held = why(&good, &guest, Host::empty(), Debts::empty(), true);
         assert_eq!(held, Reasons::HELD_EVENT);
     }

@@ -39,6 +39,8 @@ bitflags! {
         const PAGES = 1 << 7;
         /// The service does not know yet where the function is decoded. Paid at the end of each operation.
         const PUBLISH = 1 << 8;
+        /// What the table reads as after a set-up is no message. Asked for again by the next one that starts from nothing.
+        const UNREADABLE = 1 << 9;
     }
 }
 
@@ -49,6 +51,10 @@ impl Debts {
         .union(Self::TAKE_DOWN)
         .union(Self::MESSAGES)
         .union(Self::LEGACY_SET_UP);
+    /// What is known of the table's content, and ends with the interrupts.
+    pub(crate) const CONTENT: Self = Self::TABLE.union(Self::UNREADABLE);
     /// Why the table cannot be handed over now.
     pub(crate) const NOT_MAPPABLE: Self = Self::HAND_OVER.union(Self::PAGES);
+    /// What is a reason.
+    pub(crate) const TRAPPING: Self = Self::NOT_MAPPABLE.union(Self::UNREADABLE);
 }

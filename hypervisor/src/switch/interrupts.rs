@@ -1,6 +1,6 @@
 //! The function's interrupts: set up with one request, taken down with one; its own MSI-X Enable.
 
-use pvmsi_protocol::VectorIndex;
+use pvmsi_protocol::{TableMode, VectorIndex};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::decide;
@@ -10,6 +10,7 @@ use super::reader::count;
 use super::set::VectorSet;
 use super::wires::Wire;
 use super::{Switch, World};
+use crate::capability::{self, MSIX_ENABLE};
 use crate::event;
 use crate::function::SetUpError;
 use crate::routes::RoutesError;
@@ -34,7 +35,7 @@ impl Switch {
         self.world.set_up = vectors;
         self.world.enabled |= vectors > 0;
         if first == 0 {
-            self.debts.remove(Debts::TAKE_DOWN);
+            self.debts.remove(Debts::TAKE_DOWN.union(Debts::UNREADABLE));
         }
         let all = self.world.wires.len();
         for (_, vector) in self.world.wires.range_mut(kept..all) {
@@ -221,7 +222,7 @@ impl Switch {
         if first == 0 {
             // Whatever became of the request: the next set-up starts from nothing.
             self.world.set_up = 0;
-            self.debts.remove(Debts::TABLE);
+            self.debts.remove(Debts::CONTENT);
         }
         // After that nothing more is signalled.
         let waiting: Vec<_> = self
@@ -271,23 +272,59 @@ impl Switch {
         Ok(())
     }
 
-    /// Puts everything back into a table that the function may have lost. A message that could not be read yet cannot be written back: the host puts it there anew.
-    pub(super) fn recover_table(&mut self) {
-        let vectors = self.world.set_up;
-        if self.knows_messages() {
+    /// Puts everything back into a table that the function may have lost. `false` where that could not be done; it is owed.
+    pub(super) fn recover_table(&mut self) -> bool {
+        // Of a direct table the mask bits are the guest's.
+        if self.world.mode == TableMode::Direct || !self.wants_set_up() {
             self.follow_messages();
-        } else {
-            // Those that were known may be others then.
-            self.tally.next_generation();
-            if let Err(error) =
-                self.set_up_interrupts(0).and_then(|()| self.set_up_interrupts(vectors))
-            {
-                self.complain("interrupts could not be set up again", &error);
-                self.debts.insert(Debts::TAKE_DOWN);
-                return;
-            }
+            return self.rewrite_table();
         }
-        self.rewrite_table();
+        if let Err(error) = self.set_up_anew() {
+            self.complain("interrupts could not be set up again", &error);
+            self.debts.insert(Debts::TAKE_DOWN.union(Debts::TABLE));
+            return false;
+        }
+        // All is written, but for mask bits that hold something back.
+        self.debts.remove(Debts::TABLE);
+        self.hold_back();
+        true
+    }
+
+    /// The same for a reset that nobody has seen, if there was one. What does not answer now is looked at when it does.
+    pub(super) fn recover_unseen(&mut self) -> bool {
+        if self.answers() { self.recover_table() } else { self.rewrite_table() }
+    }
+
+    /// Whether only another set-up makes a reset good: the function has lost its MSI-X Enable, or a message that could not be read cannot be written back.
+    pub(super) fn wants_set_up(&mut self) -> bool {
+        !self.knows_messages() || self.has_lost_enable()
+    }
+
+    /// Whether MSI-X is off in the function although the host's kernel has it on: a reset of its physical function does that, or its own BIST.
+    fn has_lost_enable(&mut self) -> bool {
+        // Ones, where nothing can be read, tell nothing.
+        self.world.enabled
+            && self.answers()
+            && capability::byte(self.function.as_mut(), self.fixed.registers.msix_control)
+                & MSIX_ENABLE
+                == 0
+    }
+
+    /// The host's kernel writes the table, whose mask bits are the host's, and MSI-X Enable, as it does for a function that it has just got.
+    fn set_up_anew(&mut self) -> Result<(), SetUpError> {
+        let vectors = self.world.set_up;
+        // It unmasks them.
+        self.detach_prepared();
+        // Messages that were known may be others then.
+        self.tally.next_generation();
+        if self.has_lost_enable() {
+            // It sets what it takes for clear.
+            self.set_enabled(false)?;
+            self.world.set_up = 0;
+        } else {
+            self.set_up_interrupts(0)?;
+        }
+        if vectors > 0 { self.set_up_interrupts(vectors) } else { Ok(()) }
     }
 
     /// Takes all interrupts down: no route, no event, no GSI, no set-up; and the function's own MSI-X Enable, where the guest's is clear. One request does both. Goes on where a step fails.
@@ -309,7 +346,7 @@ impl Switch {
         }
         // Whatever became of the request: the next set-up starts from nothing.
         self.world.set_up = 0;
-        self.debts.remove(Debts::TABLE | Debts::LEGACY_SET_UP);
+        self.debts.remove(Debts::CONTENT | Debts::LEGACY_SET_UP);
         self.retire(0);
     }
 

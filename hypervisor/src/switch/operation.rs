@@ -98,9 +98,8 @@ impl Switch {
             }
         }
         self.follow_enable();
-        if self.debts.contains(Debts::TABLE) {
-            self.follow_messages();
-            self.rewrite_table();
+        if self.debts.contains(Debts::TABLE) && self.answers() {
+            self.recover_table();
         }
         self.read_table_messages();
         self.set_up_legacy();

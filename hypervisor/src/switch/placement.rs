@@ -12,12 +12,14 @@ impl Switch {
     pub(super) fn refresh(&mut self) {
         let woke = self.read_placement();
         self.debts.remove(Debts::NOT_MAPPABLE);
-        if woke && self.world.set_up > 0 {
-            // Power states below D0 may cost a function its table.
+        // Power states below D0 may cost a function its table.
+        let lost = woke || self.debts.contains(Debts::TABLE) && self.answers();
+        if lost && self.world.set_up > 0 {
+            if !woke {
+                // What could not be read before; after a sleep it may be anything.
+                self.read_table_messages();
+            }
             self.recover_table();
-        } else if self.debts.contains(Debts::TABLE) && self.world.set_up > 0 {
-            self.follow_messages();
-            self.rewrite_table();
         }
         // A kernel refuses to enable what sleeps.
         self.follow_enable();

@@ -144,6 +144,7 @@ impl Hardware {
             0x57 => 0x10,
             MSIX => 0x11,
             0x92 => vectors,
+            MSIX_CONTROL => u8::from(self.enabled) << 7,
             0x95 => 0x10,
             0x99 => 0x20,
             _ => 0,

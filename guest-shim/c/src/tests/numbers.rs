@@ -21,6 +21,7 @@ fn reasons_and_features_are_those_of_the_protocol() {
         PVMSI_REASON_HELD_EVENT,
         PVMSI_REASON_MIGRATED,
         PVMSI_REASON_NO_TABLE,
+        PVMSI_REASON_UNREADABLE,
     ];
     assert!(Reasons::all().iter().map(|reason| reason.bits()).eq(reasons));
     let features = [PVMSI_FEATURE_DIRECT, PVMSI_FEATURE_MSI, PVMSI_FEATURE_EXTENDED_DESTINATION_ID];

@@ -95,6 +95,8 @@ pub struct HostOptions {
     pub vectors_per_call: Option<u16>,
     /// Whether the table's pages can be mapped into the guest.
     pub mappable: bool,
+    /// Whether the host's loads from the table give what the table holds. Where they do not they give zeros, and its stores work.
+    pub readable: bool,
     /// Whether pages of the pending bit array that are none of the table's can be mapped, too.
     pub pending_mappable: bool,
     /// Where interrupts go; `None`: the test does not care.
@@ -115,6 +117,7 @@ impl Default for HostOptions {
             routes: None,
             vectors_per_call: None,
             mappable: true,
+            readable: true,
             pending_mappable: true,
             platform: None,
             extended_destination_ids: None,
@@ -265,6 +268,11 @@ pub trait HostUnderTest: Send + Sync {
 
     /// The function resets itself by a register of its own: its table is lost, and the host does not see it.
     fn reset_unseen(&self);
+
+    /// The same, and the function's own MSI-X Enable is lost as well, as where a physical function is reset or a function runs its BIST. `false` where nothing does that.
+    fn reset_unseen_with_enable(&self) -> bool {
+        false
+    }
 
     // What the operator, or the rest of the VMM, can do.
 

@@ -45,6 +45,8 @@ pub(super) struct Memory {
     calls: u32,
     /// MSI-X has been enabled once.
     enabled: bool,
+    /// The function has reset itself once.
+    pub(super) reset: bool,
     /// High byte of Message Control as the guest has written it.
     control: u8,
     written: BTreeMap<u64, Vec<u8>>,
@@ -72,6 +74,7 @@ impl HostFactory for MutantHostFactory {
                 inner.policy = Policy::Direct
             }
             Bug::QuotaIgnored => inner.quota = None,
+            Bug::UnreadableTableGiven => inner.readable = true,
             Bug::ExtendedDestinationIdsTakenUnoffered => {
                 inner.extended_destination_ids = Some(true);
             }
@@ -125,6 +128,10 @@ impl MutantHost {
             _ => byte,
         };
         self.inner.config_write(MSIX_CONTROL, &[0, passed]);
+        if self.bug == Bug::UnseenResetsAreTheGuests && self.memory().reset && self.assigned() == 0
+        {
+            self.inner.reset_unseen();
+        }
     }
 
     /// Lets all vectors fire for a moment, and drops what comes.
@@ -338,7 +345,13 @@ impl HostUnderTest for MutantHost {
     }
 
     fn reset_unseen(&self) {
+        self.memory().reset = true;
         self.inner.reset_unseen();
+    }
+
+    fn reset_unseen_with_enable(&self) -> bool {
+        self.memory().reset = true;
+        self.inner.reset_unseen_with_enable()
     }
 
     fn reset_function(&self) {

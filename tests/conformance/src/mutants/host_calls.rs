@@ -180,6 +180,12 @@ impl MutantHost {
                 let (last, rest) = answer.body.split_last()?;
                 Some(answer.with_body([rest, &[last | 0x80, 0]].concat()))
             }
+            CallId::Restore if self.bug == Bug::RestoreLeavesTheFunctionDisabled => {
+                if self.memory().reset {
+                    self.inner.reset_unseen_with_enable();
+                }
+                None
+            }
             CallId::QueryFunction if self.bug == Bug::ReasonsEmptyWhileTrapped => {
                 let read = QueryFunctionAnswer::decode(&answer.body).ok()?;
                 let reasons = Reasons::empty();

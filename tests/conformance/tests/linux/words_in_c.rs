@@ -5,7 +5,7 @@ use pvmsi_protocol::Reasons;
 
 #[test]
 fn names_are_the_specifications() {
-    let names: Vec<_> = (0..11).map(|bit| Words::Reason.of(bit)).collect();
+    let names: Vec<_> = (0..12).map(|bit| Words::Reason.of(bit)).collect();
     let known = Reasons::all().names().map(|name| name.to_lowercase().replace('_', "-"));
     assert_eq!(names, known.collect::<Vec<_>>());
     assert_eq!([0, 1].map(|mode| Words::Mode.of(mode)), ["trapped", "direct"]);
@@ -23,8 +23,8 @@ fn numbers_without_a_word() {
         (Words::Parameter, 13, 1),
         (Words::Mode, 2, 1),
         (Words::Delivery, 3, 1),
-        (Words::Reason, 11, 1),
-        (Words::ReasonWords, 11, 1),
+        (Words::Reason, 12, 1),
+        (Words::ReasonWords, 12, 1),
     ] {
         let end = count * step;
         for number in (0..end + 2).chain([u32::MAX - 15, u32::MAX]) {

@@ -103,6 +103,7 @@ impl Host {
             routes,
             vectors_per_call,
             mappable,
+            readable,
             pending_mappable,
             platform,
             extended_destination_ids,
@@ -123,6 +124,7 @@ impl Host {
             (routes.is_some(), "this machine does not run out of routes"),
             (vectors_per_call.is_some(), "this machine is never busy"),
             (!mappable, "every table of this machine can be mapped"),
+            (!readable, "every table of this machine can be read"),
             (!pending_mappable, "all pending bits of this machine can be mapped"),
         ];
         if let Some((_, why)) = lacks.into_iter().find(|(lacks, _)| *lacks) {

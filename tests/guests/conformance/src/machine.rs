@@ -18,6 +18,8 @@ const COMMAND: u16 = 0x04;
 const COMMAND_MEMORY: u16 = 2;
 const BAR: u16 = 0x10;
 const FUNCTION_LEVEL_RESET: u16 = 0x8000;
+/// BIST; bit 6 starts it. The software function loses its MSI-X Enable by that.
+const SELF_TEST: u64 = 0x0f;
 /// The page that a call of the guest's own uses, the last.
 const OWN_PAGE: u32 = 0xff;
 
@@ -268,6 +270,11 @@ impl HostUnderTest for Machine {
         if self.device().is_none_or(|device| !device.reset()) {
             println!("# the device did not reset itself");
         }
+    }
+
+    fn reset_unseen_with_enable(&self) -> bool {
+        self.config_write(SELF_TEST, &[0x40]);
+        true
     }
 
     fn interrupts(&self) -> Vec<GuestMessage> {

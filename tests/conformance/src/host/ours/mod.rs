@@ -19,6 +19,7 @@ use pvmsi_hypervisor::{
     Router, Service, ServiceConfig,
 };
 use pvmsi_protocol::{GuestMessage, ServiceBlock, SmcccStatus, VECTORS_MAX, VectorIndex};
+use pvmsi_software::config::SELF_TEST;
 use pvmsi_software::registers::{CONTROL, RESET, START, STARTED, entry_word};
 use pvmsi_software::{SoftwareDevice, SoftwareFunction, SoftwareOptions};
 use pvmsi_test_doubles::{RecordedRoutes, RecordedWindow, Step};
@@ -98,6 +99,9 @@ impl OurMachine {
         let software = SoftwareOptions { vectors: options.vectors, isolated };
         let function = SoftwareFunction::new(software, PAGE_BYTES)?;
         let device = function.device();
+        if !options.readable {
+            device.give_zeros();
+        }
         let bar = function.mappings()?.pop().ok_or("a software function has one BAR")?.memory;
         let mapping = Mapping::new(function.layout(), options.pending_mappable);
         let window = RecordedWindow::with_hook(options.mappable, |_| Ok(()));
@@ -237,6 +241,11 @@ impl HostUnderTest for OurMachine {
     fn reset_unseen(&self) {
         self.store(CONTROL, RESET);
         self.device.run();
+    }
+
+    fn reset_unseen_with_enable(&self) -> bool {
+        self.config_write(SELF_TEST, &[0x40]);
+        true
     }
 
     fn reset_function(&self) {

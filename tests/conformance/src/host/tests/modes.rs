@@ -11,6 +11,7 @@ use crate::suite::{Test, Verdict, differ, equal, holds};
 pub(super) const TESTS: &[Test] = &[
     Test::host("each-reason-keeps-the-table-trapped", &["W-501", "H-502", "H-420"], reasons),
     Test::host("pages-that-cannot-be-mapped", &["H-502"], not_mappable),
+    Test::host("a-table-that-cannot-be-read", &["H-524", "H-502"], unreadable),
     Test::host("a-table-that-the-host-takes-back", &["H-502", "H-420"], taken_back),
     Test::host("direct-without-a-reason", &["H-502", "H-511"], direct),
     Test::host("the-generation-changes", &["H-504"], generation),
@@ -52,6 +53,47 @@ fn reasons(factory: &dyn HostFactory) -> Verdict {
 fn not_mappable(factory: &dyn HostFactory) -> Verdict {
     let options = HostOptions { mappable: false, ..HostOptions::default() };
     trapped_for(factory, options, Reasons::NOT_MAPPABLE)
+}
+
+/// Each in turn, with the function's vectors assigned.
+fn unreadable(factory: &dyn HostFactory) -> Verdict {
+    let steps: [(&str, Act); 4] = [
+        ("configure", |_| ()),
+        ("another configure", |m| drop(m.configure(4))),
+        ("a function level reset", |m| {
+            m.function_level_reset();
+            m.power_on();
+            m.control(ENABLE);
+        }),
+        ("D3hot", |m| {
+            m.power_state(3);
+            m.power_state(0);
+        }),
+    ];
+    let machine =
+        Machine::enabled_with(factory, HostOptions { readable: false, ..HostOptions::default() })?;
+    machine.configure(4)?;
+    for (what, step) in steps {
+        step(&machine);
+        let query = machine.query()?;
+        let state = (query.mode, query.reasons);
+        equal(
+            &format!("mode and reasons after {what}"),
+            state,
+            (TableMode::Trapped, Reasons::UNREADABLE),
+        )?;
+        for state in machine.states()? {
+            equal("table message", state.table_message, None)?;
+        }
+        machine.mask(3);
+        machine.raise(3);
+        for vector in 0..3 {
+            machine.arrives(vector, vector)?;
+        }
+        machine.unmask(3);
+        machine.arrived("once unmasked", &[3])?;
+    }
+    Ok(())
 }
 
 fn taken_back(factory: &dyn HostFactory) -> Verdict {

@@ -4,7 +4,7 @@ use pvmsi_protocol::{Reasons, TableMode};
 
 use crate::host::machine::{ENABLE, FUNCTION_MASK, Machine, POWER_ON};
 use crate::host::{Ability, HostFactory, HostOptions, Policy};
-use crate::suite::{Test, Verdict, equal, holds};
+use crate::suite::{Stop, Test, Verdict, equal, holds, there};
 
 pub(super) const TESTS: &[Test] = &[
     Test::host("a-function-level-reset-leaves-vectors-assigned", &["H-801"], assigned),
@@ -14,6 +14,8 @@ pub(super) const TESTS: &[Test] = &[
     Test::host("a-table-lost-meanwhile-comes-back", &["H-806"], lost_meanwhile),
     Test::host("a-function-that-fails-is-let-go", &["H-807", "H-808"], fails),
     Test::host("a-table-changed-by-others-is-put-right", &["H-808"], changed_by_others),
+    Test::host("a-guest-that-restores-its-function", &["H-813", "H-505"], restored_by_guest),
+    Test::host("restore-of-a-function-without-enable", &["H-471"], restore_enable),
     Test::host("messages-written-back-by-the-guest", &["G-803", "H-470"], written_back),
     Test::host("messages-written-back-while-trapped", &["H-519", "G-803"], written_back_trapped),
 ];
@@ -187,6 +189,75 @@ fn written_back_trapped(factory: &dyn HostFactory) -> Verdict {
     machine.arrives(2, 2)?;
     if machine.can(Ability::ForeignMessages) {
         equal("foreign messages", machine.host.foreign_messages(), 0)?;
+    }
+    Ok(())
+}
+
+fn unseen(machine: &Machine) -> bool {
+    machine.host.reset_unseen();
+    true
+}
+
+fn unseen_with_enable(machine: &Machine) -> bool {
+    machine.host.reset_unseen_with_enable()
+}
+
+/// As Linux does: Enable with Function Mask, each entry anew, Function Mask clear.
+fn restored_by_guest(factory: &dyn HostFactory) -> Verdict {
+    for reset in [unseen, unseen_with_enable] {
+        let machine = Machine::enabled(factory)?;
+        (0..8).for_each(|vector| machine.program(vector, machine.message(vector)));
+        machine.arrives(3, 3)?;
+        if !reset(&machine) {
+            continue;
+        }
+        machine.control(ENABLE | FUNCTION_MASK);
+        (0..8).for_each(|vector| machine.program(vector, machine.message(vector)));
+        machine.mask(5);
+        machine.raise(4);
+        machine.quiet("under Function Mask")?;
+        machine.control(ENABLE);
+        machine.arrived("once Function Mask is clear", &[4])?;
+        machine.stays_away("masked", 5)?;
+        machine.unmask(5);
+        machine.arrived("once unmasked", &[5])?;
+        for vector in 0..8 {
+            machine.arrives(vector, vector)?;
+        }
+    }
+    Ok(())
+}
+
+fn restore_enable(factory: &dyn HostFactory) -> Verdict {
+    for policy in [Policy::Direct, Policy::Trapped] {
+        let machine =
+            Machine::enabled_with(factory, HostOptions { policy, ..HostOptions::default() })?;
+        machine.configure(8)?;
+        let before = machine.query()?;
+        if !unseen_with_enable(&machine) {
+            return Err(Stop::Skipped("nothing here clears the function's own Enable".into()));
+        }
+        machine.control(ENABLE | FUNCTION_MASK);
+        let answer = machine.restore()?;
+        equal("mode", answer.mode, before.mode)?;
+        holds("another generation", answer.generation != before.generation)?;
+        let after = machine.entries();
+        for (vector, state) in (0_u16..).zip(machine.states()?) {
+            let message = there("a table message", state.table_message)?;
+            let [low, high, data, _] = after[usize::from(vector)];
+            let read = (u64::from(high) << 32 | u64::from(low), data);
+            equal("table message", read, (message.address, message.data))?;
+        }
+        for vector in 0..8 {
+            if vector == 5 { machine.mask(vector) } else { machine.unmask(vector) }
+        }
+        machine.control(ENABLE);
+        machine.stays_away("masked", 5)?;
+        machine.unmask(5);
+        machine.arrived("once unmasked", &[5])?;
+        for vector in 0..8 {
+            machine.arrives(vector, vector)?;
+        }
     }
     Ok(())
 }
