@@ -1,5 +1,7 @@
 //! The function's interrupts: set up with one request, taken down with one; its own MSI-X Enable.
 
+use std::ops::Range;
+
 use pvmsi_protocol::{TableMode, VectorIndex};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -119,20 +121,23 @@ impl Switch {
     pub(super) fn set_up_legacy(&mut self) {
         self.debts.remove(Debts::LEGACY_SET_UP);
         if let Some(last) = decide::last_used(&self.guest) {
-            self.set_up_emulated(last.as_usize().saturating_add(1));
+            let used = last.as_usize().saturating_add(1);
+            self.set_up_emulated(used, 0..used);
         }
     }
 
     /// The same for one vector that is unmasked.
     pub(super) fn set_up_used(&mut self, vector: VectorIndex) {
+        let index = vector.as_usize();
         let has = self.first_prepared().min(self.world.set_up);
-        if vector.as_usize() >= has || self.world.wires.wire(vector) == Wire::None {
-            self.set_up_legacy();
+        if index >= has || self.world.wires.wire(vector) == Wire::None {
+            let used = index.saturating_add(1);
+            self.set_up_emulated(used, index..used);
         }
     }
 
-    /// Sets up `used` vectors of the emulated table, as far as there are interrupts and the operator allows; those that are unmasked get GSIs. A vector beyond those that somebody has unmasked costs the host nothing where set-up can grow; where it cannot, the kernel has allocated all since Enable, for to grow by clearing it would lose what arrives meanwhile.
-    fn set_up_emulated(&mut self, used: usize) {
+    /// Sets up `used` vectors of the emulated table, as far as there are interrupts and the operator allows; those of `routed` that are unmasked get GSIs. A vector beyond those that somebody has unmasked costs the host nothing where set-up can grow; where it cannot, the kernel has allocated all since Enable, for to grow by clearing it would lose what arrives meanwhile.
+    fn set_up_emulated(&mut self, used: usize, routed: Range<usize>) {
         self.detach_prepared();
         self.world.wires.free_ahead();
         let used = u16::try_from(used).unwrap_or(u16::MAX);
@@ -173,7 +178,7 @@ impl Switch {
             let used = |vector: VectorIndex| {
                 entries.get(vector.as_usize()).is_some_and(|entry| !entry.masked)
             };
-            if !self.world.wires.allocate_for(used) {
+            if !self.world.wires.allocate_for(routed, used) {
                 self.complain("no interrupts for the function", &RoutesError::Exhausted);
                 self.debts.insert(Debts::LEGACY_SET_UP);
             }
@@ -236,7 +241,7 @@ impl Switch {
         self.retire(first);
         if !self.guest.owner.is_assigned() && !waiting.is_empty() {
             let end = waiting.last().map_or(0, |vector| vector.as_usize().saturating_add(1));
-            self.set_up_emulated(end);
+            self.set_up_emulated(end, 0..end);
             for vector in waiting {
                 if let Some(vector) = self.world.wires.get(vector) {
                     event::signal(&vector.event);

@@ -137,7 +137,7 @@ impl Operation<'_> {
             }
             SavedOwner::Assigned { .. } => vector.0 < needed,
         };
-        if !self.world.wires.allocate_for(routed) {
+        if !self.world.wires.allocate_for(0..usize::from(wanted), routed) {
             let first = self.world.wires.first(usize::from(needed));
             let routed = first.filter(|(index, _)| routed(*index));
             let (with, without): (Vec<_>, Vec<_>) =

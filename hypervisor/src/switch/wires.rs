@@ -392,18 +392,22 @@ impl Wires {
         Ok(())
     }
 
-    /// Gives GSIs to those vectors that lack one and that `used` names, as far as there are any. Whether all have one then.
-    pub(crate) fn allocate_for(&mut self, used: impl Fn(VectorIndex) -> bool) -> bool {
+    /// Gives GSIs to those vectors of a range that lack one and that `used` names, as far as there are any. Whether all have one then.
+    pub(crate) fn allocate_for(
+        &mut self,
+        range: Range<usize>,
+        used: impl Fn(VectorIndex) -> bool,
+    ) -> bool {
         let lacks = |index: VectorIndex, vector: &Vector| vector.wire == Wire::None && used(index);
-        let all = self.vectors.len();
-        let lacking = self.first(all).filter(|(index, vector)| lacks(*index, vector)).count();
+        let vectors = self.range_mut(range.clone());
+        let lacking = vectors.filter(|(index, vector)| lacks(*index, vector)).count();
         let gsis = match u16::try_from(lacking) {
             Ok(lacking) if lacking > 0 => self.routes.allocate(lacking).unwrap_or_default(),
             _ => Vec::new(),
         };
         let enough = gsis.len() == lacking;
         let mut changed = self.changed;
-        let vectors = self.first_mut(all).filter(|(index, vector)| lacks(*index, vector));
+        let vectors = self.range_mut(range).filter(|(index, vector)| lacks(*index, vector));
         for ((index, vector), gsi) in vectors.zip(gsis) {
             vector.wire = Wire::Allocated(gsi);
             changed.insert(index);
