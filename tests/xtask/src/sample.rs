@@ -34,11 +34,11 @@ pub(crate) fn phase(mode: &str, vectors: u16) -> Value {
         "configure": {
             "doorbell_exits": calls,
             "routing_updates": if legacy { u64::from(vectors) } else { 1 },
-            "interrupt_setups": 1,
+            "interrupt_setups": if legacy { u64::from(vectors) } else { 1 },
             "granted": vectors,
             "exits": accesses.saturating_add(calls).saturating_add(10),
             "table_exits": accesses,
-            "set_irqs": 2,
+            "set_irqs": if legacy { u64::from(vectors).saturating_add(1) } else { 2 },
             "irqfds": vectors,
             "ns": if direct { 50_000_000 } else { 90_000_000 },
             "ns_each": if direct {

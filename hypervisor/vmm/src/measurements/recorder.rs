@@ -572,9 +572,9 @@ mod tests {
         assert_eq!(legacy.mode, PhaseMode::Legacy);
         assert_eq!(legacy.mask_unmask.as_ref().unwrap().pairs, 7);
         let legacy = legacy.configure.as_ref().unwrap();
-        // A route and an event for each vector; interrupts for all with the first, and MSI-X Enable.
+        // A route, an event and an interrupt for each vector, and MSI-X Enable.
         assert_eq!((legacy.irqfds, legacy.routing_updates), (8, 8));
-        assert_eq!((legacy.interrupt_setups, legacy.set_irqs), (1, 2));
+        assert_eq!((legacy.interrupt_setups, legacy.set_irqs), (8, 9));
         assert_eq!(legacy.table_exits, 8 * 3);
         let paravirtual = paravirtual.configure.as_ref().unwrap();
         assert_eq!((paravirtual.doorbell_exits, paravirtual.exits), (2, 5), "the most of one");
