@@ -157,11 +157,6 @@ impl SoftwareDevice {
         for event in events {
             own.push(duplicate(event)?);
         }
-        // The others are masked since the first set-up.
-        let unmasked = match u16::try_from(core.events.len()) {
-            Ok(before) if before > 0 => before.min(self.vectors),
-            _ => self.vectors,
-        };
         core.events.truncate(first.as_usize());
         core.events.append(&mut own);
         let set_up = u16::try_from(core.events.len()).unwrap_or(u16::MAX).min(self.vectors);
@@ -173,7 +168,7 @@ impl SoftwareDevice {
             let control = table.load(entry | 1) & OTHER_BITS;
             table.store(entry | 1, control | u64::from(number));
         }
-        for number in first.0.max(set_up)..unmasked {
+        for number in first.0.max(set_up)..self.vectors {
             let vector = VectorIndex(number);
             self.store_entry(vector, 3, self.control(vector)? | 1);
         }
