@@ -11,7 +11,7 @@ use fixture::faults::{self, Plan};
 use fixture::function::{requests, set_up};
 use fixture::*;
 use pvmsi_hypervisor::{FunctionPolicy, Policy};
-use pvmsi_protocol::{CallError, Sequence};
+use pvmsi_protocol::{CallError, Sequence, VectorSetup};
 
 /// How many routes are taken.
 fn taken(guest: &Guest) -> u16 {
@@ -229,4 +229,30 @@ fn a_call_that_is_busy_leaves_those_in_use_alone() {
         };
         assert_eq!(answer.granted, vectors);
     }
+}
+
+/// A vector that finds no route is owed one, and what is owed is tried with each operation.
+#[test]
+fn a_call_goes_on_while_a_vector_in_use_lacks_a_route() {
+    let guest = with(|options| {
+        (options.vectors, options.vectors_per_call, options.routes) = (8, 1, 3);
+    });
+    (0..3).for_each(|vector| guest.program(vector, message(vector)));
+    // One of them gives its route away: there is one, and two want it.
+    guest.program(7, message(7));
+    assert_eq!(guest.status().without_interrupts, 1);
+    let setups: Vec<_> = (0..8)
+        .map(|vector| VectorSetup { message: Some(message(vector)), masked: false })
+        .collect();
+    let mut sequence = Sequence::START;
+    for _ in 0..40 {
+        match guest.configure_with(8, sequence, &setups) {
+            Err(CallError::Busy(busy)) => sequence = busy.sequence,
+            answer => {
+                assert_eq!(answer.unwrap().granted, 3);
+                return;
+            }
+        }
+    }
+    panic!("it is busy for ever");
 }

@@ -10,7 +10,6 @@ use super::guest::Owner;
 use super::host::Debts;
 use super::reader::count;
 use super::set::VectorSet;
-use super::wires::Wire;
 use super::{Switch, World};
 use crate::capability::{self, MSIX_ENABLE};
 use crate::event;
@@ -120,7 +119,10 @@ impl Switch {
     /// Gives interrupts to the vectors of the emulated table that are unmasked and have none. It takes over what an unfinished `configure` has prepared of them.
     pub(super) fn set_up_legacy(&mut self) {
         self.debts.remove(Debts::LEGACY_SET_UP);
-        if let Some(last) = decide::last_used(&self.guest) {
+        // Otherwise an unfinished `configure` goes on from what it has.
+        if self.without_interrupts() > 0
+            && let Some(last) = decide::last_used(&self.guest)
+        {
             let used = last.as_usize().saturating_add(1);
             self.set_up_emulated(used, 0..used);
         }
@@ -128,9 +130,8 @@ impl Switch {
 
     /// The same for one vector that is unmasked.
     pub(super) fn set_up_used(&mut self, vector: VectorIndex) {
-        let index = vector.as_usize();
-        let has = self.first_prepared().min(self.world.set_up);
-        if index >= has || self.world.wires.wire(vector) == Wire::None {
+        if self.lacks_interrupt(vector) {
+            let index = vector.as_usize();
             let used = index.saturating_add(1);
             self.set_up_emulated(used, index..used);
         }

@@ -89,15 +89,20 @@ impl Switch {
             Owner::Legacy(_) if !self.guest.control.enable => 0,
             Owner::Legacy(entries) => {
                 let lacks = |&(index, entry): &(u16, &LegacyEntry)| {
-                    let lost = usize::from(index) >= self.world.set_up;
-                    let vector = VectorIndex(index);
-                    !entry.masked && (lost || self.world.wires.wire(vector) == Wire::None)
+                    !entry.masked && self.lacks_interrupt(VectorIndex(index))
                 };
                 // At most 2048, by construction.
                 u16::try_from((0..).zip(entries).filter(lacks).count()).unwrap_or(u16::MAX)
             }
             Owner::Assigned(_) => self.tally.asked.saturating_sub(self.assigned()),
         }
+    }
+
+    /// Whether nothing stands behind a vector but what an unfinished `configure` has prepared.
+    pub(super) fn lacks_interrupt(&self, vector: VectorIndex) -> bool {
+        self.guest.is_prepared(vector)
+            || vector.as_usize() >= self.world.set_up
+            || self.world.wires.wire(vector) == Wire::None
     }
 
     pub(crate) fn largest_call(&self) -> u16 {

@@ -104,7 +104,8 @@ impl Operation<'_> {
     /// Interrupts and routes for what was saved: one set-up and one routing update, where the host is not short of interrupts.
     fn establish_saved(&mut self, owner: &SavedOwner, amount: Amount) -> Result<(), RestoreError> {
         let function = self.fixed.id;
-        let needed = owner.interrupts();
+        let allowed = self.fixed.vectors_allowed();
+        let needed = owner.interrupts().min(allowed);
         let mut spare = Vec::new();
         self.guest.owner = match owner {
             SavedOwner::Legacy { entries, .. } => Owner::Legacy(
@@ -120,13 +121,13 @@ impl Operation<'_> {
                     .collect(),
             ),
         };
-        let needed = needed.min(self.fixed.vectors_allowed());
         let wanted = match amount {
-            Amount::All if needed > 0 => self.function.set_up_count(needed).max(needed),
+            Amount::All if needed > 0 => {
+                self.function.set_up_count(needed).max(needed).min(allowed)
+            }
             Amount::All | Amount::Needed => needed,
         };
         let set_up = |source| RestoreError::SetUp { function, source };
-        let wanted = wanted.min(self.fixed.vectors_allowed());
         let events = self.world.wires.extend(usize::from(wanted), &mut spare);
         events.map_err(|error| set_up(error.into()))?;
         // Those that are set up only because set-up cannot grow later have no route, nor have those of an

@@ -162,6 +162,14 @@ impl Changes {
     }
 }
 
+/// So many GSIs, or as many as there are.
+fn take_gsis(routes: &dyn Routes, lacking: usize) -> Vec<Gsi> {
+    match u16::try_from(lacking) {
+        Ok(lacking) if lacking > 0 => routes.allocate(lacking).unwrap_or_default(),
+        _ => Vec::new(),
+    }
+}
+
 /// The vectors of a function, from vector 0 on, and their ways into the guest.
 pub(crate) struct Wires {
     routes: Arc<dyn Routes>,
@@ -283,10 +291,7 @@ impl Wires {
         counters: &mut Counters,
     ) -> Result<usize, RoutesError> {
         let lacking = routes.len().saturating_sub(self.ahead.len());
-        let gsis = match u16::try_from(lacking) {
-            Ok(lacking) if lacking > 0 => self.routes.allocate(lacking).unwrap_or_default(),
-            _ => Vec::new(),
-        };
+        let gsis = take_gsis(self.routes.as_ref(), lacking);
         self.ahead.extend(gsis.into_iter().map(Wire::Allocated));
         let mut table = Vec::new();
         for (wire, route) in self.ahead.iter_mut().zip(routes) {
@@ -329,10 +334,7 @@ impl Wires {
         let end = range.end.min(self.vectors.len());
         let vectors = self.vectors.get_mut(range.start.min(end)..end).unwrap_or_default();
         let lacking = vectors.iter().filter(|vector| vector.wire == Wire::None).count();
-        let gsis = match u16::try_from(lacking) {
-            Ok(lacking) if lacking > 0 => self.routes.allocate(lacking).unwrap_or_default(),
-            _ => Vec::new(),
-        };
+        let gsis = take_gsis(self.routes.as_ref(), lacking);
         let mut gsis = gsis.into_iter();
         for (index, vector) in vectors.iter_mut().enumerate() {
             if vector.wire == Wire::None {
@@ -401,10 +403,7 @@ impl Wires {
         let lacks = |index: VectorIndex, vector: &Vector| vector.wire == Wire::None && used(index);
         let vectors = self.range_mut(range.clone());
         let lacking = vectors.filter(|(index, vector)| lacks(*index, vector)).count();
-        let gsis = match u16::try_from(lacking) {
-            Ok(lacking) if lacking > 0 => self.routes.allocate(lacking).unwrap_or_default(),
-            _ => Vec::new(),
-        };
+        let gsis = take_gsis(self.routes.as_ref(), lacking);
         let enough = gsis.len() == lacking;
         let mut changed = self.changed;
         let vectors = self.range_mut(range).filter(|(index, vector)| lacks(*index, vector));

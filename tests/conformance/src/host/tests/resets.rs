@@ -202,6 +202,14 @@ fn unseen_with_enable(machine: &Machine) -> bool {
     machine.host.reset_unseen_with_enable()
 }
 
+/// The masked vector of eight waits until it is unmasked, and then each of them arrives.
+fn all_work(machine: &Machine, masked: u16) -> Verdict {
+    machine.stays_away("masked", masked)?;
+    machine.unmask(masked);
+    machine.arrived("once unmasked", &[masked])?;
+    (0..8).try_for_each(|vector| machine.arrives(vector, vector))
+}
+
 /// As Linux does: Enable with Function Mask, each entry anew, Function Mask clear.
 fn restored_by_guest(factory: &dyn HostFactory) -> Verdict {
     for reset in [unseen, unseen_with_enable] {
@@ -218,12 +226,7 @@ fn restored_by_guest(factory: &dyn HostFactory) -> Verdict {
         machine.quiet("under Function Mask")?;
         machine.control(ENABLE);
         machine.arrived("once Function Mask is clear", &[4])?;
-        machine.stays_away("masked", 5)?;
-        machine.unmask(5);
-        machine.arrived("once unmasked", &[5])?;
-        for vector in 0..8 {
-            machine.arrives(vector, vector)?;
-        }
+        all_work(&machine, 5)?;
     }
     Ok(())
 }
@@ -252,12 +255,7 @@ fn restore_enable(factory: &dyn HostFactory) -> Verdict {
             if vector == 5 { machine.mask(vector) } else { machine.unmask(vector) }
         }
         machine.control(ENABLE);
-        machine.stays_away("masked", 5)?;
-        machine.unmask(5);
-        machine.arrived("once unmasked", &[5])?;
-        for vector in 0..8 {
-            machine.arrives(vector, vector)?;
-        }
+        all_work(&machine, 5)?;
     }
     Ok(())
 }
